@@ -1,0 +1,39 @@
+#!/usr/bin/env bash
+# Installs the Debian packages that tests use, each only if its program is missing. Where that is not allowed it says
+# what would be installed; the tests then run with the programs that .venv carries.
+set -eu
+
+packages=()
+command -v ffmpeg >/dev/null && command -v ffprobe >/dev/null || packages+=(ffmpeg)
+command -v redis-server >/dev/null || packages+=(redis-server)
+[ ${#packages[@]} -gt 0 ] || exit 0
+
+as_root=()
+if [ "$(id -u)" != 0 ]; then
+    as_root=(sudo -n)
+fi
+if ! command -v apt-get >/dev/null || ! "${as_root[@]}" true 2>/dev/null; then
+    echo "Not installed: ${packages[*]}. The ones in .venv are used instead; on Debian, to test with the system's:"
+    echo "  sudo apt-get install --no-install-recommends ${packages[*]}"
+    exit 0
+fi
+
+# A package's postinst asks this file before it starts a service: the tests need the program, not a running server.
+policy=/usr/sbin/policy-rc.d
+if [ ! -e "$policy" ]; then
+    trap '"${as_root[@]}" rm -f "$policy"' EXIT
+    printf '#!/bin/sh\nexit 101\n' | "${as_root[@]}" tee "$policy" >/dev/null
+    "${as_root[@]}" chmod 755 "$policy"
+fi
+
+echo "Installing Debian packages for the tests: ${packages[*]}"
+if ! { "${as_root[@]}" apt-get -qq update &&
+    "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive \
+        apt-get -qq install -y --no-install-recommends "${packages[@]}" >/dev/null; }; then
+    echo "apt could not install ${packages[*]}; the ones in .venv are used instead."
+    exit 0
+fi
+# Nor at the next boot of the machine.
+if [[ " ${packages[*]} " == *" redis-server "* ]] && command -v systemctl >/dev/null; then
+    "${as_root[@]}" systemctl --quiet disable redis-server.service || true
+fi
