@@ -1,0 +1,1 @@
+"""Tests of ytdl. Fakes of what is outside the machine are servers, in `tests.fakes`."""

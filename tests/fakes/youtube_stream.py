@@ -1,0 +1,134 @@
+"""Media of the YouTube stand-in on the wire: ranges, throttling and everything that can go wrong with a body.
+
+Owns which file belongs to a format (`Films`) and the answers of /videoplayback. Media faults are done here.
+"""
+
+import asyncio
+import re
+import time
+from dataclasses import dataclass, replace
+from email.utils import formatdate
+
+from aiohttp import web
+
+from tests.fakes.youtube_faults import Change, Fault
+from tests.fakes.youtube_media import READ, Cupboard, Media, Recipe, padded
+from tests.fakes.youtube_replies import UPLOADED_MICROSECONDS, Stream
+from tests.fakes.youtube_videos import Format, Video
+
+MODIFIED = formatdate(UPLOADED_MICROSECONDS / 1_000_000, usegmt=True)
+GROWTH = 65_536
+ENDLESS = bytes(READ)
+
+
+class Films:
+    """The file of every format of every video, as it is or as it has changed, once each in memory."""
+
+    def __init__(self, cupboard: Cupboard, contents: dict[Recipe, bytes]) -> None:
+        self._cupboard = cupboard
+        self._contents = contents
+        self._media: dict[tuple[Recipe, int, Change], Media] = {}
+
+    def picture(self, recipe: Recipe) -> bytes:
+        return self._contents[recipe]
+
+    async def media(self, video: Video, form: Format, change: Change = "") -> Media:
+        recipe = form.recipe(video.portrait, take=int(change == "file"))
+        megabytes = video.megabytes if form.short else video.megabytes / 8
+        key = (recipe, int(megabytes * 1_000_000), change)
+        if key not in self._media:
+            self._media[key] = await self._build(*key)
+        return self._media[key]
+
+    async def streams(self, video: Video, change: Change = "") -> list[Stream]:
+        return [Stream(form, await self.media(video, form, change)) for form in video.formats()]
+
+    async def _build(self, recipe: Recipe, size: int, change: Change) -> Media:
+        if recipe not in self._contents:
+            self._contents[recipe] = await asyncio.to_thread(self._cupboard.get, recipe)
+        content = self._contents[recipe]
+        if change == "length":
+            size = max(size, len(content)) + GROWTH
+        media = padded(content, recipe.suffix, size)
+        return replace(media, version=change and f"-{change}", twisted=change == "bytes")
+
+
+@dataclass(frozen=True)
+class Span:
+    """The part of a file that was asked for: first byte, the byte after the last, and how it was asked."""
+
+    start: int
+    stop: int
+    status: int
+
+    @property
+    def length(self) -> int:
+        return self.stop - self.start
+
+
+def find_span(request: web.BaseRequest, media: Media) -> Span | None:
+    """What `Range`, or `range=` in the address (answered with 200), asks for. None when it can't be had."""
+    header, query = request.headers.get("Range"), request.query.get("range")
+    if request.headers.get("If-Range", media.etag) != media.etag:
+        header = None
+    match = re.fullmatch(r"bytes=(\d+)-(\d*)", header) if header else None
+    status = 206 if match else 200
+    match = match or re.fullmatch(r"(\d+)-(\d*)", query or "")
+    if match is None:
+        return Span(0, media.size, 200)
+    start, stop = int(match[1]), min(int(match[2] or media.size - 1) + 1, media.size)
+    return Span(start, stop, status) if start < stop else None
+
+
+def open_answer(media: Media, span: Span, mime: str, fault: Fault) -> web.StreamResponse:
+    """The head of an answer, with the lies about its length that `fault` asks for."""
+    answer = web.StreamResponse(status=200 if fault.media_endless else span.status)
+    answer.content_type = mime
+    answer.headers.update({"ETag": media.etag, "Last-Modified": MODIFIED, "Accept-Ranges": "bytes"})
+    if fault.media_endless:
+        answer.enable_chunked_encoding()
+        return answer
+    answer.content_length = max(0, span.length + fault.media_length_off)
+    if span.status == 206:
+        answer.headers["Content-Range"] = f"bytes {span.start}-{span.stop - 1}/{media.size}"
+    return answer
+
+
+class Sender:
+    """Sends one body. `sent` grows as it goes, so that the log tells the truth however it ends."""
+
+    def __init__(self, answer: web.StreamResponse, fault: Fault) -> None:
+        self.answer = answer
+        self.fault = fault
+        self.sent = 0
+        self.began = time.monotonic()
+
+    async def send(self, media: Media, span: Span) -> None:
+        """Raises `ConnectionError` when the client goes away or the fault cuts the body."""
+        while self.sent < span.length or self.fault.media_endless:
+            length = self._next_length(span)
+            if not length:
+                await self._break()
+            at = span.start + self.sent
+            await self._write(ENDLESS[:length] if at >= span.stop else media.read(at, length))
+
+    def _next_length(self, span: Span) -> int:
+        """How much may go out now: none at the place where the fault wants the body to break."""
+        length = READ if self.fault.media_endless else min(READ, span.length - self.sent)
+        if self.fault.media_throttle:
+            length = min(length, max(1024, self.fault.media_throttle // 10))
+        breaks = [at for at in (self.fault.media_stall_after, self.fault.media_cut_after) if at]
+        return min([length, *(max(0, at - self.sent) for at in breaks)])
+
+    async def _write(self, piece: bytes) -> None:
+        await self.answer.write(piece)
+        self.sent += len(piece)
+        if self.fault.media_throttle:
+            due = self.began + self.sent / self.fault.media_throttle
+            await asyncio.sleep(max(0, due - time.monotonic()))
+
+    async def _break(self) -> None:
+        """Stays silent until the client leaves (which cancels the handler), or hangs up."""
+        if self.fault.media_stall_after and self.sent >= self.fault.media_stall_after:
+            await asyncio.Event().wait()
+        raise ConnectionResetError("cut as told")
