@@ -1,0 +1,134 @@
+"""Making the asked-for file from the fetched streams: one run of ffmpeg, or none.
+
+ffmpeg sees local files only, gets a closed argument list, holds the folder's lock, and reports how far it is.
+Its own words are kept for classification and never shown.
+"""
+
+import os
+import signal
+import subprocess
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any
+
+from ytdl.child.errors import Refused, by_text, clean
+from ytdl.child.formats import Choice
+from ytdl.child.partials import Folder, name_of
+
+_MUXERS = {
+    "mp4": "mp4",
+    "webm": "webm",
+    "mkv": "matroska",
+    "mp3": "mp3",
+    "m4a": "ipod",
+    "opus": "opus",
+    "flac": "flac",
+    "wav": "wav",
+}
+_ENCODERS = {
+    "mp3": ["libmp3lame", "-q:a", "2"],
+    "m4a": ["aac", "-b:a", "160k"],
+    "opus": ["libopus", "-b:a", "128k"],
+    "flac": ["flac"],
+    "wav": ["pcm_s16le"],
+}
+_COPIES = {"m4a": ("mp4a", "aac"), "opus": ("opus",), "mp3": ("mp3",), "flac": ("flac",)}
+_LAST_WORDS = 20
+
+
+def make(
+    choice: Choice, folder: Folder, ffmpeg: str | None, info: dict[str, Any], tags: bool, report: Callable[[float], None]
+) -> Path:
+    """Path of the file that was asked for. `report` gets the finished fraction, 0..1.
+
+    The fetched streams stay beside it, so that an attempt that dies now does not fetch them again.
+    """
+    product = folder.path / f"out.{choice.ext}"
+    product.unlink(missing_ok=True)
+    sources = [folder.path / name_of(stream) for stream in choice.streams]
+    if choice.copy and not tags:
+        os.link(sources[0], product)
+        return product
+    if not ffmpeg:
+        raise Refused("ffmpeg_missing", "ffmpeg is needed to make this format.")
+    arguments = [ffmpeg, *_inputs(sources), *_outputs(choice, info if tags else None), f"file:{product.name}"]
+    _run(arguments, folder, info.get("duration"), report)
+    return product
+
+
+def _inputs(sources: list[Path]) -> list[str]:
+    quiet = ["-nostdin", "-hide_banner", "-loglevel", "error", "-progress", "pipe:1", "-y"]
+    each = [["-protocol_whitelist", "file,pipe", "-i", f"file:{source.name}"] for source in sources]
+    return quiet + [word for words in each for word in words]
+
+
+def _outputs(choice: Choice, info: dict[str, Any] | None) -> list[str]:
+    streams = ["-map", "0:a:0", "-vn"] if choice.audio_only else ["-map", "0:v:0"]
+    if not choice.audio_only and choice.has_audio:
+        streams += ["-map", f"{len(choice.streams) - 1}:a:0{'?' if len(choice.streams) == 1 else ''}"]
+    codecs = ["-c:a", *_audio_codec(choice)] if choice.audio_only else ["-c", "copy"]
+    extra = ["-movflags", "+faststart"] if choice.ext in ("mp4", "m4a") else []
+    tags = ["-map_metadata", "-1", *(_tags(info) if info else [])]
+    return [*streams, *codecs, "-threads", "1", *extra, *tags, "-f", _MUXERS[choice.ext]]
+
+
+def _audio_codec(choice: Choice) -> list[str]:
+    codec = str(choice.streams[0].get("acodec") or "").lower()
+    if codec.startswith(_COPIES.get(choice.ext, ())):
+        return ["copy"]
+    return _ENCODERS[choice.ext]
+
+
+def _tags(info: dict[str, Any]) -> list[str]:
+    fields = {
+        "title": info.get("title"),
+        "artist": info.get("uploader") or info.get("channel"),
+        "date": info.get("upload_date"),
+        "comment": info.get("webpage_url"),
+    }
+    pairs = {key: str(value).replace("\0", "") for key, value in fields.items() if value}
+    return [word for key, value in pairs.items() for word in ("-metadata", f"{key}={value}")]
+
+
+def _run(arguments: list[str], folder: Folder, duration: float | None, report: Callable[[float], None]) -> None:
+    process = subprocess.Popen(
+        arguments,
+        cwd=folder.path,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        pass_fds=[folder.lock_fd],
+    )
+    with process:
+        words = _follow(process.stdout, duration, report)
+    if process.returncode != 0:
+        raise _explain(process.returncode, words)
+
+
+def _follow(output: IO[bytes] | None, duration: float | None, report: Callable[[float], None]) -> list[str]:
+    words: deque[str] = deque(maxlen=_LAST_WORDS)
+    for line in iter(lambda: output.readline(4096) if output else b"", b""):
+        text = line.decode(errors="replace").strip()
+        key, _, value = text.partition("=")
+        if key == "out_time_us" and value.isdigit() and duration:
+            report(int(value) / 1e6 / duration)
+        elif not _is_report(key):
+            words.append(text)
+    return list(words)
+
+
+def _is_report(key: str) -> bool:
+    return key.isidentifier() and key.islower() or key.startswith("stream_")
+
+
+def _explain(code: int, words: list[str]) -> Refused:
+    if code == -signal.SIGXFSZ:
+        return Refused("file_too_large", "The file grew over this server's limit.")
+    said = " ".join(words)
+    known = by_text(said)
+    if known in ("disk_full", "file_too_large"):
+        return Refused(known, "The file could not be written.")
+    if "Cannot allocate memory" in said:
+        return Refused("out_of_memory", "The memory limit of a download was reached.")
+    return Refused("processing_failed", f"ffmpeg could not make the file: {clean(words[-1] if words else '')}")

@@ -1,0 +1,193 @@
+"""From whatever went wrong in a job to one code and a sentence that may be shown.
+
+The exception object decides where it says enough; yt-dlp tells many reasons by text only, so a table of texts follows.
+The codes' meaning (retry or not, hint) is the service's: `ytdl.reasons`.
+"""
+
+import errno
+import re
+import time
+from email.utils import parsedate_to_datetime
+
+from yt_dlp.cookies import CookieLoadError
+from yt_dlp.networking.exceptions import (
+    HTTPError,
+    IncompleteRead,
+    ProxyError,
+    RequestError,
+    SSLError,
+    TransportError,
+)
+from yt_dlp.utils import (
+    ContentTooShortError,
+    DownloadError,
+    ExtractorError,
+    GeoRestrictedError,
+    UnsupportedError,
+    UserNotLive,
+)
+
+from ytdl.child.frames import Fault
+
+MAX_MESSAGE = 500
+MAX_RETRY_AFTER_SECONDS = 24 * 3600.0
+
+
+class Refused(Exception):
+    """A reason that the job itself found, already with its code."""
+
+    def __init__(self, code: str, message: str, retry_after_seconds: float | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.retry_after_seconds = retry_after_seconds
+
+
+# What sites say, as yt-dlp passes it on. First match wins, so the narrow stand before the wide.
+_TEXTS = [
+    (r"not a bot|captcha|unusual traffic", "bot_check"),
+    (r"rate[- ]limited|too many requests|HTTP Error 429", "rate_limited"),
+    (r"confirm your age|age[- ]restricted|inappropriate for some users", "age_restricted"),
+    (r"members[- ]only|join this channel|available to this channel's members|members on level", "members_only"),
+    (r"private video|video is private", "video_private"),
+    (r"in your country|geo[- ]?restrict|from your location|blocked it in", "geo_blocked"),
+    (r"\bDRM\b|copy[- ]?protected", "drm_protected"),
+    (r"premieres? in|live event will begin|will begin in|begins? in|is upcoming", "not_yet_available"),
+    (r"requires payment|purchase|rental|premium", "members_only"),
+    (r"sign in|log ?in|account cookies|registered users", "login_required"),
+    (r"Requested format is not available", "format_unavailable"),
+    (r"Netscape format|cookies? (file|database)|failed to load cookies", "cookies_invalid"),
+    (r"No suitable extractor|Unsupported URL|is not a valid URL", "unsupported_url"),
+    (r"removed|terminated|no longer available|video (is )?unavailable|does not exist|not available", "video_unavailable"),
+    (r"No space left|Errno 28", "disk_full"),
+    (r"File too large|Errno 27", "file_too_large"),
+    (r"more expected|content too short|Did not get any data blocks|IncompleteRead", "upstream_truncated"),
+    (r"proxy", "proxy_error"),
+    (r"timed out|timeout", "upstream_stalled"),
+    (r"certificate|SSL|TLS", "tls_error"),
+    (r"HTTP Error 403", "upstream_forbidden"),
+    (r"HTTP Error (404|410)", "video_unavailable"),
+    (r"HTTP Error \d", "upstream_error"),
+    (r"refused|reset|unreachable|resolve|name or service|connection", "network_error"),
+    (r"Giving up after|fragment .*not found", "upstream_error"),
+    (r"please report this issue|Unable to extract|No video formats found|nsig|signature", "extractor_broken"),
+]
+_TABLE = [(re.compile(pattern, re.IGNORECASE), code) for pattern, code in _TEXTS]
+
+_ERRNOS = {errno.ENOSPC: "disk_full", errno.EDQUOT: "disk_full", errno.EFBIG: "file_too_large"}
+
+_NOISE = [
+    (re.compile(r"\x1b\[[0-9;]*m"), ""),
+    (re.compile(r"^(ERROR|WARNING):\s*|\[[\w:.+-]+\]\s*"), ""),
+    (re.compile(r"^[\w-]{11}:\s*"), ""),
+    (re.compile(r"\(caused by .*|; please report this issue.*|Use --\S+.*|See {2}https?:.*", re.DOTALL), ""),
+    (re.compile(r"[^.]*\b(--[a-z-]+|`-t sleep`)[^.]*\.?"), ""),
+    (re.compile(r"https?://\S+"), ""),
+    (re.compile(r"'?(?<!\w)/[\w.-]+(/[^\s'\":,]+)+'?"), "a file"),
+    (re.compile(r"[\x00-\x1f\x7f]+|\s{2,}"), " "),
+]
+
+
+def clean(text: str) -> str:
+    """A sentence of yt-dlp's or ffmpeg's without addresses, paths, control characters and advice for a terminal."""
+    for pattern, replacement in _NOISE:
+        text = pattern.sub(replacement, text)
+    return text.strip()[:MAX_MESSAGE] or "No reason was given."
+
+
+def classify(error: BaseException, warnings: list[str]) -> Fault:
+    """One fault for any exception. `warnings` are yt-dlp's last words, for where the exception says nothing."""
+    code, wait = _judge(error, warnings)
+    text = str(error)
+    if code == "extractor_broken":
+        text = "The site answered in a way that is not understood."
+    elif code == "internal":
+        text = f"An unexpected error occurred ({type(error).__name__})."
+    elif code == "out_of_memory":
+        text = "The memory limit of a download was reached."
+    return Fault(code, clean(text), wait)
+
+
+def _judge(error: BaseException, warnings: list[str]) -> tuple[str, float | None]:
+    if isinstance(error, Refused):
+        return error.code, error.retry_after_seconds
+    if isinstance(error, (CookieLoadError, MemoryError)):
+        return ("out_of_memory" if isinstance(error, MemoryError) else "cookies_invalid"), None
+    cause = _cause(error)
+    if (found := _by_kind(cause)) is not None:
+        return found
+    if (found := _by_kind(error)) is not None:
+        return found
+    if isinstance(error, (DownloadError, ExtractorError, RequestError)):
+        return by_text(str(error)) or by_text(" ".join(warnings)) or "upstream_error", None
+    if isinstance(cause, (KeyError, TypeError, IndexError, AttributeError, ValueError)) and _is_of_yt_dlp(cause):
+        return "extractor_broken", None
+    return "internal", None
+
+
+def by_text(text: str) -> str | None:
+    """The code for what a site or tool said, or None when the words are not known."""
+    text = text.replace("\u2019", "'")
+    return next((code for pattern, code in _TABLE if pattern.search(text)), None)
+
+
+def _cause(error: BaseException) -> BaseException:
+    """The exception that yt-dlp wrapped, found through `exc_info` of a DownloadError and `cause` of an ExtractorError."""
+    for _ in range(4):
+        inner = getattr(error, "exc_info", None)
+        below = inner[1] if inner and inner[1] is not None else getattr(error, "cause", None)
+        if not isinstance(below, BaseException):
+            break
+        error = below
+    return error
+
+
+def _by_kind(error: BaseException) -> tuple[str, float | None] | None:
+    if isinstance(error, HTTPError):
+        return _by_status(error), _retry_after(error)
+    kinds: list[tuple[type[BaseException], str]] = [
+        (GeoRestrictedError, "geo_blocked"),
+        (UserNotLive, "not_yet_available"),
+        (UnsupportedError, "unsupported_url"),
+        (ContentTooShortError, "upstream_truncated"),
+        (IncompleteRead, "upstream_truncated"),
+        (ProxyError, "proxy_error"),
+        (SSLError, "tls_error"),
+    ]
+    for kind, code in kinds:
+        if isinstance(error, kind):
+            return code, None
+    if isinstance(error, TransportError):
+        return by_text(str(error)) or "network_error", None
+    if isinstance(error, OSError) and error.errno in _ERRNOS:
+        return _ERRNOS[error.errno], None
+    return None
+
+
+def _by_status(error: HTTPError) -> str:
+    if error.status == 429:
+        return "rate_limited"
+    if error.status in (404, 410):
+        return "video_unavailable"
+    if error.status == 407:
+        return "proxy_error"
+    return "upstream_forbidden" if error.status in (401, 403) else "upstream_error"
+
+
+def _retry_after(error: HTTPError) -> float | None:
+    """Seconds named by `Retry-After`, as a number or as a date; None when absent or senseless."""
+    value = error.response.headers.get("Retry-After")
+    if not value:
+        return None
+    try:
+        seconds = float(value) if value.strip().isdigit() else parsedate_to_datetime(value).timestamp() - time.time()
+    except ValueError:
+        return None
+    return min(max(seconds, 0.0), MAX_RETRY_AFTER_SECONDS)
+
+
+def _is_of_yt_dlp(error: BaseException) -> bool:
+    trace, last = error.__traceback__, ""
+    while trace:
+        last = trace.tb_frame.f_globals.get("__name__", "")
+        trace = trace.tb_next
+    return last.startswith("yt_dlp")

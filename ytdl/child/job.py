@@ -1,0 +1,184 @@
+"""One download from order to verified file, in a process of its own: straight-line wiring of the steps.
+
+extract (once) -> refuse what cannot be fetched -> choose -> take over partials -> transfer -> ffmpeg -> verify.
+"""
+
+import os
+import sys
+import time
+import traceback
+from collections import deque
+from typing import Any
+
+import yt_dlp
+
+from ytdl.child import confine, encode, options, verify
+from ytdl.child.errors import Refused, by_text, classify, clean
+from ytdl.child.formats import Choice, Stream, choose, smaller_side
+from ytdl.child.frames import Frame, Metadata, Order, Setup, pack
+from ytdl.child.partials import Folder, name_of
+from ytdl.child.progress import Meter, size_of
+
+MAX_FORWARDS = 3
+POST_LIVE_WAIT_SECONDS = 1800.0
+MAX_TITLE = 500
+
+Info = dict[str, Any]
+
+
+class Notes:
+    """yt-dlp's logger: keeps its last words for classification, and passes them to the log."""
+
+    def __init__(self) -> None:
+        self.warnings: deque[str] = deque(maxlen=20)
+
+    def debug(self, message: str) -> None:
+        """yt-dlp sends its ordinary output here too; nobody reads it."""
+
+    info = debug
+
+    def warning(self, message: str) -> None:
+        """Kept: with `ignore_no_formats_error` a refusal of the site arrives as a warning."""
+        self.warnings.append(message)
+        print(message[:1000], file=sys.stderr)
+
+    error = warning
+
+
+def perform(order: Order, setup: Setup, frames: int) -> None:
+    """Run the job and send its frames; the last one is Done or Fault, whatever happens."""
+    notes = Notes()
+
+    def send(frame: Frame) -> None:
+        data = pack(frame)
+        while data:
+            data = data[os.write(frames, data) :]
+
+    try:
+        confine.limit(setup, order.job)
+        _Job(order, setup, notes, send).run()
+    except BaseException as error:
+        traceback.print_exc()
+        send(classify(error, list(notes.warnings)))
+
+
+class _Job:
+    def __init__(self, order: Order, setup: Setup, notes: Notes, send: Any) -> None:
+        self._order = order
+        self._setup = setup
+        self._notes = notes
+        self._send = send
+        self._meter = Meter(send)
+        self._folder = Folder(order.work_dir)
+        os.chdir(self._folder.path)
+        self._ydl = self._open_ydl()
+
+    def _open_ydl(self) -> Any:
+        try:
+            ydl = yt_dlp.YoutubeDL(options.build(self._setup, self._notes, self._meter.on_hook))
+            len(ydl.cookiejar)  # read now, so that a broken file is not mistaken for something else
+        except (FileNotFoundError, PermissionError, UnicodeDecodeError) as error:
+            raise Refused("cookies_invalid", "The server's cookie file cannot be read.") from error
+        return ydl
+
+    def run(self) -> None:
+        self._meter.begin("extracting")
+        info = self._extract()
+        choice = self._choose(info)
+        self._meter.plan(choice.streams, info.get("duration"))
+        self._send(self._describe(info, choice))
+        resumed = [self._folder.adopt(self._order.earlier_dirs, info["id"], stream) for stream in choice.streams]
+        self._meter.begin("downloading")
+        fetched = sum(self._transfer(info, stream, n, resumed[n]) for n, stream in enumerate(choice.streams))
+        self._meter.begin("processing")
+        tags = self._order.embed_metadata
+        product = encode.make(choice, self._folder, self._setup.ffmpeg, info, tags, self._meter.processed)
+        self._meter.begin("verifying")
+        facts = self._measure(product, choice, info)
+        self._send(verify.describe(product, choice, facts, verify.seal(product), fetched, sum(resumed)))
+
+    def _extract(self) -> Info:
+        url, key = self._order.url, None
+        for _ in range(MAX_FORWARDS):
+            info = self._ydl.extract_info(url, download=False, ie_key=key, process=False)
+            if not info:
+                raise Refused("extractor_broken", "The site gave no answer.")
+            if info.get("_type") not in ("url", "url_transparent"):
+                break
+            url, key = info["url"], info.get("ie_key")
+        if info.get("_type", "video") != "video":
+            raise Refused("unsupported_url", "The address is of a list, not of one video.")
+        self._refuse_unreleased(info)
+        processed: Info = self._ydl.process_ie_result(info, download=False)
+        self._refuse_without_streams(processed)
+        return processed
+
+    def _refuse_unreleased(self, info: Info) -> None:
+        status = info.get("live_status") or ("is_live" if info.get("is_live") else None)
+        if status == "is_live":
+            raise Refused("live_now", "This is a live broadcast that has not ended.")
+        if status == "is_upcoming":
+            release = info.get("release_timestamp")
+            wait = max(release - time.time(), 60.0) if release else None
+            raise Refused("not_yet_available", "The video has not been released yet.", wait)
+        if status == "post_live":
+            raise Refused("not_yet_available", "The broadcast has just ended.", POST_LIVE_WAIT_SECONDS)
+
+    def _refuse_without_streams(self, info: Info) -> None:
+        """No streams: the site's reason came as a warning, since that keeps the video's release time readable."""
+        if info.get("formats") or info.get("url"):
+            return
+        if info.get("_has_drm"):
+            raise Refused("drm_protected", "The video is protected by DRM.")
+        said = " ".join(self._notes.warnings)
+        code = by_text(said) or "extractor_broken"
+        known = [clean(warning) for warning in self._notes.warnings if by_text(warning) == code]
+        raise Refused(code, known[-1] if known else "The site offers nothing that can be downloaded.")
+
+    def _choose(self, info: Info) -> Choice:
+        streams = info.get("formats") or [info]
+        quality, wanted = self._order.quality, self._order.format
+        choice = choose(streams, quality, wanted, can_process=bool(self._setup.ffmpeg))
+        if choice is None and not self._setup.ffmpeg and choose(streams, quality, wanted):
+            raise Refused("ffmpeg_missing", "ffmpeg is needed to make this format.")
+        if choice is None:
+            raise Refused("format_unavailable", f"The video is not offered as {wanted} in {quality}.")
+        if sum(size_of(stream) or 0 for stream in choice.streams) > self._setup.max_file_bytes:
+            raise Refused("file_too_large", "The video is larger than this server allows.")
+        return choice
+
+    def _describe(self, info: Info, choice: Choice) -> Metadata:
+        picture = next((s for s in choice.streams if smaller_side(s) and not choice.audio_only), {})
+        return Metadata(
+            video_id=str(info["id"]),
+            extractor=str(info.get("extractor")),
+            title=str(info.get("title") or info["id"])[:MAX_TITLE],
+            uploader=info.get("uploader") or info.get("channel"),
+            duration_seconds=info.get("duration"),
+            thumbnail_url=info.get("thumbnail"),
+            width=picture.get("width"),
+            height=picture.get("height"),
+            total_bytes=self._meter.total_bytes,
+        )
+
+    def _transfer(self, info: Info, stream: Stream, index: int, resumed: int) -> int:
+        """Fetch one stream; the number of bytes that really came over the wire."""
+        name = name_of(stream)
+        self._meter.fetch(index, resumed)
+        merged = {**info, **stream}
+        merged.pop("requested_formats", None)
+        success, _ = self._ydl.dl(name, merged)
+        size = self._folder.size(name)
+        if not success or not (self._folder.path / name).is_file():
+            raise Refused(by_text(" ".join(self._notes.warnings)) or "upstream_error", "The transfer did not complete.")
+        if (expected := stream.get("filesize")) and size != expected:
+            self._folder.forget()
+            raise Refused("upstream_truncated", f"{size} of {expected} bytes came.")
+        return size - resumed
+
+    def _measure(self, product: Any, choice: Choice, info: Info) -> dict[str, Any]:
+        try:
+            return verify.measure(product, choice, info.get("duration"))
+        except Refused:
+            self._folder.forget()
+            raise

@@ -1,0 +1,113 @@
+"""A job's own folder: its lock, the names in it, and what is taken over from earlier attempts.
+
+Each attempt holds an exclusive lock on its folder for life, inherited by ffmpeg, so a lock that can be had proves that
+the writer is dead. A note beside each partial says what it is part of; where that differs from what the site offers
+now, or says too little to be sure, the partial is not used.
+"""
+
+import fcntl
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+from ytdl.child.formats import Stream
+
+LOCK = "lock"
+NOTE = ".note"
+PART = ".part"
+
+
+class Folder:
+    """The folder of this attempt. `lock_fd` may be handed to a helper process that writes into it."""
+
+    def __init__(self, path: str) -> None:
+        self.path = Path(path)
+        self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock = take_lock(self.path, create=True)
+        if lock is None:
+            raise RuntimeError("another process works in this attempt's folder")
+        self.lock_fd = lock
+
+    def adopt(self, earlier: list[str], video_id: str, stream: Stream) -> int:
+        """Take over what earlier attempts fetched of this stream; the number of bytes that need no fetching."""
+        name, identity = name_of(stream), identify(video_id, stream)
+        if identity is None:
+            return 0
+        if not self._has(name):
+            for folder in map(Path, earlier):
+                if folder != self.path and self._take_from(folder, name, identity):
+                    break
+        (self.path / (name + NOTE)).write_text(json.dumps(identity))
+        return self.size(name)
+
+    def _has(self, name: str) -> bool:
+        return (self.path / name).exists() or (self.path / (name + PART)).exists()
+
+    def size(self, name: str) -> int:
+        """Bytes present of a stream, finished or partial."""
+        for candidate in (self.path / name, self.path / (name + PART)):
+            if candidate.exists():
+                return candidate.stat().st_size
+        return 0
+
+    def _take_from(self, folder: Path, name: str, identity: dict[str, Any]) -> bool:
+        lock = take_lock(folder, create=False)
+        if lock is None:
+            return False
+        try:
+            if _read_note(folder / (name + NOTE)) != identity:
+                return False
+            return any(self._move(folder / each) for each in (name, name + PART) if (folder / each).is_file())
+        finally:
+            os.close(lock)
+
+    def _move(self, source: Path) -> bool:
+        source.rename(self.path / source.name)
+        return True
+
+    def forget(self) -> None:
+        """Make nothing here usable for a later attempt: what was fetched proved to be faulty."""
+        for note in self.path.glob("*" + NOTE):
+            note.unlink()
+
+
+def take_lock(folder: Path, *, create: bool) -> int | None:
+    """A descriptor that holds the folder's lock, or None when its writer may live or there is no lock file."""
+    flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | (os.O_CREAT if create else 0)
+    try:
+        lock = os.open(folder / LOCK, flags, 0o600)
+    except FileNotFoundError:
+        return None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(lock)
+        return None
+    return lock
+
+
+def name_of(stream: Stream) -> str:
+    """The file name of a stream, the same in every attempt; nothing but its id and a known extension is in it."""
+    ext = str(stream.get("ext"))
+    return f"{re.sub(r'[^A-Za-z0-9_-]', '_', str(stream['format_id']))[:60]}.{ext if ext.isalnum() else 'bin'}"
+
+
+def identify(video_id: str, stream: Stream) -> dict[str, Any] | None:
+    """What makes two fetches of a stream the same bytes; None when the site says too little to be sure."""
+    query = parse_qs(urlsplit(stream.get("url", "")).query)
+    size = stream.get("filesize")
+    version = [query.get(key, [""])[0] for key in ("clen", "lmt", "etag")]
+    if stream.get("protocol", "https") not in ("https", "http") or not size:
+        return None
+    return {"video": video_id, "format": stream["format_id"], "ext": stream.get("ext"), "size": size, "version": version}
+
+
+def _read_note(path: Path) -> dict[str, Any] | None:
+    try:
+        note = json.loads(path.read_text())
+    except (FileNotFoundError, ValueError):
+        return None
+    return note if isinstance(note, dict) else None

@@ -1,0 +1,289 @@
+"""Running jobs: one `run` is one child process from its order to its end.
+
+It keeps the fork server alive, watches every job's progress, and does not return before no process of the job is left.
+"""
+
+import asyncio
+import contextlib
+import itertools
+import logging
+import os
+import time
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from ytdl import metrics
+from ytdl.child.frames import Done, Ended, Fault, Frame, Metadata, Order, Progress, Setup
+from ytdl.fetcher.forkserver import ROOT, ForkServer, ForkServerGone
+from ytdl.fetcher.outcome import FetchFailed, Settings, Usage, explain_death, judge
+from ytdl.fetcher.pipes import FrameReader, Tail
+from ytdl.fetcher.tools import ask_ffmpeg_version, find_deno, write_wrapper
+from ytdl.fetcher.watch import Watch
+
+logger = logging.getLogger(__name__)
+EXIT_GRACE_SECONDS = 5.0
+"""How long a child that has said its last word may take to end by itself."""
+ORPHAN_SECONDS = 5.0
+"""How long the kernel may take to end the jobs of a fork server that was killed."""
+FIRST_BACKOFF_SECONDS = 0.1
+LONGEST_BACKOFF_SECONDS = 5.0
+HEALTHY_SECONDS = 30.0
+
+T = TypeVar("T")
+OnFrame = Callable[[Metadata | Progress], None]
+
+
+class Fetcher:
+    """The fork server and the jobs that run in it. `start` and `stop` may be called again and again."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._numbers = itertools.count(1)
+        self._server: ForkServer | None = None
+        self._up = asyncio.Event()
+        self._keeper: asyncio.Task[None] | None = None
+        self._ffmpeg_version: str | None = None
+        self.running = 0
+        self.restarts = 0
+
+    @property
+    def zygote_pid(self) -> int | None:
+        """Process id of the fork server while it takes jobs."""
+        return self._server.pid if self._server and self._up.is_set() else None
+
+    async def start(self) -> None:
+        """Start the fork server and return when it is warm, or when it is clear that it needs more than one try."""
+        if self._keeper is not None:
+            return
+        setup = await asyncio.to_thread(self._prepare)
+        self._ffmpeg_version = await ask_ffmpeg_version(self._settings.ffmpeg)
+        self._keeper = asyncio.create_task(self._keep_server(setup), name="fork server keeper")
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._up.wait(), self._settings.start_seconds)
+
+    async def stop(self) -> None:
+        """End the fork server and with it every job; running calls of `run` fail as killed."""
+        keeper, self._keeper = self._keeper, None
+        if keeper is None:
+            return
+        keeper.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await keeper
+
+    async def run(self, order: Order, on_frame: OnFrame) -> tuple[Done, Usage]:
+        """Run one job to its verified file; FetchFailed says why there is none.
+
+        Cancelling kills the job's process group, and the cancellation is passed on only when none of it is left.
+        """
+        self.running += 1
+        try:
+            return await self._run(order, on_frame)
+        finally:
+            self.running -= 1
+
+    async def probe_tools(self) -> dict[str, Any]:
+        """Versions of yt-dlp, deno, ejs and ffmpeg as the fork server found them; `ready` is whether it takes jobs."""
+        known = self._server.tools if self._server else {}
+        return {**known, "ffmpeg": self._ffmpeg_version, "ready": self._up.is_set()}
+
+    async def _run(self, order: Order, on_frame: OnFrame) -> tuple[Done, Usage]:
+        job = await self._begin(order)
+        outcome: Done | Fault | None = None
+        try:
+            outcome = await job.follow(on_frame, Watch(self._settings))
+        finally:
+            ended = await _finish_whatever_comes(job.end(graceful=outcome is not None))
+        usage = await asyncio.to_thread(_sum_up, ended, order.work_dir)
+        metrics.fetcher_cpu_seconds.inc(usage.cpu_seconds)
+        metrics.fetcher_peak_memory_bytes.observe(usage.peak_memory_bytes)
+        if isinstance(outcome, Done):
+            return outcome, usage
+        fault = outcome or explain_death(ended.status if ended else None)
+        said = job.last_words()
+        logger.info("job failed", extra={"job": order.job, "reason": fault.code, "stderr": said})
+        raise FetchFailed(judge(fault), usage)
+
+    async def _begin(self, order: Order) -> "_Job":
+        try:
+            async with asyncio.timeout(self._settings.start_seconds):
+                while True:
+                    await self._up.wait()
+                    if self._server is None:
+                        continue
+                    with contextlib.suppress(ForkServerGone):
+                        return await _Job.begin(self._server, next(self._numbers), order)
+                    await asyncio.sleep(FIRST_BACKOFF_SECONDS)
+        except TimeoutError:
+            fault = Fault("child_crashed", "The server cannot start downloads just now.")
+            raise FetchFailed(judge(fault), Usage()) from None
+
+    async def _keep_server(self, setup: Setup) -> None:
+        backoff = FIRST_BACKOFF_SECONDS
+        while True:
+            began = time.monotonic()
+            await self._serve_once(setup)
+            backoff = FIRST_BACKOFF_SECONDS if time.monotonic() - began > HEALTHY_SECONDS else backoff
+            self.restarts += 1
+            metrics.fetcher_restarts.inc()
+            logger.warning("the fork server ended, starting another", extra={"backoff_seconds": backoff})
+            await asyncio.sleep(backoff)
+            backoff = min(2 * backoff, LONGEST_BACKOFF_SECONDS)
+
+    async def _serve_once(self, setup: Setup) -> None:
+        self._server = server = ForkServer()
+        try:
+            await server.start(setup, self._environment(), self._settings.start_seconds)
+            self._up.set()
+            metrics.fetcher_ready.set(1)
+            await server.gone.wait()
+        except (ForkServerGone, TimeoutError, OSError) as error:
+            logger.error("the fork server did not come up: %r", error)
+        finally:
+            self._up.clear()
+            metrics.fetcher_ready.set(0)
+            await _finish_whatever_comes(server.stop())
+
+    def _prepare(self) -> Setup:
+        """Make the runtime folder and its wrappers; blocks for a few small writes."""
+        s = self._settings
+        programs = {"ffmpeg": s.ffmpeg, "deno": s.deno or find_deno()}
+        folder = s.runtime_dir.absolute() / "bin"
+        wrapped = {name: write_wrapper(folder, name, path) for name, path in programs.items() if path}
+        return Setup(
+            allowed_extractors=list(s.allowed_extractors),
+            ffmpeg=wrapped.get("ffmpeg"),
+            deno=wrapped.get("deno"),
+            proxy=s.proxy,
+            trust_system_certificates=bool(s.ca_file),
+            extractor_args=s.extractor_args,
+            cookies_file=s.cookies_file,
+            allowed_networks=list(s.allowed_networks),
+            socket_timeout_seconds=s.socket_timeout_seconds,
+            max_file_bytes=s.file_bytes,
+            max_memory_bytes=s.memory_bytes,
+            max_cpu_seconds=s.cpu_seconds,
+            niceness=s.niceness,
+        )
+
+    def _environment(self) -> dict[str, str]:
+        """All that the fork server and its jobs get to see: no secret of the service is in it."""
+        environment = {
+            "PATH": os.environ.get("PATH", os.defpath),
+            "HOME": str(self._settings.runtime_dir.absolute()),
+            "LANG": "C.UTF-8",
+            "PYTHONPATH": str(ROOT),
+            "YTDL_SERVICE": str(os.getpid()),
+        }
+        if self._settings.ca_file:
+            trusted = str(Path(self._settings.ca_file).absolute())
+            environment |= {"SSL_CERT_FILE": trusted, "REQUESTS_CA_BUNDLE": trusted}
+        return environment
+
+
+class _Job:
+    """One child process as the service sees it: two pipes and the promise of its end."""
+
+    def __init__(self, server: ForkServer, number: int, frames: FrameReader, stderr: Tail) -> None:
+        self._server = server
+        self._number = number
+        self._frames = frames
+        self._stderr = stderr
+        self._ended: asyncio.Future[Ended | None] | None = None
+
+    @classmethod
+    async def begin(cls, server: ForkServer, number: int, order: Order) -> "_Job":
+        """Open the pipes and have the child forked; nothing stays open when that fails."""
+        frames_read, frames_write = os.pipe()
+        stderr_read, stderr_write = os.pipe()
+        job = cls(server, number, await FrameReader.open(frames_read), await Tail.open(stderr_read))
+        try:
+            job._ended = await server.begin(number, order, frames_write, stderr_write)
+        except BaseException:
+            await _finish_whatever_comes(server.kill(number))
+            job._close()
+            raise
+        finally:
+            os.close(frames_write)
+            os.close(stderr_write)
+        return job
+
+    async def follow(self, on_frame: OnFrame, watch: Watch) -> Done | Fault | None:
+        """Pass frames on until the last one; None when the child ended without one."""
+        while True:
+            deadline, fault = watch.next_deadline()
+            try:
+                async with asyncio.timeout_at(deadline):
+                    frame = await self._read()
+            except TimeoutError:
+                return fault
+            if frame is None or isinstance(frame, (Done, Fault)):
+                return frame
+            watch.see(frame)
+            on_frame(frame)
+
+    async def _read(self) -> Frame | None:
+        try:
+            return await self._frames.read()
+        except (ValueError, msgspec.DecodeError):
+            return Fault("child_crashed", "The download's process broke down.")
+
+    async def end(self, graceful: bool) -> Ended | None:
+        """Wait until no process of the job is left, killing what does not end by itself."""
+        try:
+            if self._ended is None:
+                return None
+            if graceful:
+                await asyncio.wait([self._ended], timeout=EXIT_GRACE_SECONDS)
+            await self._server.kill(self._number)
+            ended = await self._ended
+            if ended is None:
+                await self._outlive_orphans()
+            return ended
+        finally:
+            self._close()
+
+    async def _outlive_orphans(self) -> None:
+        """The fork server is dead: its jobs are killed by the kernel, and their pipes close when they are gone."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(ORPHAN_SECONDS):
+                await self._frames.closed()
+                await self._stderr.closed()
+
+    def last_words(self) -> str:
+        """The end of what the child wrote to stderr: for the log, never for users."""
+        return self._stderr.text()
+
+    def _close(self) -> None:
+        self._frames.close()
+        self._stderr.close()
+
+
+def _sum_up(ended: Ended | None, work_dir: str) -> Usage:
+    disk = 0
+    with contextlib.suppress(FileNotFoundError):
+        disk = sum({e.inode(): e.stat().st_blocks * 512 for e in os.scandir(work_dir) if e.is_file()}.values())
+    if ended is None:
+        return Usage(disk_bytes=disk)
+    return Usage(ended.peak_memory_bytes, round(ended.cpu_seconds, 4), disk)
+
+
+async def _finish_whatever_comes(work: Coroutine[Any, Any, T]) -> T:
+    """Await something that must not be left half done; a cancellation that arrives meanwhile is passed on after it."""
+    task = asyncio.ensure_future(work)
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError as error:
+            if task.cancelled():
+                raise
+            cancelled = error
+        except BaseException:
+            break
+    if cancelled is not None:
+        task.exception()
+        raise cancelled
+    return task.result()

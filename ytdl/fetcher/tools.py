@@ -1,0 +1,69 @@
+"""The programs that jobs run: where they are found, and the private folder of wrappers through which they start.
+
+A wrapper makes the program die with the process that started it, which the kernel does not pass on to grandchildren.
+"""
+
+import asyncio
+import importlib.util
+import shlex
+import shutil
+from pathlib import Path
+
+PROBE_SECONDS = 10.0
+
+
+def find_ffmpeg() -> str | None:
+    """ffmpeg from the path, else the one inside the `imageio-ffmpeg` package, else None."""
+    return shutil.which("ffmpeg") or _find_in_package("imageio_ffmpeg", "binaries/ffmpeg-*")
+
+
+def find_deno() -> str | None:
+    """deno as its own package installed it, else from the path, else None."""
+    if importlib.util.find_spec("deno"):
+        from deno import find_deno_bin  # noqa: PLC0415 - optional
+
+        try:
+            return str(find_deno_bin())
+        except FileNotFoundError:
+            pass
+    return shutil.which("deno")
+
+
+def _find_in_package(package: str, pattern: str) -> str | None:
+    spec = importlib.util.find_spec(package)
+    for folder in (spec.submodule_search_locations or []) if spec else []:
+        for path in sorted(Path(folder).glob(pattern)):
+            return str(path)
+    return None
+
+
+def write_wrapper(folder: Path, name: str, program: str) -> str:
+    """A script `folder/name` that becomes `program`, bound to the life of its parent. Blocks for a small write."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    setpriv = shutil.which("setpriv")
+    leash = f"{shlex.quote(setpriv)} --pdeathsig KILL -- " if setpriv else ""
+    script, fresh = folder / name, folder / f"{name}.new"
+    fresh.write_text(f'#!/bin/sh\nexec {leash}{shlex.quote(program)} "$@"\n')
+    fresh.chmod(0o700)
+    fresh.replace(script)
+    return str(script)
+
+
+async def ask_ffmpeg_version(ffmpeg: str | None) -> str | None:
+    """The first line's version of `ffmpeg -version`, or None when it does not run."""
+    if not ffmpeg:
+        return None
+    try:
+        process = await asyncio.create_subprocess_exec(
+            ffmpeg, "-version", stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL
+        )
+    except OSError:
+        return None
+    try:
+        output, _ = await asyncio.wait_for(process.communicate(), PROBE_SECONDS)
+    except TimeoutError:
+        process.kill()
+        await process.wait()
+        return None
+    words = output.decode(errors="replace").split()
+    return words[2] if process.returncode == 0 and words[:2] == ["ffmpeg", "version"] else None

@@ -1,0 +1,45 @@
+"""The clock over one job: a child is trusted by the bytes it moves, not by being alive."""
+
+import asyncio
+from collections.abc import Callable
+
+from ytdl.child.frames import Fault, Metadata, Progress
+from ytdl.fetcher.outcome import Settings
+
+_TOO_LONG = Fault("deadline_exceeded", "The download took longer than this server allows.")
+_STALLED = Fault("upstream_stalled", "The site stopped sending.")
+_NO_ANSWER = Fault("upstream_stalled", "The site took too long to describe the video.")
+
+
+class Watch:
+    """Says until when the next frame must come, and what it means when it does not."""
+
+    def __init__(self, settings: Settings, now: Callable[[], float] | None = None) -> None:
+        self._settings = settings
+        self._now = now or asyncio.get_running_loop().time
+        self._total_end = self._now() + settings.total_seconds
+        self._stage = "extracting"
+        self._stage_began = self._moved_at = self._now()
+        self._bytes = 0
+
+    def see(self, frame: Metadata | Progress) -> None:
+        """Take note of a frame. A new stage and new bytes count as movement; anything else does not."""
+        if not isinstance(frame, Progress):
+            return
+        if frame.stage != self._stage:
+            self._stage = frame.stage
+            self._stage_began = self._moved_at = self._now()
+        if frame.downloaded_bytes != self._bytes:
+            self._bytes = frame.downloaded_bytes
+            self._moved_at = self._now()
+
+    def next_deadline(self) -> tuple[float, Fault]:
+        """Moment on the loop's clock, and the fault to report then."""
+        s = self._settings
+        if self._stage == "extracting":
+            stage = (self._stage_began + s.extract_seconds, _NO_ANSWER)
+        elif self._stage == "downloading":
+            stage = (self._moved_at + s.stall_seconds, _STALLED)
+        else:
+            stage = (self._stage_began + s.process_seconds, _TOO_LONG)
+        return min(stage, (self._total_end, _TOO_LONG), key=lambda pair: pair[0])
