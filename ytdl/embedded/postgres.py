@@ -15,7 +15,17 @@ import psycopg
 from ytdl import errors
 from ytdl.embedded import account
 from ytdl.embedded.folder import Claim
-from ytdl.embedded.process import Plan, Server, noted_pid, package_folder, retire, spawn, started, tied
+from ytdl.embedded.process import (
+    Plan,
+    Server,
+    noted_pid,
+    package_folder,
+    preparing,
+    retire,
+    spawn,
+    started,
+    tied,
+)
 
 log = logging.getLogger("ytdl.embedded")
 
@@ -61,6 +71,11 @@ async def start_postgres(claim: Claim) -> Server:
 
     Raises `errors.Unavailable` with the server's last words.
     """
+    with preparing("Postgres"):
+        return await started(await _prepare(claim))
+
+
+async def _prepare(claim: Claim) -> Plan:
     folder, sockets = claim.folder / "postgres", claim.sockets / "pg"
     programs = _programs()
     user = account.choose(folder, programs)
@@ -69,23 +84,26 @@ async def start_postgres(claim: Claim) -> Server:
     await retire(noted_pid(folder / "postmaster.pid"), folder, STOP)
     _clear_stale_locks(folder, sockets)
     _make_socket_folder(sockets, user)
+    return _plan(claim, programs, user)
+
+
+def _plan(claim: Claim, programs: Path, user: account.Account | None) -> Plan:
+    sockets = claim.sockets / "pg"
     settings = SETTINGS | {
         "unix_socket_directories": str(sockets),
         "unix_socket_permissions": "0770" if user else "0700",
     }
     options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
-    command = [str(programs / "postgres"), "-D", str(folder), *options]
-    url = f"postgresql://postgres@/{DATABASE}?host={quote(str(sockets), safe='')}"
-    plan = Plan(
+    command = [str(programs / "postgres"), "-D", str(claim.folder / "postgres"), *options]
+    return Plan(
         name="Postgres",
-        url=url,
+        url=f"postgresql://postgres@/{DATABASE}?host={quote(str(sockets), safe='')}",
         command=tied(command, "INT", user.options if user else ()),
         log=claim.folder / "logs" / "postgres.log",
         probe=lambda: _create_database(sockets),
         start_s=120,
         stop=STOP,
     )
-    return await started(plan)
 
 
 def _programs() -> Path:

@@ -216,6 +216,15 @@ async def started(plan: Plan) -> Server:
     return server
 
 
+@contextlib.contextmanager
+def preparing(name: str) -> Iterator[None]:
+    """Turns what the file system refuses into one sentence."""
+    try:
+        yield
+    except OSError as error:
+        raise errors.Unavailable(f"{name} could not be prepared: {error}") from error
+
+
 def package_folder(name: str) -> Path:
     """Where a package lies, found without importing it: these do at import what is not wanted here."""
     spec = importlib.util.find_spec(name)

@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 from ytdl import errors
 from ytdl.embedded.folder import Claim
-from ytdl.embedded.process import Plan, Server, noted_pid, package_folder, retire, started, tied
+from ytdl.embedded.process import Plan, Server, noted_pid, package_folder, preparing, retire, started, tied
 
 log = logging.getLogger("ytdl.embedded")
 
@@ -36,18 +36,23 @@ async def start_redis(claim: Claim) -> Server:
     """
     plan = _plan(claim)
     folder = claim.folder / "redis"
-    await retire(noted_pid(folder / "redis.pid"), folder, STOP)
-    folder.mkdir(mode=0o700, exist_ok=True)
-    try:
-        return await started(plan)
-    except errors.Unavailable as error:
-        if "append only file" not in error.message and "RDB" not in error.message:
-            raise
-        aside = folder.with_name(f"redis.broken-{int(time.time())}")
-        log.error("Redis can't read its file; it is kept in %s and a new one begun. %s", aside, error)
-        folder.rename(aside)
-        folder.mkdir(mode=0o700)
-        return await started(plan)
+    with preparing("Redis"):
+        await retire(noted_pid(folder / "redis.pid"), folder, STOP)
+        folder.mkdir(mode=0o700, exist_ok=True)
+        try:
+            return await started(plan)
+        except errors.Unavailable as error:
+            if "append only file" not in error.message and "RDB" not in error.message:
+                raise
+            _set_aside(folder, error)
+            return await started(plan)
+
+
+def _set_aside(folder: Path, error: errors.Unavailable) -> None:
+    aside = folder.with_name(f"redis.broken-{int(time.time())}")
+    log.error("Redis can't read its file; it is kept in %s and a new one begun. %s", aside, error)
+    folder.rename(aside)
+    folder.mkdir(mode=0o700)
 
 
 def _plan(claim: Claim) -> Plan:

@@ -1,0 +1,348 @@
+"""The embedded Postgres and Redis: they keep data, end with the service, start after any end."""
+
+import asyncio
+import contextlib
+import os
+import pwd
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+
+import psutil
+import psycopg
+import pytest
+from redis.asyncio import Redis
+
+from ytdl import embedded, errors
+
+ROOT = Path(__file__).parent.parent
+AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become someone else")
+
+# Starts both, says who they are, and waits to be killed.
+SERVICE = """
+import asyncio, sys
+from pathlib import Path
+from ytdl import embedded
+
+async def serve() -> None:
+    servers = await embedded.start_both(await embedded.claim(Path(sys.argv[1])))
+    print(*(server.pid for server in servers), *(server.url for server in servers), flush=True)
+    await asyncio.to_thread(sys.stdin.read)
+    for server in servers:
+        await server.stop()
+
+asyncio.run(serve())
+"""
+
+
+@contextlib.asynccontextmanager
+async def running(data_dir: Path) -> AsyncIterator[tuple[embedded.Server, embedded.Server]]:
+    claim = await embedded.claim(data_dir)
+    try:
+        servers = await embedded.start_both(claim)
+        try:
+            yield servers
+        finally:
+            for server in servers:
+                await server.stop()
+    finally:
+        claim.release()
+
+
+@contextlib.contextmanager
+def service(data_dir: Path, *prefix: str) -> Iterator[subprocess.Popen[str]]:
+    """A service in a process of its own; its first line of output comes when both servers answer."""
+    command = [*prefix, sys.executable, "-c", SERVICE, str(data_dir)]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, cwd=ROOT, stdin=pipe, stdout=pipe, stderr=pipe, text=True) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def pids(process: subprocess.Popen[str]) -> tuple[int, int]:
+    assert process.stdout and process.stderr
+    line = process.stdout.readline()
+    assert line, process.stderr.read()
+    return int(line.split()[0]), int(line.split()[1])
+
+
+def eventually(condition: Callable[[], object], seconds: float = 10) -> bool:
+    deadline = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return bool(condition())
+
+
+async def sql(server: embedded.Server, text: bytes) -> list[tuple[object, ...]]:
+    async with await psycopg.AsyncConnection.connect(server.url, autocommit=True) as connection:
+        cursor = await connection.execute(text)
+        return await cursor.fetchall() if cursor.description else []
+
+
+async def remember(postgres: embedded.Server, redis: embedded.Server, word: str = "kept") -> None:
+    await sql(postgres, b"CREATE TABLE IF NOT EXISTS notes AS SELECT 'kept' AS word")
+    async with Redis.from_url(redis.url) as client:
+        await client.set("word", word)
+
+
+async def word_in(redis: embedded.Server) -> bytes | str | None:
+    async with Redis.from_url(redis.url) as client:
+        return await client.get("word")
+
+
+@pytest.fixture
+def data_dir(tmp_path: Path) -> Path:
+    return tmp_path / "data"
+
+
+async def test_a_second_start_finds_the_data_of_the_first(data_dir: Path) -> None:
+    async with running(data_dir) as servers:
+        await remember(*servers)
+    async with running(data_dir) as (postgres, redis):
+        assert await sql(postgres, b"SELECT word FROM notes") == [("kept",)]
+        assert await word_in(redis) == b"kept"
+
+
+async def test_the_second_start_takes_less_than_two_seconds(data_dir: Path) -> None:
+    async with running(data_dir):
+        pass
+    started = time.monotonic()
+    async with running(data_dir):
+        assert time.monotonic() - started < 2
+
+
+async def test_data_is_durable_and_text_is_utf8(data_dir: Path) -> None:
+    names = b"fsync synchronous_commit full_page_writes data_checksums server_encoding".split()
+    async with running(data_dir) as (postgres, redis):
+        values = [await sql(postgres, b"SHOW " + name) for name in names]
+        assert values == [[("on",)], [("on",)], [("on",)], [("on",)], [("UTF8",)]]
+        async with Redis.from_url(redis.url) as client:
+            assert (await client.config_get("append*"))["appendfsync"] == "everysec"
+            assert await client.config_get("maxmemory-policy") == {"maxmemory-policy": "noeviction"}
+
+
+async def test_neither_listens_on_the_network(data_dir: Path) -> None:
+    async with running(data_dir) as servers:
+        assert [psutil.Process(server.pid).net_connections("inet") for server in servers] == [[], []]
+
+
+async def test_neither_shares_a_session_with_the_terminal(data_dir: Path) -> None:
+    async with running(data_dir) as servers:
+        assert [os.getsid(server.pid or 0) for server in servers] == [server.pid for server in servers]
+
+
+async def test_stopping_twice_is_harmless(data_dir: Path) -> None:
+    async with running(data_dir) as (postgres, redis):
+        pids = [postgres.pid, redis.pid]
+        await asyncio.gather(postgres.stop(), redis.stop())
+        await postgres.stop()
+        assert (postgres.pid, redis.pid) == (None, None)
+        assert not any(psutil.pid_exists(pid or 0) for pid in pids)
+
+
+async def test_a_second_service_on_the_folder_is_refused(data_dir: Path) -> None:
+    claim = await embedded.claim(data_dir)
+    with pytest.raises(errors.Locked, match=f"process {os.getpid()}"):
+        await embedded.claim(data_dir, patience_s=0.1)
+    claim.release()
+    (await embedded.claim(data_dir, patience_s=0.1)).release()
+
+
+async def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(errors.Unavailable, match=r"data folder .*/file/data"):
+        await embedded.claim(tmp_path / "file" / "data")
+
+
+def test_both_end_when_the_service_is_killed(data_dir: Path) -> None:
+    with service(data_dir) as process:
+        servers = pids(process)
+        process.kill()
+        assert eventually(lambda: not any(psutil.pid_exists(pid) for pid in servers))
+
+
+async def test_a_start_right_after_a_kill_finds_the_data(data_dir: Path) -> None:
+    async with running(data_dir) as servers:
+        await remember(*servers)
+    with service(data_dir) as process:
+        pids(process)
+        process.kill()
+        async with running(data_dir) as (postgres, redis):
+            assert await sql(postgres, b"SELECT word FROM notes") == [("kept",)]
+            assert await word_in(redis) == b"kept"
+
+
+async def test_a_start_right_after_everything_was_killed_finds_the_data(data_dir: Path) -> None:
+    async with running(data_dir) as servers:
+        await remember(*servers)
+    with service(data_dir) as process:
+        servers_of_old = pids(process)
+        for pid in (process.pid, *servers_of_old):
+            os.kill(pid, signal.SIGKILL)
+        async with running(data_dir) as (postgres, redis):
+            assert await sql(postgres, b"SELECT word FROM notes") == [("kept",)]
+            assert await word_in(redis) == b"kept"
+
+
+@pytest.mark.parametrize("number", [0, 1], ids=["Postgres", "Redis"])
+async def test_a_server_that_dies_is_started_again(data_dir: Path, number: int) -> None:
+    async with running(data_dir) as servers:
+        await remember(*servers)
+        os.kill(servers[number].pid or 0, signal.SIGKILL)
+        assert await asyncio.to_thread(eventually, lambda: servers[number].restarts)
+        assert await sql(servers[0], b"SELECT word FROM notes") == [("kept",)]
+        assert await word_in(servers[1]) == b"kept"
+
+
+async def test_an_interrupted_making_of_the_database_is_done_again(data_dir: Path) -> None:
+    with service(data_dir) as process:
+        assert eventually(lambda: list(data_dir.glob("postgres.new-*/base/1")))
+        process.kill()
+    assert not (data_dir / "postgres").exists()
+    async with running(data_dir) as (postgres, _):
+        assert await sql(postgres, b"SELECT current_database()") == [("ytdl",)]
+        assert not list(data_dir.glob("postgres.new-*"))
+
+
+async def test_a_number_in_the_lock_file_may_belong_to_another_process_now(data_dir: Path) -> None:
+    lock = data_dir / "postgres" / "postmaster.pid"
+    async with running(data_dir):
+        lines = lock.read_text().splitlines(keepends=True)
+    owner = lock.parent.stat().st_uid
+    other = await asyncio.create_subprocess_exec("sleep", "60", user=owner if os.geteuid() == 0 else None)
+    lock.write_text("".join([f"{other.pid}\n", *lines[1:]]))
+    os.chown(lock, owner, lock.parent.stat().st_gid)
+    async with running(data_dir) as (postgres, _):
+        assert await sql(postgres, b"SELECT 1") == [(1,)]
+    assert other.returncode is None
+    other.kill()
+    await other.wait()
+
+
+async def test_a_long_path_gets_a_short_folder_for_its_sockets(tmp_path: Path) -> None:
+    data_dir = tmp_path / ("long" * 30)
+    for _ in range(2):
+        async with running(data_dir) as servers:
+            await remember(*servers)
+            sockets = (data_dir / "run").readlink()
+            assert len(os.fsencode(sockets)) < 60
+        assert not sockets.exists()
+
+
+async def test_a_failed_start_gives_the_last_words_of_the_server(data_dir: Path) -> None:
+    async with running(data_dir):
+        pass
+    (data_dir / "postgres" / "PG_VERSION").write_text("9\n")
+    with pytest.raises(errors.Unavailable, match=r"Postgres did not start .*incompatible"):
+        async with running(data_dir):
+            pass
+
+
+async def test_when_postgres_cannot_start_redis_is_stopped_again(data_dir: Path) -> None:
+    data_dir.mkdir()
+    (data_dir / "postgres").write_text("no folder")
+    with pytest.raises(errors.Unavailable, match="Postgres could not be prepared"):
+        async with running(data_dir):
+            pass
+    assert not (data_dir / "redis" / "redis.pid").exists()
+
+
+def redis_file(data_dir: Path) -> Path:
+    """The append-only file: one in Redis 6, the youngest of a folder from Redis 7 on."""
+    return max(
+        (data_dir / "redis").rglob("appendonly.aof*"), key=lambda path: (path.is_file(), "incr" in path.name)
+    )
+
+
+async def test_redis_takes_what_is_whole_of_a_cut_file(data_dir: Path) -> None:
+    async with running(data_dir) as servers:
+        await remember(*servers)
+        await remember(*servers, word="cut off")
+    file = redis_file(data_dir)
+    os.truncate(file, file.stat().st_size - 3)
+    async with running(data_dir) as (_, redis):
+        assert await word_in(redis) == b"kept"
+
+
+async def test_redis_sets_aside_a_file_that_it_cannot_read(data_dir: Path) -> None:
+    async with running(data_dir) as servers:
+        await remember(*servers)
+    redis_file(data_dir).write_bytes(b"*3\r\nnonsense\r\n" * 9)
+    async with running(data_dir) as (_, redis):
+        assert await word_in(redis) is None
+        assert list(data_dir.glob("redis.broken-*"))
+
+
+async def test_servers_are_started_from_the_main_thread_only(data_dir: Path) -> None:
+    claim = await embedded.claim(data_dir)
+    with pytest.raises(RuntimeError, match="main thread"):
+        await asyncio.to_thread(lambda: asyncio.run(embedded.start_redis(claim)))
+    claim.release()
+
+
+# Passing closed folders is granted only because the interpreter of a developer may lie in root's home.
+NOBODY = ["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups"]
+NOBODY += ["--inh-caps=-all,+dac_read_search", "--ambient-caps=-all,+dac_read_search"]
+# Root as in a container that gave away its power over other users' files.
+TAME_ROOT = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"]
+
+
+@AS_ROOT
+def test_an_ordinary_user_starts_both(tmp_path: Path) -> None:
+    nobody = pwd.getpwnam("nobody")
+    os.chown(tmp_path, nobody.pw_uid, nobody.pw_gid)
+    with service(tmp_path / "data", *NOBODY) as process:
+        owners = [psutil.Process(pid).username() for pid in pids(process)]
+        assert owners == ["nobody", "nobody"]
+        assert (tmp_path / "data").stat().st_mode & 0o777 == 0o700
+
+
+@AS_ROOT
+async def test_root_runs_postgres_as_nobody_without_capabilities_where_none_is_needed(tmp_path: Path) -> None:
+    for folder in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
+        folder.chmod(0o711)
+    async with running(tmp_path / "data") as (postgres, _):
+        status = Path(f"/proc/{postgres.pid}/status").read_text()
+        assert psutil.Process(postgres.pid).username() == "nobody"
+        assert "CapEff:\t0000000000000000" in status
+
+
+@AS_ROOT
+async def test_root_passes_closed_folders_with_one_capability(tmp_path: Path) -> None:
+    tmp_path.chmod(0o700)
+    async with running(tmp_path / "data") as (postgres, _):
+        status = Path(f"/proc/{postgres.pid}/status").read_text()
+        assert "CapEff:\t0000000000000004" in status
+
+
+@AS_ROOT
+def test_a_tame_root_starts_both_in_an_open_folder(tmp_path: Path) -> None:
+    for folder in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
+        folder.chmod(0o711)
+    for _ in range(2):
+        with service(tmp_path / "data", *TAME_ROOT) as process:
+            assert psutil.Process(pids(process)[0]).username() == "nobody"
+            process.communicate("")
+            assert process.returncode == 0
+
+
+@AS_ROOT
+def test_a_tame_root_is_told_which_folder_to_open(tmp_path: Path) -> None:
+    tmp_path.chmod(0o700)
+    with service(tmp_path / "data", *TAME_ROOT) as process:
+        assert f"can't pass {tmp_path}: open it with 'chmod o+x'" in process.communicate()[1]
+
+
+@AS_ROOT
+def test_an_ordinary_user_is_told_that_root_made_the_database(tmp_path: Path) -> None:
+    data_dir = tmp_path / "data"
+    (data_dir / "postgres").mkdir(parents=True)
+    nobody = pwd.getpwnam("nobody")
+    os.chown(data_dir, nobody.pw_uid, nobody.pw_gid)
+    with service(data_dir, *NOBODY) as process:
+        assert "belongs to user 0: start as that user" in process.communicate()[1]
