@@ -12,6 +12,7 @@ from pathlib import Path
 from ytdl.child.frames import Setup
 
 _PR_SET_PDEATHSIG = 1
+_PR_SET_NAME = 15
 _PR_SET_CHILD_SUBREAPER = 36
 _libc = ctypes.CDLL(None, use_errno=True)
 MAX_OPEN_FILES = 256
@@ -27,6 +28,11 @@ def die_with_parent(parent: int) -> None:
     _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(71)
+
+
+def take_name(name: str) -> None:
+    """The name that ps and top show; the kernel keeps 15 bytes of it."""
+    _libc.prctl(_PR_SET_NAME, name.encode()[:15], 0, 0, 0)
 
 
 def adopt_orphans() -> None:
@@ -53,6 +59,7 @@ def limit(setup: Setup, job: str) -> None:
     touches and would not start under the latter.
     """
     os.environ["YTDL_JOB"] = job
+    take_name(f"ytdl {job}")
     os.nice(setup.niceness)
     Path("/proc/self/oom_score_adj").write_text("500")
     _lower(resource.RLIMIT_FSIZE, setup.max_file_bytes)

@@ -38,7 +38,12 @@ _LAST_WORDS = 20
 
 
 def make(
-    choice: Choice, folder: Folder, ffmpeg: str | None, info: dict[str, Any], tags: bool, report: Callable[[float], None]
+    choice: Choice,
+    folder: Folder,
+    ffmpeg: str | None,
+    info: dict[str, Any],
+    tags: bool,
+    report: Callable[[float], None],
 ) -> Path:
     """Path of the file that was asked for. `report` gets the finished fraction, 0..1.
 
@@ -91,7 +96,9 @@ def _tags(info: dict[str, Any]) -> list[str]:
     return [word for key, value in pairs.items() for word in ("-metadata", f"{key}={value}")]
 
 
-def _run(arguments: list[str], folder: Folder, duration: float | None, report: Callable[[float], None]) -> None:
+def _run(
+    arguments: list[str], folder: Folder, duration: float | None, report: Callable[[float], None]
+) -> None:
     process = subprocess.Popen(
         arguments,
         cwd=folder.path,
@@ -119,7 +126,7 @@ def _follow(output: IO[bytes] | None, duration: float | None, report: Callable[[
 
 
 def _is_report(key: str) -> bool:
-    return key.isidentifier() and key.islower() or key.startswith("stream_")
+    return (key.isidentifier() and key.islower()) or key.startswith("stream_")
 
 
 def _explain(code: int, words: list[str]) -> Refused:
@@ -131,4 +138,6 @@ def _explain(code: int, words: list[str]) -> Refused:
         return Refused(known, "The file could not be written.")
     if "Cannot allocate memory" in said:
         return Refused("out_of_memory", "The memory limit of a download was reached.")
-    return Refused("processing_failed", f"ffmpeg could not make the file: {clean(words[-1] if words else '')}")
+    return Refused(
+        "processing_failed", f"ffmpeg could not make the file: {clean(words[-1] if words else '')}"
+    )

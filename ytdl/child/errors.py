@@ -47,7 +47,10 @@ _TEXTS = [
     (r"not a bot|captcha|unusual traffic", "bot_check"),
     (r"rate[- ]limited|too many requests|HTTP Error 429", "rate_limited"),
     (r"confirm your age|age[- ]restricted|inappropriate for some users", "age_restricted"),
-    (r"members[- ]only|join this channel|available to this channel's members|members on level", "members_only"),
+    (
+        r"members[- ]only|join this channel|available to this channel's members|members on level",
+        "members_only",
+    ),
     (r"private video|video is private", "video_private"),
     (r"in your country|geo[- ]?restrict|from your location|blocked it in", "geo_blocked"),
     (r"\bDRM\b|copy[- ]?protected", "drm_protected"),
@@ -57,7 +60,10 @@ _TEXTS = [
     (r"Requested format is not available", "format_unavailable"),
     (r"Netscape format|cookies? (file|database)|failed to load cookies", "cookies_invalid"),
     (r"No suitable extractor|Unsupported URL|is not a valid URL", "unsupported_url"),
-    (r"removed|terminated|no longer available|video (is )?unavailable|does not exist|not available", "video_unavailable"),
+    (
+        r"removed|terminated|no longer available|video (is )?unavailable|does not exist|not available",
+        "video_unavailable",
+    ),
     (r"No space left|Errno 28", "disk_full"),
     (r"File too large|Errno 27", "file_too_large"),
     (r"more expected|content too short|Did not get any data blocks|IncompleteRead", "upstream_truncated"),
@@ -72,6 +78,25 @@ _TEXTS = [
     (r"please report this issue|Unable to extract|No video formats found|nsig|signature", "extractor_broken"),
 ]
 _TABLE = [(re.compile(pattern, re.IGNORECASE), code) for pattern, code in _TEXTS]
+
+# Where a library's words would say nothing to a user. For the other codes the site's own reason is shown.
+_SENTENCES = {
+    "cookies_invalid": "The server's cookie file cannot be used.",
+    "disk_full": "The server's disk is full.",
+    "extractor_broken": "The site answered in a way that is not understood.",
+    "file_too_large": "The file grew over this server's limit.",
+    "internal": "An unexpected error occurred.",
+    "network_error": "The site could not be reached.",
+    "out_of_memory": "The memory limit of a download was reached.",
+    "proxy_error": "The outbound proxy did not let the request through.",
+    "rate_limited": "The site asks for fewer requests.",
+    "tls_error": "The site's certificate was not accepted.",
+    "unsupported_url": "The address is not supported.",
+    "upstream_error": "The site answered with an error.",
+    "upstream_forbidden": "The site refused to hand out the file.",
+    "upstream_stalled": "The site stopped sending.",
+    "upstream_truncated": "The site cut the transfer short.",
+}
 
 _ERRNOS = {errno.ENOSPC: "disk_full", errno.EDQUOT: "disk_full", errno.EFBIG: "file_too_large"}
 
@@ -97,14 +122,9 @@ def clean(text: str) -> str:
 def classify(error: BaseException, warnings: list[str]) -> Fault:
     """One fault for any exception. `warnings` are yt-dlp's last words, for where the exception says nothing."""
     code, wait = _judge(error, warnings)
-    text = str(error)
-    if code == "extractor_broken":
-        text = "The site answered in a way that is not understood."
-    elif code == "internal":
-        text = f"An unexpected error occurred ({type(error).__name__})."
-    elif code == "out_of_memory":
-        text = "The memory limit of a download was reached."
-    return Fault(code, clean(text), wait)
+    if not isinstance(error, Refused) and code in _SENTENCES:
+        return Fault(code, _SENTENCES[code], wait)
+    return Fault(code, clean(str(error)), wait)
 
 
 def _judge(error: BaseException, warnings: list[str]) -> tuple[str, float | None]:
@@ -119,7 +139,9 @@ def _judge(error: BaseException, warnings: list[str]) -> tuple[str, float | None
         return found
     if isinstance(error, (DownloadError, ExtractorError, RequestError)):
         return by_text(str(error)) or by_text(" ".join(warnings)) or "upstream_error", None
-    if isinstance(cause, (KeyError, TypeError, IndexError, AttributeError, ValueError)) and _is_of_yt_dlp(cause):
+    if isinstance(cause, (KeyError, TypeError, IndexError, AttributeError, ValueError)) and _is_of_yt_dlp(
+        cause
+    ):
         return "extractor_broken", None
     return "internal", None
 
@@ -179,7 +201,11 @@ def _retry_after(error: HTTPError) -> float | None:
     if not value:
         return None
     try:
-        seconds = float(value) if value.strip().isdigit() else parsedate_to_datetime(value).timestamp() - time.time()
+        seconds = (
+            float(value)
+            if value.strip().isdigit()
+            else parsedate_to_datetime(value).timestamp() - time.time()
+        )
     except ValueError:
         return None
     return min(max(seconds, 0.0), MAX_RETRY_AFTER_SECONDS)

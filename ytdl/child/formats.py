@@ -73,7 +73,9 @@ def smaller_side(stream: Stream) -> int | None:
     return None
 
 
-def choose(streams: Iterable[Stream], quality: str, wanted: str, *, can_process: bool = True) -> Choice | None:
+def choose(
+    streams: Iterable[Stream], quality: str, wanted: str, *, can_process: bool = True
+) -> Choice | None:
     """The streams to fetch, or None when no combination keeps to the quality and the format.
 
     Without ffmpeg (`can_process` False) only a single stream that needs nothing done to it is taken.
@@ -120,7 +122,11 @@ def _choose_video(usable: list[Stream], quality: str, wanted: str, can_process: 
     ]
     sound = _best_sound(usable, wanted)
     if not can_process:
-        pictures = [pair for pair in pictures if _has_audio(pair[1]) and _container(pair[1], wanted) == pair[1].get("ext")]
+        pictures = [
+            pair
+            for pair in pictures
+            if _has_audio(pair[1]) and _container(pair[1], wanted) == pair[1].get("ext")
+        ]
     elif sound is None and any(_has_audio(stream) for _, stream in pictures):
         # The sound that fits comes only inside a stream with a picture: a silent one would lose it.
         pictures = [pair for pair in pictures if _has_audio(pair[1])]
@@ -143,7 +149,11 @@ def _fits(stream: Stream, wanted: str) -> bool:
     codec = stream.get("vcodec")
     if wanted not in _FITTING_VIDEO or (wanted == stream.get("ext") and not codec):
         return True
-    sound_fits = not _has_audio(stream) or not stream.get("acodec") or _rank(stream["acodec"], _FITTING_AUDIO[wanted]) > 0
+    sound_fits = (
+        not _has_audio(stream)
+        or not stream.get("acodec")
+        or _rank(stream["acodec"], _FITTING_AUDIO[wanted]) > 0
+    )
     return _rank(codec, _FITTING_VIDEO[wanted]) > 0 and sound_fits
 
 

@@ -87,7 +87,9 @@ class _Job:
         choice = self._choose(info)
         self._meter.plan(choice.streams, info.get("duration"))
         self._send(self._describe(info, choice))
-        resumed = [self._folder.adopt(self._order.earlier_dirs, info["id"], stream) for stream in choice.streams]
+        resumed = [
+            self._folder.adopt(self._order.earlier_dirs, info["id"], stream) for stream in choice.streams
+        ]
         self._meter.begin("downloading")
         fetched = sum(self._transfer(info, stream, n, resumed[n]) for n, stream in enumerate(choice.streams))
         self._meter.begin("processing")
@@ -170,7 +172,9 @@ class _Job:
         success, _ = self._ydl.dl(name, merged)
         size = self._folder.size(name)
         if not success or not (self._folder.path / name).is_file():
-            raise Refused(by_text(" ".join(self._notes.warnings)) or "upstream_error", "The transfer did not complete.")
+            raise Refused(
+                by_text(" ".join(self._notes.warnings)) or "upstream_error", "The transfer did not complete."
+            )
         if (expected := stream.get("filesize")) and size != expected:
             self._folder.forget()
             raise Refused("upstream_truncated", f"{size} of {expected} bytes came.")

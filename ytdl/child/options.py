@@ -50,7 +50,9 @@ def build(setup: Setup, logger: Any, hook: Callable[[dict[str, Any]], None]) -> 
         "fragment_retries": RETRIES,
         "extractor_retries": 2,
         "file_access_retries": 3,
-        "retry_sleep_functions": dict.fromkeys(("http", "fragment", "extractor", "file_access"), wait_before_retry),
+        "retry_sleep_functions": dict.fromkeys(
+            ("http", "fragment", "extractor", "file_access"), wait_before_retry
+        ),
         "skip_unavailable_fragments": False,
         "concurrent_fragment_downloads": 1,
         "socket_timeout": setup.socket_timeout_seconds,

@@ -92,7 +92,9 @@ def take_lock(folder: Path, *, create: bool) -> int | None:
 def name_of(stream: Stream) -> str:
     """The file name of a stream, the same in every attempt; nothing but its id and a known extension is in it."""
     ext = str(stream.get("ext"))
-    return f"{re.sub(r'[^A-Za-z0-9_-]', '_', str(stream['format_id']))[:60]}.{ext if ext.isalnum() else 'bin'}"
+    return (
+        f"{re.sub(r'[^A-Za-z0-9_-]', '_', str(stream['format_id']))[:60]}.{ext if ext.isalnum() else 'bin'}"
+    )
 
 
 def identify(video_id: str, stream: Stream) -> dict[str, Any] | None:
@@ -102,7 +104,13 @@ def identify(video_id: str, stream: Stream) -> dict[str, Any] | None:
     version = [query.get(key, [""])[0] for key in ("clen", "lmt", "etag")]
     if stream.get("protocol", "https") not in ("https", "http") or not size:
         return None
-    return {"video": video_id, "format": stream["format_id"], "ext": stream.get("ext"), "size": size, "version": version}
+    return {
+        "video": video_id,
+        "format": stream["format_id"],
+        "ext": stream.get("ext"),
+        "size": size,
+        "version": version,
+    }
 
 
 def _read_note(path: Path) -> dict[str, Any] | None:

@@ -45,7 +45,9 @@ class Meter:
         """The streams that will be fetched, in order; weights come from sizes, else from bit rates."""
         self._sizes = [size_of(stream) for stream in streams]
         guesses = [float(stream.get("tbr") or 0) * 125 * (duration or 0) for stream in streams]
-        self._weights = [float(size or guess or DEFAULT_WEIGHT) for size, guess in zip(self._sizes, guesses, strict=True)]
+        self._weights = [
+            float(size or guess or DEFAULT_WEIGHT) for size, guess in zip(self._sizes, guesses, strict=True)
+        ]
         self._bytes = [0] * len(streams)
 
     @property
@@ -67,7 +69,9 @@ class Meter:
         total = status.get("total_bytes") or status.get("total_bytes_estimate")
         if total and not self._sizes[index]:
             self._weights[index] = max(float(total), 1.0)
-        done = status.get("downloaded_bytes") or (status.get("total_bytes") if status["status"] == "finished" else 0)
+        done = status.get("downloaded_bytes") or (
+            status.get("total_bytes") if status["status"] == "finished" else 0
+        )
         self._bytes[index] = int(done or self._bytes[index])
         if status["status"] == "finished":
             self._weights[index] = float(max(self._bytes[index], 1))

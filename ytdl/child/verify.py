@@ -41,12 +41,15 @@ def measure(path: Path, choice: Choice, duration: float | None) -> dict[str, Any
 
 
 def _measure_open(container: InputContainer, choice: Choice, duration: float | None) -> dict[str, Any]:
-    _check(_CONTAINERS[choice.ext] in container.format.name.split(","), f"it is {container.format.name}, not {choice.ext}")
+    _check(
+        _CONTAINERS[choice.ext] in container.format.name.split(","),
+        f"it is {container.format.name}, not {choice.ext}",
+    )
     picture = None if choice.audio_only else next(iter(container.streams.video), None)
     sound = next(iter(container.streams.audio), None)
     _check(choice.audio_only or picture is not None, "it has no picture")
     _check(sound is not None or not choice.has_audio or _may_be_silent(choice), "it has no sound")
-    facts: dict[str, Any] = {"audio_codec": sound.codec_context.name if sound else None}
+    facts: dict[str, Any] = {"audio_codec": sound.codec_context.codec.canonical_name if sound else None}
     if picture:
         side = min(picture.codec_context.width, picture.codec_context.height)
         _check(choice.cap is None or side <= choice.cap, f"its smaller side is {side}, over {choice.cap}")
@@ -54,7 +57,7 @@ def _measure_open(container: InputContainer, choice: Choice, duration: float | N
             "width": picture.codec_context.width,
             "height": picture.codec_context.height,
             "fps": round(float(picture.average_rate), 3) if picture.average_rate else None,
-            "video_codec": picture.codec_context.name,
+            "video_codec": picture.codec_context.codec.canonical_name,
         }
     facts["duration_seconds"] = _check_length(container, duration)
     return facts
@@ -103,7 +106,9 @@ def seal(path: Path) -> str:
     return digest
 
 
-def describe(path: Path, choice: Choice, facts: dict[str, Any], sha256: str, fetched: int, resumed: int) -> Done:
+def describe(
+    path: Path, choice: Choice, facts: dict[str, Any], sha256: str, fetched: int, resumed: int
+) -> Done:
     """The last frame of a job that succeeded."""
     return Done(
         path=str(path),

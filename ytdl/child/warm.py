@@ -67,7 +67,7 @@ def find_tools(deno_path: str | None) -> dict[str, Any]:
 
 def _ejs_version() -> str | None:
     try:
-        import yt_dlp_ejs  # noqa: PLC0415 - optional: its absence is something to report, not to die of
+        import yt_dlp_ejs
     except ImportError:
         return None
     return str(yt_dlp_ejs.version)

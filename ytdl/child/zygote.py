@@ -177,6 +177,7 @@ def main(channel_fd: int, service_pid: int) -> None:
     """Warm up, say so, and serve. Exits with the service, by signal or by end of file."""
     confine.die_with_parent(service_pid)
     confine.adopt_orphans()
+    confine.take_name("ytdl forkserver")
     os.umask(0o077)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with socket.socket(fileno=channel_fd) as channel:
@@ -184,7 +185,7 @@ def main(channel_fd: int, service_pid: int) -> None:
         setup = decode_request(channel.recv(MAX_REQUEST_BYTES))
         if not isinstance(setup, Setup):
             raise TypeError(f"the first message must be a setup, not {setup!r}")
-        from ytdl.child import job, warm  # noqa: PLC0415 - yt-dlp is loaded only once the setup is known
+        from ytdl.child import job, warm
 
         tools = warm.up(setup)
         channel.send(encode(Ready(tools)))

@@ -65,7 +65,9 @@ class ForkServer:
             await self._send(setup)
             await self._ready
 
-    async def begin(self, number: int, order: Order, frames: int, stderr: int) -> asyncio.Future[Ended | None]:
+    async def begin(
+        self, number: int, order: Order, frames: int, stderr: int
+    ) -> asyncio.Future[Ended | None]:
         """Ask for a job. The future gets its end, or None when the fork server died with it."""
         if self.gone.is_set():
             raise ForkServerGone

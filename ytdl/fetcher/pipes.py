@@ -29,9 +29,10 @@ class FrameReader:
         """The next frame, None at the end; ValueError or msgspec.DecodeError when it is not one."""
         try:
             length = unpack_length(await self._stream.readexactly(4))
-            return decode_frame(await self._stream.readexactly(length))
+            frame: Frame = decode_frame(await self._stream.readexactly(length))
         except asyncio.IncompleteReadError:
             return None
+        return frame
 
     async def closed(self) -> None:
         """Returns when every process that could write is gone."""

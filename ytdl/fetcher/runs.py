@@ -264,7 +264,9 @@ class _Job:
 def _sum_up(ended: Ended | None, work_dir: str) -> Usage:
     disk = 0
     with contextlib.suppress(FileNotFoundError):
-        disk = sum({e.inode(): e.stat().st_blocks * 512 for e in os.scandir(work_dir) if e.is_file()}.values())
+        disk = sum(
+            {e.inode(): e.stat().st_blocks * 512 for e in os.scandir(work_dir) if e.is_file()}.values()
+        )
     if ended is None:
         return Usage(disk_bytes=disk)
     return Usage(ended.peak_memory_bytes, round(ended.cpu_seconds, 4), disk)

@@ -20,7 +20,7 @@ def find_ffmpeg() -> str | None:
 def find_deno() -> str | None:
     """deno as its own package installed it, else from the path, else None."""
     if importlib.util.find_spec("deno"):
-        from deno import find_deno_bin  # noqa: PLC0415 - optional
+        from deno import find_deno_bin
 
         try:
             return str(find_deno_bin())

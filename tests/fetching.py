@@ -1,0 +1,93 @@
+"""What the tests of the fetcher share: its settings against the stand-in, orders, and a look at what still runs."""
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from tests.fakes.youtube import YouTube
+from ytdl.fetcher import Done, Fetcher, FetchFailed, Metadata, Order, Progress, Settings, Usage, find_ffmpeg
+
+Frames = list[Metadata | Progress]
+
+
+def settings_for(youtube: YouTube, folder: Path, **changes: Any) -> Settings:
+    """Settings with which yt-dlp reaches the stand-in and nothing else."""
+    base: dict[str, Any] = {
+        "runtime_dir": folder / "runtime",
+        "ffmpeg": find_ffmpeg(),
+        "proxy": youtube.proxy_url,
+        "ca_file": str(youtube.ca_file),
+        "extractor_args": youtube.extractor_args,
+        "socket_timeout_seconds": 2.0,
+    }
+    return Settings(**{**base, **changes})
+
+
+def order_for(
+    youtube: YouTube,
+    folder: Path,
+    name: str = "ordinary",
+    quality: str = "best",
+    wanted: str = "mp4",
+    **more: Any,
+) -> Order:
+    """An order for one of the stand-in's videos, in the folder `attempt` unless told otherwise."""
+    return Order(
+        **{
+            "job": "7.1",
+            "url": youtube.url(name),
+            "quality": quality,
+            "format": wanted,
+            "work_dir": str(folder / "attempt"),
+            **more,
+        }
+    )
+
+
+async def fetch(fetcher: Fetcher, order: Order) -> tuple[Done, Usage, Frames]:
+    """Run an order to its end and keep its frames."""
+    frames: Frames = []
+    done, usage = await fetcher.run(order, frames.append)
+    return done, usage, frames
+
+
+async def fail(fetcher: Fetcher, order: Order) -> FetchFailed:
+    """Run an order that must fail; the failure."""
+    try:
+        done, _ = await fetcher.run(order, lambda frame: None)
+    except FetchFailed as failure:
+        return failure
+    raise AssertionError(f"it succeeded: {done}")
+
+
+class Stages:
+    """Waits for frames of a running job: `await stages.reach("downloading")`."""
+
+    def __init__(self) -> None:
+        self.frames: Frames = []
+        self._news = asyncio.Event()
+
+    def see(self, frame: Metadata | Progress) -> None:
+        self.frames.append(frame)
+        self._news.set()
+
+    async def reach(self, holds: Callable[[Progress], bool], seconds: float = 10.0) -> None:
+        async with asyncio.timeout(seconds):
+            while not any(isinstance(frame, Progress) and holds(frame) for frame in self.frames):
+                self._news.clear()
+                await self._news.wait()
+
+
+def descendants(fetcher: Fetcher) -> list[psutil.Process]:
+    """Every process that the fork server is responsible for, orphans included."""
+    return psutil.Process(fetcher.zygote_pid).children(recursive=True)
+
+
+async def until(holds: Callable[[], bool], seconds: float = 5.0) -> None:
+    """Wait for a condition of the outside world; TimeoutError when it does not come true."""
+    async with asyncio.timeout(seconds):
+        while not holds():
+            await asyncio.sleep(0.01)
