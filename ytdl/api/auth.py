@@ -1,0 +1,39 @@
+"""Accounts over HTTP: registration, sign-in and sign-out, the own profile, tickets for browsers."""
+
+from aiohttp import hdrs, web
+
+from ytdl import users
+from ytdl.api.http import client_ip, who
+from ytdl.api.keys import AUTH, CONFIG, DB
+from ytdl.auth import Credentials, Ticket, Tokens
+from ytdl.users import Profile, ProfileChange, Registration
+
+
+async def register(request: web.Request, body: Registration) -> Profile:
+    db, config = request.app[DB], request.app[CONFIG]
+    user = await users.register(db, request.app[AUTH].hasher, config, body)
+    return await users.profile(db, config, user.id)
+
+
+async def login(request: web.Request, body: Credentials) -> Tokens:
+    """Also answers the token route, which differs only in what it reads."""
+    agent = request.headers.get(hdrs.USER_AGENT)
+    ip = client_ip(request) or None
+    return await request.app[AUTH].sign_in(body.username, body.password, ip=ip, agent=agent)
+
+
+async def logout(request: web.Request) -> None:
+    await request.app[AUTH].sign_out(who(request))
+
+
+async def profile(request: web.Request) -> Profile:
+    return await users.profile(request.app[DB], request.app[CONFIG], who(request).user_id)
+
+
+async def change_profile(request: web.Request, body: ProfileChange) -> Profile:
+    await users.change(request.app[DB], who(request).user_id, body)
+    return await profile(request)
+
+
+async def issue_ticket(request: web.Request) -> Ticket:
+    return await request.app[AUTH].issue_ticket(who(request))

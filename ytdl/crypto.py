@@ -1,0 +1,192 @@
+"""Password hashes, access tokens, opaque secrets and the signing key; no rule of the product and no SQL.
+
+`Hasher(cost=...)` keeps bcrypt off the event loop; tests pass a low cost. `AccessTokens` signs and verifies
+JWTs, `digest` is the form in which an opaque secret is stored, `signing_key` keeps the embedded key.
+"""
+
+import asyncio
+import base64
+import contextlib
+import functools
+import hashlib
+import os
+import secrets
+import threading
+import time
+import unicodedata
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+from uuid import UUID
+
+import bcrypt
+import jwt
+import msgspec
+
+from ytdl import errors, metrics
+
+T = TypeVar("T")
+
+BCRYPT_COST = 12
+HASH_THREADS = 2
+HASH_WAITING = 64
+# bcrypt reads no further than this.
+BCRYPT_BYTES = 72
+
+ISSUER = AUDIENCE = "ytdl"
+TOKEN_TYPE = "at+jwt"
+REQUIRED_CLAIMS = ["exp", "iat", "nbf", "iss", "aud", "sub", "jti", "sid"]
+# How far the clocks of two machines may be apart for `iat` and `nbf`; `exp` gets no such mercy.
+SKEW_SECONDS = 10
+TOKEN_LENGTH = 2048
+TOKENS_REMEMBERED = 4096
+BUSY = "Too many people sign in at once; try again in a moment."
+NOT_VALID = "The access token is missing, expired or not valid; sign in again."
+
+
+class Hasher:
+    """bcrypt in threads of its own, with a bounded waiting room: hashing is the cheapest way to overload us.
+
+    Beyond `threads` + `waiting` requests at once, `hash` and `verify` raise `errors.Unavailable` at once.
+    """
+
+    def __init__(
+        self, cost: int = BCRYPT_COST, *, threads: int = HASH_THREADS, waiting: int = HASH_WAITING
+    ) -> None:
+        self._cost = cost
+        self._room = threading.BoundedSemaphore(threads + waiting)
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="bcrypt", initializer=_give_way)
+        # A hash in form, of no password: verifying against it takes as long as against a real one.
+        self.nobody = bcrypt.gensalt(cost).decode() + "." * 31
+
+    async def hash(self, password: str) -> str:
+        hashed = await self._run(lambda: bcrypt.hashpw(_prepare(password), bcrypt.gensalt(self._cost)))
+        return hashed.decode()
+
+    async def verify(self, password: str, hashed: str) -> bool:
+        return await self._run(lambda: bcrypt.checkpw(_prepare(password), hashed.encode()))
+
+    def close(self) -> None:
+        self._threads.shutdown(wait=True, cancel_futures=True)
+
+    async def _run(self, work: Callable[[], T]) -> T:
+        if not self._room.acquire(blocking=False):
+            metrics.auth_hashes_refused.inc()
+            raise errors.Unavailable(BUSY, retry_after=10)
+        future = self._threads.submit(work)
+        # Not when the caller stops waiting: a request that was given up still holds its thread.
+        future.add_done_callback(lambda _: self._room.release())
+        return await asyncio.wrap_future(future)
+
+
+def _give_way() -> None:
+    """Lowers this thread's priority below the event loop's, where threads have priorities (Linux)."""
+    with contextlib.suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 5)
+
+
+def _prepare(password: str) -> bytes:
+    """The same bytes however the keyboard composed them, and no more than bcrypt reads: none is cut off."""
+    text = unicodedata.normalize("NFKC", password).encode()
+    return text if len(text) <= BCRYPT_BYTES else base64.b64encode(hashlib.sha256(text).digest())
+
+
+class Claims(msgspec.Struct, frozen=True):
+    """What an access token says; `expires` is in seconds since 1970."""
+
+    user_id: UUID
+    session_id: UUID
+    expires: int
+
+
+class AccessTokens:
+    """Access tokens of one key and one algorithm. A verified token is remembered, a refused one never is."""
+
+    def __init__(self, key: bytes, algorithm: str) -> None:
+        self._key = key
+        self._algorithm = algorithm
+        self._decoded = functools.lru_cache(TOKENS_REMEMBERED)(self._decode)
+
+    def issue(self, user_id: UUID, session_id: UUID, *, seconds: int) -> str:
+        now = int(time.time())
+        claims = {
+            "iss": ISSUER,
+            "aud": AUDIENCE,
+            "iat": now,
+            "nbf": now,
+            "exp": now + seconds,
+            "sub": str(user_id),
+            "sid": str(session_id),
+            "jti": secrets.token_hex(16),
+        }
+        return jwt.encode(claims, self._key, self._algorithm, headers={"typ": TOKEN_TYPE})
+
+    def verify(self, token: str) -> Claims:
+        """Raises `errors.Unauthorized` for everything but a live access token of ours."""
+        if len(token) > TOKEN_LENGTH or not token.isascii():
+            raise errors.Unauthorized(NOT_VALID)
+        try:
+            claims = self._decoded(token)
+        except (jwt.PyJWTError, ValueError, TypeError) as e:
+            raise errors.Unauthorized(NOT_VALID) from e
+        if claims.expires <= time.time():
+            raise errors.Unauthorized(NOT_VALID)
+        return claims
+
+    def _decode(self, token: str) -> Claims:
+        decoded = jwt.decode_complete(
+            token,
+            self._key,
+            algorithms=[self._algorithm],
+            audience=AUDIENCE,
+            issuer=ISSUER,
+            leeway=SKEW_SECONDS,
+            options={"require": REQUIRED_CLAIMS},
+        )
+        if decoded["header"].get("typ") != TOKEN_TYPE:
+            raise ValueError("a token of another kind")
+        payload = decoded["payload"]
+        return Claims(UUID(payload["sub"]), UUID(payload["sid"]), int(payload["exp"]))
+
+
+def new_secret() -> str:
+    """256 bits at random, as text that is safe in a URL."""
+    return secrets.token_urlsafe(32)
+
+
+def digest(secret: str) -> bytes:
+    """What is stored of an opaque secret. It needs no salt and no slow hash: it was not made by a person.
+
+    Takes any text, for what comes in a query string may hold surrogates.
+    """
+    return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).digest()
+
+
+def signing_key(path: Path) -> bytes:
+    """The key in this file, made when it is not there: 512 bits as hexadecimal text, for its owner only.
+
+    Of several processes that start at once, one makes it and all read the same. Blocks; for use at the start.
+    Raises `ValueError` when the file holds less than a key, rather than sign with something weak.
+    """
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if not path.exists():
+        _write_once(path, secrets.token_hex(64))
+    key = path.read_bytes().strip()
+    if len(key) < 32:
+        raise ValueError(f"{path} holds less than a signing key; remove it, and a new one is made.")
+    return key
+
+
+def _write_once(path: Path, text: str) -> None:
+    """Complete or not at all, and never over another process's file: written beside, then linked."""
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    try:
+        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        with contextlib.suppress(FileExistsError):
+            os.link(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)

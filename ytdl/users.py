@@ -1,0 +1,298 @@
+"""Accounts: the rules of names and passwords, making, reading and changing them, and the first admin.
+
+`create(db, hasher, username=..., email=..., password=..., full_name=..., role="user") -> User` makes one;
+tests give it `Hasher(cost=4)`. Sessions and tokens are `auth`'s.
+"""
+
+import functools
+import logging
+import re
+import secrets
+import unicodedata
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Literal
+from uuid import UUID
+
+import msgspec
+import uuid_utils.compat as uuid
+from msgspec import UNSET, Meta, UnsetType
+
+from ytdl import db as database
+from ytdl import errors, metrics, sql
+from ytdl.config import Config
+from ytdl.crypto import Hasher
+from ytdl.db import DB, Statements
+from ytdl.errors import Fault
+
+log = logging.getLogger("ytdl.users")
+q = sql.load("users")
+
+Role = Literal["user", "admin"]
+USERNAME = re.compile(r"[A-Za-z0-9_.-]{3,50}")
+# Plausible, not proven: only a letter that arrives proves an address.
+EMAIL = re.compile(
+    r"[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]{1,64}"
+    r"@(?:[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.)+"
+    r"[A-Za-z][A-Za-z0-9-]{0,61}[A-Za-z0-9]"
+)
+EMAIL_LENGTH = 254
+PASSWORD_LENGTH = range(8, 129)
+FULL_NAME_LENGTH = 100
+# Marks that turn the direction of the text around them, so that a name can be shown as another.
+BIDI = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+LOOKALIKES = (str.maketrans("013457@$!8", "oleastasib"), str.maketrans("013457@$!8", "oieastaslb"))
+
+
+def _said(**schema: object) -> Meta:
+    """Rules for the API's document; they are checked by this module, so that all broken ones show at once."""
+    return Meta(extra_json_schema=schema)
+
+
+Username = Annotated[str, _said(minLength=3, maxLength=50, pattern="^[A-Za-z0-9_.-]+$", examples=["alice"])]
+Email = Annotated[str, _said(format="email", maxLength=EMAIL_LENGTH)]
+Password = Annotated[str, _said(format="password", minLength=8, maxLength=128)]
+FullName = Annotated[str, _said(minLength=1, maxLength=FULL_NAME_LENGTH)]
+
+
+class Registration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    username: Username
+    email: Email
+    password: Password
+    full_name: FullName
+
+
+class ProfileChange(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A field that is left out stays as it is."""
+
+    email: Email | UnsetType = UNSET
+    full_name: FullName | UnsetType = UNSET
+
+
+class User(msgspec.Struct, frozen=True, kw_only=True):
+    id: UUID
+    username: str
+    email: str
+    full_name: str
+    role: Role
+    is_active: bool
+    created_at: datetime
+    last_login: datetime | None
+
+
+class Credentials(msgspec.Struct, frozen=True):
+    id: UUID
+    password_hash: str
+    is_active: bool
+
+
+class Limits(msgspec.Struct, frozen=True):
+    concurrent_downloads: int
+    file_bytes: int
+
+
+class Usage(msgspec.Struct, frozen=True):
+    """Downloads ever, those not at their end, and the bytes of the files that are kept."""
+
+    downloads: int
+    active_downloads: int
+    stored_bytes: int
+
+
+class Profile(User, frozen=True, kw_only=True):
+    limits: Limits
+    usage: Usage
+
+
+def _taken(field: str, what: str) -> errors.Conflict:
+    return errors.Conflict(f"{what} is taken.", faults=(Fault(field, "is taken"),))
+
+
+database.VIOLATIONS["users_username_taken"] = lambda: _taken("username", "This user name")
+database.VIOLATIONS["users_email_taken"] = lambda: _taken("email", "This e-mail address")
+
+
+async def register(db: DB, hasher: Hasher, config: Config, wish: Registration) -> User:
+    """Raises `errors.Forbidden` where registration is closed, else as `create`."""
+    if not config.registration_open:
+        raise errors.Forbidden("Registration is closed; ask an admin for an account.")
+    user = await create(db, hasher, **msgspec.structs.asdict(wish))
+    metrics.auth_registrations.inc()
+    return user
+
+
+async def create(
+    db: Statements,
+    hasher: Hasher,
+    *,
+    username: str,
+    email: str,
+    password: str,
+    full_name: str,
+    role: Role = "user",
+) -> User:
+    """Raises `errors.Invalid` with every broken rule, `errors.Conflict` for a taken name or address, and
+    `errors.Unavailable` when too many passwords are being hashed."""
+    full_name = full_name.strip()
+    _refuse(
+        *name_faults(username),
+        *_email_faults(email),
+        *(Fault("password", message) for message in password_faults(password, username, email)),
+        *_full_name_faults(full_name),
+    )
+    hashed = await hasher.hash(password)
+    user = await _insert(db, username, email, full_name, hashed, role)
+    log.info("user_created", extra={"user_id": str(user.id), "role": role})
+    return user
+
+
+async def by_id(db: Statements, id: UUID) -> User:
+    """Raises `errors.NotFound`."""
+    row = await db.maybe(q.by_id, id=id)
+    if row is None:
+        raise errors.NotFound("There is no such user.")
+    return User(**row)
+
+
+async def profile(db: Statements, config: Config, id: UUID) -> Profile:
+    """The account with what it may use and what it uses. Raises `errors.NotFound`."""
+    user = await by_id(db, id)
+    limits = Limits(config.download_user_concurrency, config.download_max_bytes)
+    usage = Usage(**await db.one(q.usage, id=id))
+    return Profile(**msgspec.structs.asdict(user), limits=limits, usage=usage)
+
+
+async def change(db: Statements, id: UUID, wish: ProfileChange) -> User:
+    """Raises `errors.Invalid`, `errors.Conflict` for a taken address and `errors.NotFound`."""
+    email = None if wish.email is UNSET else wish.email
+    full_name = None if wish.full_name is UNSET else wish.full_name.strip()
+    email_faults = [] if email is None else _email_faults(email)
+    _refuse(*email_faults, *([] if full_name is None else _full_name_faults(full_name)))
+    row = await db.maybe(q.change, id=id, email=email, full_name=full_name)
+    if row is None:
+        raise errors.NotFound("There is no such user.")
+    changed = [name for name, value in (("email", email), ("full_name", full_name)) if value is not None]
+    log.info("user_updated", extra={"user_id": str(id), "fields": changed})
+    return User(**row)
+
+
+async def first_admin(db: DB, hasher: Hasher, *, username: str, password: str) -> str | None:
+    """Makes an admin when there is none; returns the password if it was made here, the only time it is seen.
+
+    A given password is taken as it is, with a warning when it breaks the rules: the operator's word stands.
+    Raises `errors.Invalid` for a name out of its rules, `errors.Conflict` when it is an ordinary account's.
+    """
+    _refuse(*name_faults(username))
+    if await db.value(q.has_admin):
+        return None
+    chosen = password or _new_password(username)
+    if password_faults(chosen, username, ""):
+        log.warning("user_password_weak", extra={"setting": "ADMIN_PASSWORD"})
+    hashed = await hasher.hash(chosen)
+    async with db.transaction() as tx:
+        await tx.exec(q.lock_first_admin)
+        if await tx.value(q.has_admin):
+            return None
+        # No address can be registered without a dot in its domain, so this one is never taken by a user.
+        user = await _insert(tx, username, f"{username}@localhost", "Administrator", hashed, "admin")
+    log.info("user_created", extra={"user_id": str(user.id), "role": "admin"})
+    return None if password else chosen
+
+
+async def credentials(db: Statements, username: str) -> Credentials | None:
+    """What a sign-in by this name is checked against; `None` for a name that nobody has."""
+    row = None if name_faults(username) else await db.maybe(q.credentials, username=username)
+    return Credentials(**row) if row else None
+
+
+async def _insert(
+    db: Statements, username: str, email: str, full_name: str, password_hash: str, role: Role
+) -> User:
+    row = await db.one(
+        q.insert,
+        id=uuid.uuid7(),
+        username=username,
+        email=email,
+        full_name=full_name,
+        password_hash=password_hash,
+        role=role,
+    )
+    return User(**row)
+
+
+def _new_password(username: str) -> str:
+    while password_faults(password := secrets.token_urlsafe(15), username, ""):
+        pass
+    return password
+
+
+def _refuse(*faults: Fault) -> None:
+    if faults:
+        raise errors.Invalid("; ".join(f"{f.field} {f.message}" for f in faults) + ".", faults=faults)
+
+
+def name_faults(username: str) -> list[Fault]:
+    if USERNAME.fullmatch(username):
+        return []
+    return [Fault("username", "must have 3 to 50 characters, only letters, digits, _, - and .")]
+
+
+def _email_faults(email: str) -> list[Fault]:
+    if len(email) <= EMAIL_LENGTH and EMAIL.fullmatch(email):
+        return []
+    return [Fault("email", f"must be an e-mail address of at most {EMAIL_LENGTH} characters")]
+
+
+def _full_name_faults(name: str) -> list[Fault]:
+    faults = []
+    if not 1 <= len(name) <= FULL_NAME_LENGTH:
+        faults.append(Fault("full_name", f"must have 1 to {FULL_NAME_LENGTH} characters"))
+    if any(unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") or c in BIDI for c in name):
+        faults.append(Fault("full_name", "must not hold control characters"))
+    return faults
+
+
+def password_faults(password: str, username: str, email: str) -> list[str]:
+    """Every rule of passwords that this one breaks, as ends of a sentence; empty for a good one."""
+    return list(_password_faults(password, username, email))
+
+
+def _password_faults(password: str, username: str, email: str) -> Iterator[str]:
+    if len(password) not in PASSWORD_LENGTH:
+        yield f"must have {PASSWORD_LENGTH.start} to {PASSWORD_LENGTH.stop - 1} characters"
+    kinds = (
+        ("an upper-case letter", str.isupper),
+        ("a lower-case letter", str.islower),
+        ("a digit", str.isdigit),
+        ("a symbol", lambda c: not c.isalnum() and not c.isspace()),
+    )
+    for name, is_kind in kinds:
+        if not any(map(is_kind, password)):
+            yield f"must have {name}"
+    yield from _guessable(password.lower(), username.lower(), email.lower().partition("@")[0])
+
+
+def _guessable(password: str, username: str, mailbox: str) -> Iterator[str]:
+    if username and username in password:
+        yield "must not hold the user name"
+    # Below three letters nearly every password would hold it by accident.
+    elif len(mailbox) >= 3 and mailbox in password:
+        yield "must not hold the e-mail address's first part"
+    if is_common(password):
+        yield "is among the most common passwords"
+
+
+def is_common(password: str) -> bool:
+    """Whether a common word is left when digits and symbols around and between and look-alikes are undone."""
+    lower = password.lower()
+    core = lower.strip("".join({c for c in lower if not c.isalpha()}))
+    letters = "".join(c for c in core if c.isalpha())
+    forms = {lower, core, letters, *(text.translate(table) for text in (lower, core) for table in LOOKALIKES)}
+    return len(set(core)) <= 1 or any(form in _common_words() for form in forms)
+
+
+@functools.cache
+def _common_words() -> frozenset[str]:
+    text = (Path(__file__).parent / "common_passwords.txt").read_text(encoding="utf-8")
+    return frozenset(line for line in text.splitlines() if not line.startswith("#"))
