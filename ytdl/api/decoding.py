@@ -1,0 +1,156 @@
+"""Requests into Structs: bodies and query strings, with every fault as a field and a sentence.
+
+What PostgreSQL cannot hold (NUL characters, lone surrogates) is refused here, once for all fields.
+"""
+
+import re
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import parse_qsl
+
+import msgspec
+from aiohttp import web
+
+from ytdl import errors
+
+# msgspec tells of half a pair at the very end of a body as if the body were cut off.
+_LONE = re.compile(rb"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])")
+JSON_TYPE = re.compile(r"application/(?:[\w.+-]+\+)?json")
+_AT = re.compile(r"(?P<what>.*?)(?: - at `(?P<path>[^`]*)`)?", re.DOTALL)
+_MISSING = re.compile(r"Object missing required field `(.*)`", re.DOTALL)
+_UNKNOWN = re.compile(r"Object contains unknown field `(.*)`", re.DOTALL)
+_GOT = re.compile(r"Expected `(.*)`, got `(.*)`")
+_LENGTH = re.compile(r"Expected `(str|array|object|bytes)` of length (<=|>=|==) (\d+)")
+_LENGTH_WORDS = {"<=": "at most", ">=": "at least", "==": "exactly"}
+_KIND_WORDS = {"str": "characters", "array": "items", "object": "members", "bytes": "bytes"}
+
+
+async def body(request: web.Request, decoder: "msgspec.json.Decoder[Any]", *, form: bool = False) -> Any:
+    """The body as the decoder's type; `form` takes an HTML form's encoding as well.
+
+    Raises `Unsupported`, `Malformed`, `Invalid`, and `TooLarge` beyond the application's limit.
+    """
+    if not request.can_read_body:
+        raise errors.Malformed("A JSON body is needed, and there is none.")
+    if form and request.content_type == "application/x-www-form-urlencoded":
+        return _form(await _read(request), decoder.type)
+    charset = (request.charset or "utf-8").lower()
+    if not JSON_TYPE.fullmatch(request.content_type) or charset not in ("utf-8", "utf8"):
+        raise errors.Unsupported("The body must be JSON in UTF-8: send Content-Type: application/json.")
+    raw = await _read(request)
+    value = _decode(raw, decoder)
+    if b"\\u0000" in raw:
+        _refuse_nul(msgspec.to_builtins(value, str_keys=True))
+    return value
+
+
+async def _read(request: web.Request) -> bytes:
+    limit = request.client_max_size
+    if request.content_length is not None and request.content_length > limit:
+        raise web.HTTPRequestEntityTooLarge(max_size=limit, actual_size=request.content_length)
+    try:
+        return await request.read()
+    except web.RequestPayloadError:
+        raise errors.Malformed("The body broke off, or is not encoded as its headers say.") from None
+
+
+def _decode(raw: bytes, decoder: "msgspec.json.Decoder[Any]") -> Any:
+    try:
+        return decoder.decode(raw)
+    except msgspec.ValidationError as e:
+        raise fault(str(e)) from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as e:
+        if "surrogate" in str(e) or _LONE.search(raw):
+            raise errors.Invalid("A text has half of a surrogate pair, which is no character.") from None
+        raise errors.Malformed("The body is not JSON in UTF-8.") from None
+    except RecursionError:
+        raise errors.Malformed("The body is nested too deeply.") from None
+
+
+def _form(raw: bytes, type_: Any) -> Any:
+    try:
+        pairs = parse_qsl(raw.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=100)
+    except ValueError:
+        raise errors.Malformed("The body is not a form in UTF-8.") from None
+    return _convert(dict(pairs), type_)
+
+
+class Query:
+    """Reads the query string of one route; what can be known beforehand is worked out here, once."""
+
+    def __init__(self, type_: type[msgspec.Struct], *, ignore: tuple[str, ...] = ()) -> None:
+        self.type = type_
+        self.ignore = ignore
+        fields = msgspec.inspect.type_info(type_).fields  # type: ignore[attr-defined]
+        self.many = frozenset(f.encode_name for f in fields if _takes_many(f.type))
+
+    def read(self, request: web.Request) -> Any:
+        """Raises `Invalid`; a parameter may be repeated only where the field is a list."""
+        given = request.query
+        values: dict[str, Any] = {}
+        for name in set(given).difference(self.ignore):
+            all_ = given.getall(name)
+            if name not in self.many and len(all_) > 1:
+                raise errors.invalid(name[:100], "is given more than once")
+            values[name] = all_ if name in self.many else all_[0]
+        return _convert(values, self.type)
+
+
+def _takes_many(type_: msgspec.inspect.Type) -> bool:
+    if isinstance(type_, msgspec.inspect.UnionType):
+        return any(_takes_many(t) for t in type_.types)
+    many = msgspec.inspect.ListType | msgspec.inspect.SetType | msgspec.inspect.VarTupleType
+    return isinstance(type_, many | msgspec.inspect.FrozenSetType)
+
+
+def _convert(values: dict[str, Any], type_: Any) -> Any:
+    _refuse_nul(values)
+    try:
+        return msgspec.convert(values, type_, strict=False)
+    except msgspec.ValidationError as e:
+        raise fault(str(e)) from None
+
+
+def _refuse_nul(value: Any) -> None:
+    for path, text in _texts(value, ""):
+        if "\0" in text:
+            raise errors.invalid(path[:100], "has a NUL character, which cannot be stored")
+        if any("\ud800" <= c <= "\udfff" for c in text):
+            raise errors.invalid(path[:100], "has half of a surrogate pair, which is no character")
+
+
+def _texts(value: Any, path: str) -> Iterator[tuple[str, str]]:
+    if isinstance(value, str):
+        yield path, value
+    elif isinstance(value, dict):
+        for name, inner in value.items():
+            inside = f"{path}.{name}" if path else str(name)
+            yield inside, str(name)
+            yield from _texts(inner, inside)
+    elif isinstance(value, list):
+        for i, inner in enumerate(value):
+            yield from _texts(inner, f"{path}[{i}]")
+
+
+def fault(message: str) -> errors.Invalid:
+    """msgspec's sentence, which ends in a path such as `$.a[0].b`, as the field and a sentence of ours."""
+    match = _AT.fullmatch(message)
+    what, path = (match["what"], match["path"] or "$") if match else (message, "$")
+    path = path.removeprefix("$").removeprefix(".")
+    for pattern, sentence in ((_MISSING, "is missing"), (_UNKNOWN, "is not a known field")):
+        if named := pattern.fullmatch(what):
+            return errors.invalid(".".join(filter(None, (path, named[1][:100]))), sentence)
+    return errors.invalid(path[:200] or "body", _sentence(what))
+
+
+def _sentence(what: str) -> str:
+    if got := _GOT.fullmatch(what):
+        return f"must be {got[1]}, not {got[2]}"
+    if length := _LENGTH.fullmatch(what):
+        return f"must have {_LENGTH_WORDS[length[2]]} {length[3]} {_KIND_WORDS[length[1]]}"
+    plain = what.replace("`", "")
+    return (
+        plain.replace("Expected", "must be", 1)
+        if plain.startswith("Expected")
+        else plain[:1].lower() + plain[1:200]
+    )

@@ -1,0 +1,113 @@
+"""Answers that are a file: ranges, validators and a name that any client can save under.
+
+aiohttp's own file answer takes its ETag from the clock and applies a range even when `If-Range` names another
+representation, which lets a resumed transfer glue two files together; here the tag is the content's hash.
+"""
+
+import asyncio
+import re
+from pathlib import Path
+from typing import BinaryIO
+from urllib.parse import quote
+
+from aiohttp import hdrs, web
+from aiohttp.abc import AbstractStreamWriter
+
+from ytdl import errors
+
+_RANGE = re.compile(r"bytes=(\d{0,19})-(\d{0,19})")
+_ASCII_NAME = re.compile(r"[^\x20-\x7e]|[\"\\%]")
+
+
+class Unsatisfiable(Exception):
+    """No byte of the file lies in the range that was asked for."""
+
+
+def span(range_header: str | None, if_range: str | None, tag: str, size: int) -> tuple[int, int] | None:
+    """First byte and count for a single range, `None` for the whole file (RFC 9110, sections 13.1.5 and 14.2).
+
+    A range out of its grammar, several ranges, or an `If-Range` that names anything but `tag` mean the whole file.
+    Raises `Unsatisfiable`.
+    """
+    match = _RANGE.fullmatch(range_header or "")
+    if not match or match[0] == "bytes=-" or (if_range is not None and if_range.strip() != tag):
+        return None
+    first, last = match.groups()
+    if not first:
+        length = min(int(last), size)
+        start, end = size - length, size
+    else:
+        start, end = int(first), min(int(last or size) + 1, size)
+        if last and int(last) < start:
+            return None
+    if start >= size or start >= end:
+        raise Unsatisfiable
+    return start, end - start
+
+
+def disposition(name: str) -> str:
+    """`Content-Disposition` for any title: plain ASCII for old clients, the full name in UTF-8 (RFC 6266, RFC 8187)."""
+    return f"attachment; filename=\"{_ASCII_NAME.sub('_', name)}\"; filename*=UTF-8''{quote(name, safe='')}"
+
+
+class FileAnswer(web.StreamResponse):
+    """Sends one immutable file. `sha256` is its hash in hex, `name` what to save it as."""
+
+    def __init__(self, path: Path, *, name: str, content_type: str, sha256: str) -> None:
+        super().__init__()
+        self._path = path
+        self._tag = f'"{sha256}"'
+        self.content_type = content_type
+        self.headers[hdrs.ETAG] = self._tag
+        self.headers[hdrs.ACCEPT_RANGES] = "bytes"
+        self.headers[hdrs.CONTENT_DISPOSITION] = disposition(name)
+        self.headers[hdrs.CACHE_CONTROL] = "private, no-cache"
+        self.headers["Content-Security-Policy"] = "sandbox; default-src 'none'"
+
+    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
+        """Raises `errors.Gone` when the file is not there any more, before anything was sent."""
+        try:
+            file = await asyncio.to_thread(self._path.open, "rb")
+        except FileNotFoundError:
+            raise errors.Gone("The file is no longer kept.") from None
+        try:
+            return await self._send(request, file)
+        finally:
+            await asyncio.to_thread(file.close)
+
+    async def _send(self, request: web.BaseRequest, file: BinaryIO) -> AbstractStreamWriter | None:
+        size = await asyncio.to_thread(file.seek, 0, 2)
+        if _names(request.headers.get(hdrs.IF_NONE_MATCH), self._tag):
+            self.set_status(304)
+            return await super().prepare(request)
+        part = self._part(request, size)
+        offset, count = part or (0, size)
+        if part:
+            self.set_status(206)
+            self.headers[hdrs.CONTENT_RANGE] = f"bytes {offset}-{offset + count - 1}/{size}"
+        self.content_length = count
+        writer = await super().prepare(request)
+        if request.method != hdrs.METH_HEAD and writer is not None:
+            await self._transfer(request, file, offset, count)
+        return writer
+
+    def _part(self, request: web.BaseRequest, size: int) -> tuple[int, int] | None:
+        try:
+            return span(request.headers.get(hdrs.RANGE), request.headers.get(hdrs.IF_RANGE), self._tag, size)
+        except Unsatisfiable:
+            raise web.HTTPRequestRangeNotSatisfiable(
+                headers={hdrs.CONTENT_RANGE: f"bytes */{size}"}
+            ) from None
+
+    async def _transfer(self, request: web.BaseRequest, file: BinaryIO, offset: int, count: int) -> None:
+        if request.transport is None:
+            raise ConnectionResetError("The client went away.")
+        await asyncio.get_running_loop().sendfile(request.transport, file, offset, count)
+        await super().write_eof()
+
+
+def _names(wanted: str | None, tag: str) -> bool:
+    """The weak comparison of RFC 9110, section 8.8.3.2."""
+    return wanted is not None and any(
+        part.strip().removeprefix("W/") in (tag, "*") for part in wanted.split(",")
+    )

@@ -1,0 +1,32 @@
+"""Typed keys: what the application holds for handlers, and what a request learns on its way to one.
+
+Only handlers and the wiring in `ytdl.app` use them; everything below HTTP gets plain arguments.
+"""
+
+from typing import TYPE_CHECKING
+
+from aiohttp import web
+
+if TYPE_CHECKING:
+    from ytdl.auth import Auth, Identity
+    from ytdl.config import Config
+    from ytdl.db import DB as Database
+    from ytdl.events import Events
+    from ytdl.health import Health
+    from ytdl.kv import KV as Redis
+
+CONFIG: "web.AppKey[Config]" = web.AppKey("config")
+DB: "web.AppKey[Database]" = web.AppKey("db")
+KV: "web.AppKey[Redis]" = web.AppKey("kv")
+EVENTS: "web.AppKey[Events]" = web.AppKey("events")
+AUTH: "web.AppKey[Auth]" = web.AppKey("auth")
+HEALTH: "web.AppKey[Health]" = web.AppKey("health")
+
+IDENTITY: "web.RequestKey[Identity]" = web.RequestKey("identity")
+REQUEST_ID: "web.RequestKey[str]" = web.RequestKey("request_id")
+# Parameters of the Bearer challenge, where a token was sent and refused (RFC 6750, section 3).
+CHALLENGE: "web.RequestKey[str]" = web.RequestKey("challenge")
+# The answer whose head was sent already: from then on no problem document can take its place.
+BEGUN: "web.RequestKey[web.StreamResponse]" = web.RequestKey("begun")
+# What is counted and logged instead of the status that was sent, where a begun answer broke off.
+OUTCOME: "web.RequestKey[int]" = web.RequestKey("outcome")

@@ -1,0 +1,112 @@
+"""Around every handler: the request's id, the headers of every answer, the counts and the access log line.
+
+What is counted and logged names the route's template; query strings and raw paths, which may hold secrets,
+never are.
+"""
+
+import functools
+import logging
+import re
+import secrets
+from typing import Any, cast
+
+from aiohttp import hdrs, web
+from aiohttp.abc import AbstractAccessLogger
+from aiohttp.typedefs import Handler
+from prometheus_client import Counter, Histogram
+
+from ytdl import log, metrics
+from ytdl.api import access
+from ytdl.api.keys import BEGUN, OUTCOME, REQUEST_ID
+
+access_log = logging.getLogger("ytdl.access")
+REQUEST_ID_FORM = re.compile(r"[A-Za-z0-9._-]{1,64}")
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+UNMATCHED = "unmatched"
+# An answer of the API is data: nothing in it may run, be framed or be guessed to be something else.
+HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    hdrs.CACHE_CONTROL: "no-store",
+}
+# Histograms of the rows that are timed, by template; streams are not in it.
+_timed: dict[str, Histogram] = {}
+
+
+def name(request: web.BaseRequest) -> str:
+    given = request.headers.get("X-Request-Id", "")
+    id = given if REQUEST_ID_FORM.fullmatch(given) else secrets.token_hex(8)
+    request[REQUEST_ID] = id
+    log.request_id.set(id)
+    return id
+
+
+@web.middleware
+async def identified(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Gives the request an id, the caller's own where it is well-formed."""
+    name(request)
+    metrics.http_in_flight.inc()
+    try:
+        return await handler(request)
+    finally:
+        metrics.http_in_flight.dec()
+
+
+async def finish_headers(request: web.Request, response: web.StreamResponse) -> None:
+    """Runs just before an answer's head is sent, for streams and files too; what a handler set itself
+    stays.
+    """
+    request[BEGUN] = response
+    headers = response.headers
+    headers["X-Request-Id"] = request.get(REQUEST_ID, "")
+    headers[hdrs.SERVER] = "ytdl"
+    for name, value in HEADERS.items():
+        if name not in headers:
+            headers[name] = value
+
+
+def observe_route(method: str, template: str, status: int, *, timed: bool) -> None:
+    """Makes a row's series, so that they are there from the start, and remembers whether it is timed."""
+    _count(method, template, status)
+    if timed:
+        _timed[template] = metrics.http_request_seconds.labels(template)
+
+
+@functools.lru_cache(maxsize=4096)
+def _count(method: str, template: str, status: int) -> Counter:
+    return metrics.http_requests.labels(method if method in METHODS else "other", template, str(status))
+
+
+def template(request: web.BaseRequest) -> str:
+    match = request.match_info if isinstance(request, web.Request) else None
+    resource = match.route.resource if match is not None else None
+    return resource.canonical if resource is not None else UNMATCHED
+
+
+class Observer(AbstractAccessLogger):
+    """Counts, times and logs each answer once it was sent, so that nobody waits for it."""
+
+    def log(self, request: web.BaseRequest, response: web.StreamResponse, time: float) -> None:
+        route = template(request)
+        status = request.get(OUTCOME, response.status)
+        _count(request.method, route, status).inc()
+        if route in _timed:
+            _timed[route].observe(time)
+        if access_log.isEnabledFor(logging.INFO):
+            access_log.info("http.request", extra=_line(request, response, route, status, time))
+
+
+def _line(
+    request: web.BaseRequest, response: web.StreamResponse, route: str, status: int, time: float
+) -> dict[str, Any]:
+    routed = isinstance(request, web.Request) and request.match_info is not None
+    return {
+        "method": request.method if request.method in METHODS else "other",
+        "route": route,
+        "status": status,
+        "duration_seconds": round(time, 6),
+        "bytes": response.body_length,
+        "ip": access.client_ip(cast("web.Request", request)) if routed else request.remote,
+    }

@@ -1,0 +1,89 @@
+"""The server around an application: aiohttp's own runner with our observer, and problems for what no route
+ever sees.
+
+Requests that cannot be parsed never reach a middleware; they get their problem document here.
+"""
+
+import logging
+from typing import Any, cast
+
+from aiohttp import web
+
+from ytdl import errors
+from ytdl.api import middleware, problems
+
+log = logging.getLogger("ytdl.http")
+KEEPALIVE_SECONDS = 75.0
+# Handlers that are still busy when the sites are closed get this long; streams are ended before, in
+# on_shutdown.
+SHUTDOWN_SECONDS = 5.0
+
+
+class Connection(web.RequestHandler):
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """aiohttp calls this for what it could not parse, and for what escaped every handler."""
+        if request.writer.output_size > 0:
+            raise ConnectionResetError("The answer had begun and cannot be completed.")
+        id = middleware.name(request)
+        if status >= 500:
+            log.error("http.failed", exc_info=exc)
+        sentence = problems.SENTENCES["malformed" if status < 500 else "internal"]
+        error = errors.Malformed(sentence) if status < 500 else errors.Error(sentence)
+        response = problems.answer(error, id, status=status)
+        response.headers.update(middleware.HEADERS | {"X-Request-Id": id, "Server": "ytdl"})
+        response.force_close()
+        return response
+
+
+class Server(web.Server):
+    def __call__(self) -> web.RequestHandler:
+        return Connection(self, loop=self._loop, **self._kwargs)
+
+
+class Runner(web.AppRunner):
+    """Use it wherever the application is served, in tests too: metrics and access log depend on it."""
+
+    def __init__(self, app: web.Application) -> None:
+        super().__init__(
+            app,
+            access_log_class=middleware.Observer,
+            access_log=middleware.access_log,
+            keepalive_timeout=KEEPALIVE_SECONDS,
+            shutdown_timeout=SHUTDOWN_SECONDS,
+        )
+
+    async def _make_server(self) -> web.Server:
+        # aiohttp has no option for the connection's class, nor one for what it refuses before the first
+        # middleware.
+        server = await super()._make_server()
+        server.__class__ = Server
+        server.request_handler = _refusing(server.request_handler)
+        return server
+
+
+def _refusing(handler: Any) -> Any:
+    async def handle(request: web.Request) -> web.StreamResponse:
+        try:
+            return cast("web.StreamResponse", await handler(request))
+        except web.HTTPException as refusal:
+            if refusal.status < 400:
+                raise
+            middleware.name(request)
+            return problems.of_aiohttp(request, refusal)
+
+    return handle
+
+
+async def listen(runner: Runner, host: str, port: int) -> str:
+    """Opens the site and returns its address; raises `OSError` where it cannot."""
+    site = web.TCPSite(runner, host, port, backlog=1024)
+    await site.start()
+    address = runner.addresses[0]
+    shown = f"[{address[0]}]" if ":" in address[0] else address[0]
+    return f"http://{shown}:{address[1]}"
