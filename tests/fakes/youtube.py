@@ -46,11 +46,12 @@ from typing import Any, Self
 from aiohttp import web
 
 from tests.fakes.youtube_faults import Faults, parse_fault
-from tests.fakes.youtube_media import Cupboard
-from tests.fakes.youtube_origin import Origin, Seen
+from tests.fakes.youtube_log import Seen
+from tests.fakes.youtube_media import Cupboard, Media
+from tests.fakes.youtube_origin import Origin
 from tests.fakes.youtube_proxy import Proxy, make_authority
 from tests.fakes.youtube_stream import Films
-from tests.fakes.youtube_videos import CATALOGUE, PLAYLIST_NAMES, id_of, recipes, url_of
+from tests.fakes.youtube_videos import BY_ITAG, CATALOGUE, PLAYLIST_NAMES, find, id_of, recipes, url_of
 
 EXTRACTOR_ARGS = "youtube:player_client=android_vr;po_token=android_vr.gvs+c3RhbmRpbnRva2Vu"
 START_SECONDS = 120
@@ -102,6 +103,12 @@ class YouTube:
     def behave(self) -> None:
         """Switches all faults off."""
         self._faults.clear()
+
+    def media(self, video: str, itag: int) -> Media:
+        """The file that a format of a video has, for comparing: `size`, `sha256()`."""
+        assert self._origin is not None and self._loop is not None
+        found = self._origin.films.media(find(id_of(video)), BY_ITAG[itag])
+        return asyncio.run_coroutine_threadsafe(found, self._loop).result(START_SECONDS)
 
     @property
     def requests(self) -> list[Seen]:

@@ -1,7 +1,7 @@
 """The HTTP side of the YouTube stand-in: which document or file a request gets, and the log of requests.
 
-Owns routing, the faults of pages and of the API, and the log. What documents say is `youtube_replies`'
-matter, bodies of media are `youtube_stream`'s.
+Owns routing and the faults of pages and of the API. What documents say is `youtube_replies`' matter, bodies
+of media are `youtube_stream`'s.
 """
 
 import asyncio
@@ -9,15 +9,14 @@ import json
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from typing import Any
 
 from aiohttp import web
 
 from tests.fakes import youtube_replies as replies
 from tests.fakes.youtube_faults import Fault, Faults
-from tests.fakes.youtube_media import Media
-from tests.fakes.youtube_stream import Films, Sender, Span, find_span, open_answer
+from tests.fakes.youtube_log import Seen, note
+from tests.fakes.youtube_stream import Films, Sender, find_span, open_answer
 from tests.fakes.youtube_videos import BY_ITAG, PICTURE, Video, find
 
 LOG_LENGTH = 50_000
@@ -25,23 +24,6 @@ PREMIERE_IN_SECONDS = 3 * 3600
 PLAYABLE = ("", "drm")
 # How Google words the body of a refused API call; the extractor reads the message.
 API_ERRORS = {403: "PERMISSION_DENIED", 429: "RESOURCE_EXHAUSTED"}
-
-
-@dataclass
-class Seen:
-    """One request: `range` as asked, `sent` bytes of media, `at` Unix time, `seconds` in all (0 while open)."""
-
-    host: str
-    method: str
-    path: str
-    video: str
-    itag: int
-    range: str
-    at: float
-    agent: str = ""
-    status: int = 0
-    sent: int = 0
-    seconds: float = 0
 
 
 Handler = Callable[[web.BaseRequest, Seen], Awaitable[web.StreamResponse]]
@@ -72,7 +54,7 @@ class Origin:
         }
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        seen = _note(request)
+        seen = note(request)
         self.log.append(seen)
         began = time.monotonic()
         try:
@@ -164,34 +146,9 @@ class Origin:
         answer = open_answer(media, span, form.mime.split(";")[0], fault)
         await answer.prepare(request)
         if request.method != "HEAD":
-            await self._send(request, seen, Sender(answer, fault), media, span)
+            seen.status = answer.status
+            await Sender(answer, fault, seen).send(media, span)
         return answer
-
-    async def _send(
-        self, request: web.BaseRequest, seen: Seen, sender: Sender, media: Media, span: Span
-    ) -> None:
-        seen.status = sender.answer.status
-        try:
-            await sender.send(media, span)
-        except ConnectionError:
-            if request.transport is not None:
-                request.transport.abort()
-        finally:
-            seen.sent = sender.sent
-
-
-def _note(request: web.BaseRequest) -> Seen:
-    itag = request.query.get("itag", "0")
-    return Seen(
-        host=request.host,
-        method=request.method,
-        path=request.path,
-        video=request.query.get("id", ""),
-        itag=int(itag) if itag.isdecimal() else 0,
-        range=request.headers.get("Range", request.query.get("range", "")),
-        at=time.time(),
-        agent=request.headers.get("User-Agent", ""),
-    )
 
 
 async def _body(request: web.BaseRequest) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import datetime as dt
 import ssl
 from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -152,7 +153,9 @@ class _Entrance(asyncio.Protocol):
         target = rest.split(" ")[0]
         host, _, port = target.rpartition(":")
         if method != "CONNECT" or port != "443" or not is_ours(host):
-            self.proxy.refused_hosts.append(host if method == "CONNECT" else target)
+            self.proxy.refused_hosts.append(
+                host if method == "CONNECT" else urlsplit(target).hostname or target
+            )
             transport.write(b"HTTP/1.1 502 Not Here\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
             transport.close()
             return

@@ -306,7 +306,10 @@ def playlist_page(playlist_id: str) -> str:
 
 def embed_page(video: Video) -> str:
     """What the extractor asks for after an age check. It names a script; STS keeps it from being fetched."""
-    return _page(video.title, {"VISITOR_DATA": VISITOR, "STS": 20123, "PLAYER_JS_URL": PLAYER_SCRIPT})
+    client = {"clientName": "WEB_EMBEDDED_PLAYER", "clientVersion": "2.20260708.00.00"}
+    context = {"client": {**client, "visitorData": VISITOR}}
+    config = {"STS": 20123, "PLAYER_JS_URL": PLAYER_SCRIPT, "INNERTUBE_CONTEXT": context}
+    return _page(video.title, config)
 
 
 PLAYER_SCRIPT = "/s/player/0123abcd/player_ias.vflset/en_US/base.js"

@@ -4,6 +4,7 @@ Owns which file belongs to a format (`Films`) and the answers of /videoplayback.
 """
 
 import asyncio
+import contextlib
 import re
 import time
 from dataclasses import dataclass, replace
@@ -12,6 +13,7 @@ from email.utils import formatdate
 from aiohttp import web
 
 from tests.fakes.youtube_faults import Change, Fault
+from tests.fakes.youtube_log import Seen
 from tests.fakes.youtube_media import READ, Cupboard, Media, Recipe, padded
 from tests.fakes.youtube_replies import UPLOADED_MICROSECONDS, Stream
 from tests.fakes.youtube_videos import Format, Video
@@ -95,40 +97,37 @@ def open_answer(media: Media, span: Span, mime: str, fault: Fault) -> web.Stream
 
 
 class Sender:
-    """Sends one body. `sent` grows as it goes, so that the log tells the truth however it ends."""
+    """Sends one body. `seen.sent` grows as it goes, so that the log tells the truth however it ends."""
 
-    def __init__(self, answer: web.StreamResponse, fault: Fault) -> None:
+    def __init__(self, answer: web.StreamResponse, fault: Fault, seen: Seen) -> None:
         self.answer = answer
         self.fault = fault
-        self.sent = 0
+        self.seen = seen
         self.began = time.monotonic()
 
     async def send(self, media: Media, span: Span) -> None:
-        """Raises `ConnectionError` when the client goes away or the fault cuts the body."""
-        while self.sent < span.length or self.fault.media_endless:
-            length = self._next_length(span)
-            if not length:
-                await self._break()
-            at = span.start + self.sent
-            await self._write(ENDLESS[:length] if at >= span.stop else media.read(at, length))
+        """Returns when the body is out, the fault has cut it, or the client has gone."""
+        if self.fault.media_cut_after or self.fault.media_length_off:
+            self.answer.force_close()
+        with contextlib.suppress(ConnectionError):
+            while length := self._next_length(span):
+                at = span.start + self.seen.sent
+                await self._write(ENDLESS[:length] if at >= span.stop else media.read(at, length))
+        if self.fault.media_stall_after and self.seen.sent >= self.fault.media_stall_after:
+            # Silence on an open connection; the handler is cancelled when the client leaves.
+            await asyncio.Event().wait()
 
     def _next_length(self, span: Span) -> int:
-        """How much may go out now: none at the place where the fault wants the body to break."""
-        length = READ if self.fault.media_endless else min(READ, span.length - self.sent)
+        """How much may go out now: none at the end and where the fault wants a break."""
+        left = READ if self.fault.media_endless else span.length - self.seen.sent
         if self.fault.media_throttle:
-            length = min(length, max(1024, self.fault.media_throttle // 10))
+            left = min(left, max(1024, self.fault.media_throttle // 10))
         breaks = [at for at in (self.fault.media_stall_after, self.fault.media_cut_after) if at]
-        return min([length, *(max(0, at - self.sent) for at in breaks)])
+        return min([READ, left, *(max(0, at - self.seen.sent) for at in breaks)])
 
     async def _write(self, piece: bytes) -> None:
         await self.answer.write(piece)
-        self.sent += len(piece)
+        self.seen.sent += len(piece)
         if self.fault.media_throttle:
-            due = self.began + self.sent / self.fault.media_throttle
+            due = self.began + self.seen.sent / self.fault.media_throttle
             await asyncio.sleep(max(0, due - time.monotonic()))
-
-    async def _break(self) -> None:
-        """Stays silent until the client leaves (which cancels the handler), or hangs up."""
-        if self.fault.media_stall_after and self.sent >= self.fault.media_stall_after:
-            await asyncio.Event().wait()
-        raise ConnectionResetError("cut as told")
