@@ -11,7 +11,6 @@ from typing import BinaryIO
 from urllib.parse import quote
 
 from aiohttp import hdrs, web
-from aiohttp.abc import AbstractStreamWriter
 
 from ytdl import errors
 
@@ -51,7 +50,7 @@ def disposition(name: str) -> str:
 
 
 class FileAnswer(web.StreamResponse):
-    """Sends one immutable file. `sha256` is its hash in hex, `name` what to save it as."""
+    """One immutable file, sent by `send`. `sha256` is its hash in hex, `name` what to save it as."""
 
     def __init__(self, path: Path, *, name: str, content_type: str, sha256: str) -> None:
         super().__init__()
@@ -64,34 +63,35 @@ class FileAnswer(web.StreamResponse):
         self.headers[hdrs.CACHE_CONTROL] = "private, no-cache"
         self.headers["Content-Security-Policy"] = "sandbox; default-src 'none'"
 
-    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
-        """Raises `errors.Gone` when the file is not there any more, before anything was sent."""
+    async def send(self, request: web.Request) -> web.StreamResponse:
+        """Everything, body included. Raises `errors.Gone` when the file is not there any more, before anything was sent."""
         try:
             file = await asyncio.to_thread(self._path.open, "rb")
         except FileNotFoundError:
             raise errors.Gone("The file is no longer kept.") from None
         try:
-            return await self._send(request, file)
+            await self._send(request, file)
         finally:
             await asyncio.to_thread(file.close)
+        return self
 
-    async def _send(self, request: web.BaseRequest, file: BinaryIO) -> AbstractStreamWriter | None:
+    async def _send(self, request: web.Request, file: BinaryIO) -> None:
         size = await asyncio.to_thread(file.seek, 0, 2)
         if _names(request.headers.get(hdrs.IF_NONE_MATCH), self._tag):
             self.set_status(304)
-            return await super().prepare(request)
+            await self.prepare(request)
+            return
         part = self._part(request, size)
         offset, count = part or (0, size)
         if part:
             self.set_status(206)
             self.headers[hdrs.CONTENT_RANGE] = f"bytes {offset}-{offset + count - 1}/{size}"
         self.content_length = count
-        writer = await super().prepare(request)
-        if request.method != hdrs.METH_HEAD and writer is not None:
+        await self.prepare(request)
+        if request.method != hdrs.METH_HEAD:
             await self._transfer(request, file, offset, count)
-        return writer
 
-    def _part(self, request: web.BaseRequest, size: int) -> tuple[int, int] | None:
+    def _part(self, request: web.Request, size: int) -> tuple[int, int] | None:
         try:
             return span(request.headers.get(hdrs.RANGE), request.headers.get(hdrs.IF_RANGE), self._tag, size)
         except Unsatisfiable:
@@ -99,11 +99,11 @@ class FileAnswer(web.StreamResponse):
                 headers={hdrs.CONTENT_RANGE: f"bytes */{size}"}
             ) from None
 
-    async def _transfer(self, request: web.BaseRequest, file: BinaryIO, offset: int, count: int) -> None:
+    async def _transfer(self, request: web.Request, file: BinaryIO, offset: int, count: int) -> None:
         if request.transport is None:
             raise ConnectionResetError("The client went away.")
         await asyncio.get_running_loop().sendfile(request.transport, file, offset, count)
-        await super().write_eof()
+        await self.write_eof()
 
 
 def _names(wanted: str | None, tag: str) -> bool:

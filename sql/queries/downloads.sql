@@ -1,0 +1,148 @@
+-- name: insert :exec
+-- Records what was asked for; its job is already there, in the same transaction.
+INSERT INTO downloads (id, user_id, session_id, job_id, url, canonical_url, extractor, video_id, quality, format, options,
+    ip, user_agent, request_headers)
+VALUES (%(id)s, %(user_id)s, %(session_id)s, %(job_id)s, %(url)s, %(canonical_url)s, %(extractor)s, %(video_id)s,
+    %(quality)s, %(format)s, %(options)s, %(ip)s, %(user_agent)s, %(headers)s);
+
+-- name: by_id :maybe
+-- A download that the user owns, or any for an admin, with its job's figures.
+SELECT d.*, j.tries, j.max_tries, j.priority, j.state AS job_state, j.run_at, j.fence FROM downloads d JOIN jobs j ON j.id = d.job_id
+WHERE d.id = %(id)s AND (d.user_id = %(user_id)s OR %(admin)s);
+
+-- name: page :many
+-- The user's downloads, newest first, from a cursor on; a filter that is null lets all pass.
+SELECT d.*, j.tries, j.max_tries, j.priority, j.state AS job_state, j.run_at, j.fence FROM downloads d JOIN jobs j ON j.id = d.job_id
+WHERE d.user_id = %(user_id)s
+    AND (%(before)s::uuid IS NULL OR d.id < %(before)s)
+    AND (%(statuses)s::text[] IS NULL OR d.status = ANY(%(statuses)s))
+    AND (%(title)s::text IS NULL OR position(lower(%(title)s) IN lower(d.title)) > 0)
+    AND (%(since)s::timestamptz IS NULL OR d.created_at >= %(since)s)
+    AND (%(until)s::timestamptz IS NULL OR d.created_at < %(until)s)
+ORDER BY d.id DESC LIMIT %(limit)s;
+
+-- name: open_of :many
+-- The user's downloads that have not come to an end, for the start of a stream.
+SELECT d.*, j.tries, j.max_tries, j.priority, j.state AS job_state, j.run_at, j.fence FROM downloads d JOIN jobs j ON j.id = d.job_id
+WHERE d.user_id = %(user_id)s AND j.state IN ('queued', 'running', 'retry_wait') ORDER BY d.id DESC LIMIT 200;
+
+-- name: lock :maybe
+-- The same for a change. The job's row is what is locked, as in every other change, so that two cannot wait in a circle.
+SELECT d.id, d.user_id, d.job_id, d.status, d.video_id, d.quality, d.format, d.options, d.file_name, j.priority
+FROM downloads d JOIN jobs j ON j.id = d.job_id
+WHERE d.id = %(id)s AND (d.user_id = %(user_id)s OR %(admin)s) FOR UPDATE OF j;
+
+-- name: cancelled :exec
+-- A waiting download ended by its user.
+UPDATE downloads SET status = 'cancelled', stage = 'cancelled', finished_at = now() WHERE job_id = %(job_id)s;
+
+-- name: requeue :exec
+-- Back to the start with a new job, after an end that was not a success.
+UPDATE downloads SET job_id = %(job_id)s, status = 'queued', stage = 'queued', error = NULL, percent = 0, downloaded_bytes = 0,
+    speed_bytes_per_second = NULL, eta_seconds = NULL, finished_at = NULL, started_at = NULL, expires_at = NULL,
+    file_name = NULL, file_bytes = NULL, file_type = NULL, file_sha256 = NULL
+WHERE id = %(id)s AND job_id = %(old)s;
+
+-- name: delete :exec
+-- The record goes; its log rows and the job's history stay.
+DELETE FROM downloads WHERE id = %(id)s;
+
+-- name: start :many
+-- Marks what was just leased as running and opens a log row for each attempt.
+WITH started AS (
+    UPDATE downloads d SET status = 'downloading', stage = 'extracting', started_at = coalesce(started_at, now()), error = NULL
+    FROM jobs j WHERE j.id = d.job_id AND j.id = ANY(%(jobs)s::bigint[])
+    RETURNING d.*, j.fence, j.tries
+), logged AS (
+    INSERT INTO download_logs (download_id, job_id, fence, user_id, session_id, url, title, duration_seconds, format, quality,
+        retries, ip, user_agent, request_headers, format_preference)
+    SELECT id, job_id, fence, user_id, session_id, url, title, duration_seconds, format, quality, tries, ip, user_agent,
+        request_headers, quality || '/' || format
+    FROM started
+)
+SELECT id, job_id, user_id, canonical_url, quality, format, options, percent FROM started;
+
+-- name: describe :exec
+-- What the video is, as soon as it is known; only for the attempt that holds the lease.
+UPDATE downloads d SET title = %(title)s, uploader = %(uploader)s, duration_seconds = %(duration_seconds)s,
+    thumbnail_url = %(thumbnail_url)s, width = %(width)s, height = %(height)s
+FROM jobs j WHERE j.id = d.job_id AND j.id = %(job)s AND j.fence = %(fence)s AND j.state = 'running';
+
+-- name: progress :exec
+-- Where the running downloads are; a row of a lost attempt changes nothing.
+UPDATE downloads d SET status = p.status, stage = p.stage, percent = p.percent, downloaded_bytes = p.downloaded_bytes,
+    total_bytes = p.total_bytes, speed_bytes_per_second = p.speed, eta_seconds = p.eta
+FROM unnest(%(jobs)s::bigint[], %(fences)s::bigint[], %(statuses)s::text[], %(stages)s::text[], %(percents)s::float8[],
+        %(downloaded)s::bigint[], %(totals)s::bigint[], %(speeds)s::float8[], %(etas)s::float8[])
+    AS p(job, fence, status, stage, percent, downloaded_bytes, total_bytes, speed, eta)
+JOIN jobs j ON j.id = p.job AND j.fence = p.fence AND j.state = 'running'
+WHERE d.job_id = p.job;
+
+-- name: complete :maybe
+-- The file is in the store; the lease was checked by the job's own change in this transaction.
+UPDATE downloads SET status = 'completed', stage = 'completed', percent = 100, file_name = %(file_name)s,
+    file_bytes = %(size_bytes)s, file_type = %(content_type)s, file_sha256 = %(sha256)s, width = %(width)s, height = %(height)s,
+    duration_seconds = coalesce(duration_seconds, %(duration_seconds)s), downloaded_bytes = %(size_bytes)s,
+    total_bytes = %(size_bytes)s, speed_bytes_per_second = NULL, eta_seconds = NULL, error = NULL, finished_at = now()
+WHERE job_id = %(job)s
+RETURNING extract(epoch FROM now() - created_at)::float8 AS seconds;
+
+-- name: end :exec
+-- An attempt that did not succeed: back to the queue, failed or cancelled, with the reason at hand.
+UPDATE downloads SET status = %(status)s, stage = %(status)s, error = coalesce(%(error)s::jsonb, error), speed_bytes_per_second = NULL,
+    eta_seconds = NULL, finished_at = CASE WHEN %(status)s IN ('failed', 'cancelled') THEN now() END
+WHERE job_id = %(job)s;
+
+-- name: close_log :exec
+-- What became of an attempt and what it cost.
+UPDATE download_logs l SET finished_at = now(), status = %(status)s, error_code = %(error_code)s, error_message = %(error_message)s,
+    title = d.title, duration_seconds = d.duration_seconds, percent = d.percent, file_bytes = %(file_bytes)s,
+    downloaded_bytes = %(downloaded_bytes)s,
+    speed_bytes_per_second = %(downloaded_bytes)s::float8 / nullif(extract(epoch FROM now() - l.started_at), 0)::float8,
+    file_path = %(file_path)s, output_format = %(output_format)s, peak_memory_bytes = %(peak_memory_bytes)s,
+    cpu_seconds = %(cpu_seconds)s, disk_bytes = %(disk_bytes)s
+FROM jobs j LEFT JOIN downloads d ON d.job_id = j.id
+WHERE l.job_id = %(job)s AND l.fence = %(fence)s AND j.id = l.job_id;
+
+-- name: logs :many
+-- A download's attempts in order.
+SELECT fence AS attempt, status, started_at, finished_at, error_code, error_message, retries, percent, downloaded_bytes,
+    speed_bytes_per_second, file_bytes, output_format, peak_memory_bytes, cpu_seconds, disk_bytes
+FROM download_logs WHERE download_id = %(id)s ORDER BY id;
+
+-- name: remember :maybe
+-- Takes an idempotency key, or one that is over a day old; no row when it is taken.
+INSERT INTO idempotency_keys (user_id, key, fingerprint, answer) VALUES (%(user_id)s, %(key)s, %(fingerprint)s, '')
+ON CONFLICT (user_id, key) DO UPDATE SET fingerprint = %(fingerprint)s, answer = '', created_at = now()
+    WHERE idempotency_keys.created_at < now() - interval '24 hours'
+RETURNING key;
+
+-- name: answered :exec
+-- Keeps the answer under its key.
+UPDATE idempotency_keys SET answer = %(answer)s WHERE user_id = %(user_id)s AND key = %(key)s;
+
+-- name: remembered :maybe
+-- The first answer under a key.
+SELECT fingerprint, answer FROM idempotency_keys WHERE user_id = %(user_id)s AND key = %(key)s;
+
+-- name: forget_keys :exec
+-- Idempotency keys over a day old.
+DELETE FROM idempotency_keys WHERE created_at < now() - interval '24 hours';
+
+-- name: known_files :many
+-- Which of these stored files a download names.
+SELECT file_name FROM downloads WHERE file_name = ANY(%(names)s::text[]);
+
+-- name: working :many
+-- Which of these downloads may still need their work folder: live ones, and failed ones for an hour.
+SELECT d.id FROM downloads d JOIN jobs j ON j.id = d.job_id
+WHERE d.id = ANY(%(ids)s::uuid[])
+    AND (j.state IN ('queued', 'running', 'retry_wait') OR (d.status = 'failed' AND d.finished_at > now() - interval '1 hour'));
+
+-- name: running_subjects :many
+-- Downloads among these that an attempt is working on, deleted records included.
+SELECT DISTINCT subject FROM jobs WHERE subject = ANY(%(ids)s::uuid[]) AND state = 'running';
+
+-- name: by_status :many
+-- Downloads by status, for the gauge.
+SELECT status, count(*) AS downloads FROM downloads GROUP BY status;

@@ -1,0 +1,140 @@
+-- name: submit :maybe
+-- Puts a job in; no row when the user has a live one under the same dedup key.
+WITH submitted AS (
+    INSERT INTO jobs (kind, subject, user_id, priority, dedup_key, max_tries)
+    VALUES (%(kind)s, %(subject)s, %(user_id)s, %(priority)s, %(dedup_key)s, %(max_tries)s)
+    ON CONFLICT (user_id, dedup_key) WHERE dedup_key IS NOT NULL AND state IN ('queued', 'running', 'retry_wait') DO NOTHING
+    RETURNING id, fence, priority, user_id, run_at
+), noted AS (
+    INSERT INTO job_events (job_id, fence, event) SELECT id, fence, 'submit' FROM submitted
+)
+SELECT id, user_id, priority, run_at FROM submitted;
+
+-- name: live_subject :value
+-- What the user's live job under a dedup key is about.
+SELECT subject FROM jobs
+WHERE user_id = %(user_id)s AND dedup_key = %(dedup_key)s AND state IN ('queued', 'running', 'retry_wait');
+
+-- name: claim :many
+-- Makes suggested jobs this worker's; a job that is not returned was a stale suggestion.
+WITH claimed AS (
+    UPDATE jobs SET state = 'running', fence = fence + 1, lease_owner = %(owner)s,
+        lease_until = now() + make_interval(secs => %(lease_seconds)s)
+    WHERE id = ANY(%(ids)s::bigint[]) AND state IN ('queued', 'retry_wait') AND run_at <= now() AND cancel_requested_at IS NULL
+    RETURNING id, kind, subject, user_id, priority, fence, tries, max_tries
+), noted AS (
+    INSERT INTO job_events (job_id, fence, event) SELECT id, fence, 'claim' FROM claimed
+)
+SELECT * FROM claimed;
+
+-- name: beat :many
+-- Renews leases, delivers cancellations and shows what was lost: a pair that is not returned is no longer ours.
+UPDATE jobs j SET lease_until = now() + make_interval(secs => %(lease_seconds)s)
+FROM unnest(%(ids)s::bigint[], %(fences)s::bigint[]) AS held(id, fence)
+WHERE j.id = held.id AND j.fence = held.fence AND j.state = 'running'
+RETURNING j.id, j.user_id, j.priority, j.cancel_requested_at IS NOT NULL AS cancel;
+
+-- name: complete :maybe
+-- Ends a job well, or as cancelled when that was promised before; no row when the lease was lost.
+WITH ended AS (
+    UPDATE jobs SET state = CASE WHEN cancel_requested_at IS NULL THEN 'completed' ELSE 'cancelled' END,
+        lease_owner = NULL, lease_until = NULL, finished_at = now()
+    WHERE id = %(id)s AND fence = %(fence)s AND state = 'running'
+    RETURNING id, state
+), noted AS (
+    INSERT INTO job_events (job_id, fence, event) SELECT id, %(fence)s, state FROM ended
+)
+SELECT state FROM ended;
+
+-- name: fail :maybe
+-- Ends an attempt badly: cancelled, failed for good, or waiting for its retry; no row when the lease was lost.
+WITH ended AS (
+    UPDATE jobs SET tries = tries + 1, error = %(error)s, lease_owner = NULL, lease_until = NULL,
+        state = CASE WHEN cancel_requested_at IS NOT NULL THEN 'cancelled'
+                     WHEN %(permanent)s OR tries + 1 >= max_tries THEN 'failed' ELSE 'retry_wait' END,
+        finished_at = CASE WHEN cancel_requested_at IS NOT NULL OR %(permanent)s OR tries + 1 >= max_tries THEN now() END,
+        run_at = now() + make_interval(secs => %(delay_seconds)s)
+    WHERE id = %(id)s AND fence = %(fence)s AND state = 'running'
+    RETURNING id, user_id, priority, state, tries, run_at
+), noted AS (
+    INSERT INTO job_events (job_id, fence, event) SELECT id, %(fence)s, state FROM ended
+)
+SELECT * FROM ended;
+
+-- name: hand_back :maybe
+-- Hands a job back without blame; a cancelled one ends here.
+WITH ended AS (
+    UPDATE jobs SET state = CASE WHEN cancel_requested_at IS NULL THEN 'queued' ELSE 'cancelled' END,
+        finished_at = CASE WHEN cancel_requested_at IS NULL THEN NULL ELSE now() END,
+        run_at = now(), lease_owner = NULL, lease_until = NULL
+    WHERE id = %(id)s AND fence = %(fence)s AND state = 'running'
+    RETURNING id, user_id, priority, state, run_at
+), noted AS (
+    INSERT INTO job_events (job_id, fence, event)
+    SELECT id, %(fence)s, CASE state WHEN 'queued' THEN 'yield' ELSE state END FROM ended
+)
+SELECT * FROM ended;
+
+-- name: outcome :maybe
+-- What became of a job; asked after a commit whose answer was lost.
+SELECT state, fence, tries, run_at, user_id, priority FROM jobs WHERE id = %(id)s;
+
+-- name: reap :many
+-- Takes jobs back from workers that stopped renewing; the third time it is the job that is to blame.
+WITH expired AS (
+    SELECT id FROM jobs WHERE state = 'running' AND lease_until < now()
+    ORDER BY lease_until LIMIT 100 FOR UPDATE SKIP LOCKED
+), reaped AS (
+    UPDATE jobs j SET crashes = crashes + 1, lease_owner = NULL, lease_until = NULL, run_at = now(),
+        state = CASE WHEN cancel_requested_at IS NOT NULL THEN 'cancelled'
+                     WHEN crashes + 1 >= %(max_crashes)s THEN 'failed' ELSE 'queued' END,
+        finished_at = CASE WHEN cancel_requested_at IS NOT NULL OR crashes + 1 >= %(max_crashes)s THEN now() END
+    FROM expired WHERE j.id = expired.id
+    RETURNING j.id, j.kind, j.subject, j.user_id, j.priority, j.fence, j.state, j.run_at
+), noted AS (
+    INSERT INTO job_events (job_id, fence, event)
+    SELECT id, fence, CASE state WHEN 'queued' THEN 'reap' ELSE state END FROM reaped
+)
+SELECT * FROM reaped;
+
+-- name: disown :exec
+-- Lets every lease run out now; for a start that is alone on its database, where no former owner can live.
+UPDATE jobs SET lease_until = now() - interval '1 second' WHERE state = 'running';
+
+-- name: cancel :maybe
+-- Ends a waiting job at once and marks a running one for its worker; no row when it has ended already.
+WITH asked AS (
+    UPDATE jobs SET cancel_requested_at = coalesce(cancel_requested_at, now()),
+        -- What is on its way out stands in nobody's way.
+        dedup_key = NULL,
+        state = CASE WHEN state = 'running' THEN state ELSE 'cancelled' END,
+        finished_at = CASE WHEN state = 'running' THEN NULL ELSE now() END
+    WHERE id = %(id)s AND state IN ('queued', 'running', 'retry_wait')
+    RETURNING id, fence, state
+), noted AS (
+    INSERT INTO job_events (job_id, fence, event)
+    SELECT id, fence, CASE state WHEN 'running' THEN 'cancel' ELSE state END FROM asked
+)
+SELECT state FROM asked;
+
+-- name: open_page :many
+-- Waiting jobs in order of their ids, for making the index anew and for looking what it lost.
+SELECT id, user_id, priority, run_at FROM jobs
+WHERE state IN ('queued', 'retry_wait') AND id > %(after)s ORDER BY id LIMIT 1000;
+
+-- name: next_epoch :value
+-- A number for the next incarnation of the index.
+SELECT nextval('queue_epoch');
+
+-- name: lock_index :one
+-- Only one process makes the index anew; the lock goes with the transaction.
+SELECT pg_advisory_xact_lock(%(lock)s);
+
+-- name: depth :many
+-- Jobs by state; ended ones are counted by the metrics of their transitions.
+SELECT state, count(*) AS jobs FROM jobs WHERE state IN ('queued', 'running', 'retry_wait') GROUP BY state;
+
+-- name: oldest_ready_seconds :value
+-- How long the oldest due job has been waiting for a worker.
+SELECT coalesce(extract(epoch FROM now() - min(run_at)), 0)::float8 FROM jobs
+WHERE state IN ('queued', 'retry_wait') AND run_at <= now();

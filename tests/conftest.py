@@ -1,0 +1,183 @@
+"""The parts that tests stand on: real servers, a database a test, the running service, and three people.
+
+alice and bob are users, root is an admin; what alice has, bob must not see.
+"""
+
+import itertools
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import aiohttp
+import pytest
+from aiohttp import web
+
+from tests.fakes.youtube import YouTube
+from tests.servers import Servers
+from ytdl import app as wiring
+from ytdl import users
+from ytdl.api import serving
+from ytdl.api.keys import AUTH
+from ytdl.api.keys import DB as DB_KEY
+from ytdl.config import Config
+from ytdl.crypto import Hasher
+from ytdl.db import DB
+from ytdl.kv import KV
+
+PASSWORD = "Correct-horse-9"
+SECRET = "a-key-that-only-tests-know-0123456789"
+_prefixes = (f"t{n}" for n in itertools.count())
+
+
+@pytest.fixture(scope="session")
+def servers() -> Iterator[Servers]:
+    with Servers() as running:
+        yield running
+
+
+@pytest.fixture
+def database_url(servers: Servers) -> Iterator[str]:
+    url = servers.clone()
+    yield url
+    servers.drop(url)
+
+
+@pytest.fixture
+async def db(database_url: str) -> AsyncIterator[DB]:
+    pool = DB(database_url, size=8)
+    await pool.open()
+    yield pool
+    await pool.close()
+
+
+@pytest.fixture
+def redis_url(servers: Servers) -> str:
+    return servers.redis_url
+
+
+@pytest.fixture
+async def kv(redis_url: str) -> AsyncIterator[KV]:
+    client = KV(redis_url, next(_prefixes))
+    yield client
+    await client.close()
+
+
+@pytest.fixture(scope="session")
+def youtube_server() -> Iterator[YouTube]:
+    with YouTube() as running:
+        yield running
+
+
+@pytest.fixture
+def youtube(youtube_server: YouTube) -> Iterator[YouTube]:
+    """The stand-in without faults or memories."""
+    youtube_server.reset()
+    yield youtube_server
+    youtube_server.reset()
+
+
+@pytest.fixture
+def config(database_url: str, redis_url: str, tmp_path: Path) -> Config:
+    """An API only; `downloading` has a worker."""
+    return Config(
+        port=0,
+        data_dir=tmp_path / "data",
+        database_url=database_url,
+        redis_url=redis_url,
+        redis_prefix=next(_prefixes),
+        jwt_secret_key=SECRET,
+        admin_password=PASSWORD,
+        download_concurrency=0,
+    )
+
+
+@dataclass
+class Service:
+    """The running service and a client without a token."""
+
+    url: str
+    client: aiohttp.ClientSession
+    app: web.Application
+    config: Config
+
+    @asynccontextmanager
+    async def person(self, username: str, role: users.Role = "user") -> AsyncIterator["Person"]:
+        """A new account, signed in."""
+        created = await users.create(
+            self.app[DB_KEY], Hasher(cost=4), username=username, email=f"{username}@example.org",
+            password=PASSWORD, full_name=username.title(), role=role,
+        )  # fmt: skip
+        tokens = await self.app[AUTH].sign_in(username, PASSWORD)
+        headers = {"Authorization": f"Bearer {tokens.access_token}"}
+        async with aiohttp.ClientSession(self.url, headers=headers) as session:
+            yield Person(created.id, tokens.access_token, tokens.refresh_token, session)
+
+
+@dataclass
+class Person:
+    """Somebody signed in; paths are below /api/v1 unless they begin with a double slash."""
+
+    user_id: UUID
+    token: str
+    refresh_token: str
+    session: aiohttp.ClientSession
+
+    async def request(self, method: str, path: str, **kwargs: Any) -> aiohttp.ClientResponse:
+        full = path[1:] if path.startswith("//") else f"/api/v1{path}"
+        response = await self.session.request(method, full, **kwargs)
+        if response.content_type != "text/event-stream" and method != "HEAD":
+            await response.read()
+        return response
+
+    async def get(self, path: str, **kwargs: Any) -> aiohttp.ClientResponse:
+        return await self.request("GET", path, **kwargs)
+
+    async def post(self, path: str, json: Any = None, **kwargs: Any) -> aiohttp.ClientResponse:
+        return await self.request("POST", path, json=json, **kwargs)
+
+    async def put(self, path: str, json: Any = None, **kwargs: Any) -> aiohttp.ClientResponse:
+        return await self.request("PUT", path, json=json, **kwargs)
+
+    async def delete(self, path: str, **kwargs: Any) -> aiohttp.ClientResponse:
+        return await self.request("DELETE", path, **kwargs)
+
+
+@asynccontextmanager
+async def running(config: Config) -> AsyncIterator[Service]:
+    """The service as `ytdl serve` runs it, on a free port."""
+    app = await wiring.new(config)
+    runner = serving.Runner(app)
+    await runner.setup()
+    try:
+        url = await serving.listen(runner, config.host, config.port)
+        async with aiohttp.ClientSession(url) as client:
+            yield Service(url, client, app, config)
+    finally:
+        await runner.cleanup()
+
+
+@pytest.fixture
+async def service(config: Config) -> AsyncIterator[Service]:
+    async with running(config) as service:
+        yield service
+
+
+@pytest.fixture
+async def alice(service: Service) -> AsyncIterator[Person]:
+    async with service.person("alice") as person:
+        yield person
+
+
+@pytest.fixture
+async def bob(service: Service) -> AsyncIterator[Person]:
+    async with service.person("bob") as person:
+        yield person
+
+
+@pytest.fixture
+async def root(service: Service) -> AsyncIterator[Person]:
+    async with service.person("root", role="admin") as person:
+        yield person

@@ -1,0 +1,184 @@
+"""Every setting, declared once: the fields of `Config` are the table.
+
+A setting is read from the environment variable of its upper-case name; a secret also from the file that
+`NAME_FILE` names. `docs/CONFIGURATION.md` and `.env.example` are made from this table, and a test keeps them equal.
+"""
+
+import dataclasses
+import ipaddress
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+HIDDEN = "********"
+# Values that stand in documentation; a server that signs with one of them can be entered by anyone.
+SAMPLE_SECRETS = frozenset({"your-secret-key", "your-secret-key-here", "changeme", "change-me", "secret", "password"})
+TRUE, FALSE = frozenset({"1", "true", "yes", "on"}), frozenset({"0", "false", "no", "off"})
+
+
+class ConfigError(Exception):
+    """`faults` holds one sentence for each setting that is wrong, all of them at once."""
+
+    def __init__(self, faults: list[str]) -> None:
+        super().__init__("\n".join(faults))
+        self.faults = faults
+
+
+def setting(default: Any, help: str, *, section: str, secret: bool = False, least: float | None = None) -> Any:
+    meta = {"help": help, "section": section, "secret": secret, "least": least}
+    return dataclasses.field(default=default, metadata=meta)
+
+
+@dataclass(frozen=True)
+class Config:
+    host: str = setting("127.0.0.1", "Address to listen on.", section="Service")
+    port: int = setting(8000, "Port to listen on; 0 takes a free one.", section="Service", least=0)
+    data_dir: Path = setting(Path("./data"), "Folder for everything the service writes.", section="Service")
+    public_url: str = setting("", "How users reach the service, for links; empty means the listening address.", section="Service")
+    log_level: str = setting("INFO", "DEBUG, INFO, WARNING or ERROR.", section="Service")
+    trusted_proxies: tuple[str, ...] = setting((), "Networks whose X-Forwarded-For is believed, separated by commas.", section="Service")
+    database_url: str = setting("", "PostgreSQL to use; empty starts one of the service's own in DATA_DIR.", section="Servers", secret=True)
+    database_pool_size: int = setting(10, "Connections to PostgreSQL at most.", section="Servers", least=2)
+    redis_url: str = setting("", "Redis to use; empty starts one of the service's own in DATA_DIR.", section="Servers", secret=True)
+    redis_prefix: str = setting("ytdl", "First part of every Redis key.", section="Servers")
+    jwt_secret_key: str = setting("", "Key that signs access tokens, 32 characters at least; needed when DATABASE_URL is set, else made at the first start and kept in DATA_DIR.", section="Accounts", secret=True)
+    jwt_algorithm: str = setting("HS256", "HS256, HS384 or HS512.", section="Accounts")
+    jwt_access_token_expire_minutes: int = setting(30, "Life of an access token, in minutes.", section="Accounts", least=1)
+    jwt_refresh_token_expire_days: int = setting(7, "Life of a session without a refresh, in days.", section="Accounts", least=1)
+    registration_open: bool = setting(True, "Whether anyone may make an account.", section="Accounts")
+    admin_username: str = setting("admin", "Name of the admin that is made when there is none.", section="Accounts")
+    admin_password: str = setting("", "Password of that admin; empty makes one and prints it once.", section="Accounts", secret=True)
+    download_concurrency: int = setting(50, "Downloads at once in this process; 0 makes it an API only.", section="Downloads", least=0)
+    download_user_concurrency: int = setting(10, "Downloads at once of one user, over all processes.", section="Downloads", least=1)
+    download_lease_seconds: float = setting(30.0, "How long a job stays with a worker that does not renew it.", section="Downloads", least=0.5)
+    download_max_attempts: int = setting(5, "Failures after which a download is given up.", section="Downloads", least=1)
+    download_backoff_seconds: float = setting(5.0, "First delay before a retry; doubles with each failure, up to 15 minutes, with full jitter.", section="Downloads", least=0)
+    download_stall_seconds: float = setting(60.0, "A transfer without a byte for this long is ended and tried again.", section="Downloads", least=1)
+    download_timeout_seconds: float = setting(7200.0, "An attempt that takes longer is ended.", section="Downloads", least=1)
+    download_max_bytes: int = setting(20 * 2**30, "Largest file, in bytes.", section="Downloads", least=1)
+    download_min_free_bytes: int = setting(256 * 2**20, "Free space in DATA_DIR below which no job is started, in bytes.", section="Downloads", least=0)
+    drain_seconds: float = setting(25.0, "How long running jobs may go on after SIGTERM before they are handed back.", section="Downloads", least=0)
+    outbound_proxy: str = setting("", "Proxy for everything that yt-dlp fetches.", section="Outbound", secret=True)
+    outbound_ca_file: str = setting("", "Certificate authority to trust there.", section="Outbound")
+    allowed_extractors: tuple[str, ...] = setting(("youtube",), "Sites that may be fetched from; only youtube so far.", section="Outbound")
+    ytdlp_extractor_args: str = setting("", "Arguments for yt-dlp's extractors, as on its command line.", section="Outbound")
+    ytdlp_cookies_file: str = setting("", "Cookies in Netscape form for yt-dlp; each job gets a private copy.", section="Outbound")
+    metrics_collection_interval: float = setting(15.0, "Seconds between two refreshes of the gauges.", section="Observability", least=0.1)
+
+    @property
+    def base_url(self) -> str:
+        return self.public_url.rstrip("/") or f"http://{self.host}:{self.port}"
+
+
+FIELDS: dict[str, "dataclasses.Field[Any]"] = {f.name.upper(): f for f in dataclasses.fields(Config)}
+
+
+def load(env: Mapping[str, str] = os.environ) -> Config:
+    """Raises `ConfigError` with a sentence for every fault found."""
+    values: dict[str, Any] = {}
+    faults: list[str] = []
+    for name, field in FIELDS.items():
+        try:
+            text = _read(name, field.metadata["secret"], env)
+            if text is not None:
+                values[field.name] = _parse(field, text)
+        except ValueError as e:
+            faults.append(f"{name} {e}.")
+    if not faults:
+        faults = _combined(config := Config(**values))
+    if faults:
+        raise ConfigError(faults)
+    return config
+
+
+def _read(name: str, secret: bool, env: Mapping[str, str]) -> str | None:
+    file = env.get(f"{name}_FILE") if secret else None
+    if not file:
+        return env.get(name)
+    if env.get(name):
+        raise ValueError(f"and {name}_FILE are both set; set one of them")
+    try:
+        return Path(file).read_text().strip()
+    except (OSError, UnicodeDecodeError):
+        raise ValueError(f"cannot be read from the file that {name}_FILE names") from None
+
+
+def _bool(text: str) -> bool:
+    if text.lower() not in TRUE | FALSE:
+        raise ValueError("must be true or false")
+    return text.lower() in TRUE
+
+
+def _number(kind: Callable[[str], Any], word: str) -> Callable[[str], Any]:
+    def read(text: str) -> Any:
+        try:
+            return kind(text)
+        except ValueError:
+            raise ValueError(f"must be {word}, not {text[:40]!r}") from None
+
+    return read
+
+
+_READERS: dict[Any, Callable[[str], Any]] = {
+    str: str,
+    int: _number(int, "a whole number"),
+    float: _number(float, "a number"),
+    bool: _bool,
+    Path: Path,
+    tuple[str, ...]: lambda text: tuple(part.strip() for part in text.split(",") if part.strip()),
+}
+
+
+def _parse(field: "dataclasses.Field[Any]", text: str) -> Any:
+    value = _READERS[field.type](text)
+    least = field.metadata["least"]
+    if least is not None and not least <= value < float("inf"):
+        raise ValueError(f"must be at least {least:g}")
+    return value
+
+
+def _combined(c: Config) -> list[str]:
+    """Faults that only show when settings are seen together, or that need more than a type."""
+    network_faults = [f"TRUSTED_PROXIES has {n!r}, which is not a network." for n in c.trusted_proxies if not _network(n)]
+    rules = (
+        (c.port > 65535, "PORT must be at most 65535."),
+        (c.log_level not in ("DEBUG", "INFO", "WARNING", "ERROR"), "LOG_LEVEL must be DEBUG, INFO, WARNING or ERROR."),
+        (c.jwt_algorithm not in ("HS256", "HS384", "HS512"), "JWT_ALGORITHM must be HS256, HS384 or HS512."),
+        (bool(c.database_url) and not c.jwt_secret_key, "JWT_SECRET_KEY must be set when DATABASE_URL is set."),
+        (bool(c.jwt_secret_key) and len(c.jwt_secret_key) < 32, "JWT_SECRET_KEY must have at least 32 characters."),
+        (c.jwt_secret_key.lower() in SAMPLE_SECRETS, "JWT_SECRET_KEY is a sample from documentation; make one of your own."),
+        (c.admin_password.lower() in SAMPLE_SECRETS, "ADMIN_PASSWORD is a sample from documentation; choose one of your own."),
+        (bool(c.database_url) and not c.database_url.startswith(("postgresql://", "postgres://")), "DATABASE_URL must begin with postgresql://."),
+        (bool(c.redis_url) and not c.redis_url.startswith(("redis://", "rediss://", "unix://")), "REDIS_URL must begin with redis://, rediss:// or unix://."),
+        (bool(c.public_url) and not c.public_url.startswith(("http://", "https://")), "PUBLIC_URL must begin with http:// or https://."),
+        (bool(c.outbound_ca_file) and not Path(c.outbound_ca_file).is_file(), "OUTBOUND_CA_FILE names a file that is not there."),
+        (bool(c.ytdlp_cookies_file) and not Path(c.ytdlp_cookies_file).is_file(), "YTDLP_COOKIES_FILE names a file that is not there."),
+        (c.allowed_extractors != ("youtube",), "ALLOWED_EXTRACTORS must be youtube; other sites cannot be opened yet."),
+    )
+    return network_faults + [sentence for broken, sentence in rules if broken]
+
+
+def _network(text: str) -> bool:
+    try:
+        ipaddress.ip_network(text)
+    except ValueError:
+        return False
+    return True
+
+
+def show(config: Config) -> dict[str, str]:
+    """Every setting as text, by name; a secret that is set shows as stars, an unset one as empty."""
+    shown = {}
+    for name, field in FIELDS.items():
+        value = getattr(config, field.name)
+        shown[name] = HIDDEN if field.metadata["secret"] and value else text_of(value)
+    return shown
+
+
+def text_of(value: Any) -> str:
+    """A value as it would be written in the environment."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return ",".join(value) if isinstance(value, tuple) else f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,236 @@
+"""PostgreSQL: a pool, the five kinds of query, transactions and migrations.
+
+A statement outside `transaction()` commits by itself. A server that is away shows as `errors.Unavailable`; a violated
+constraint as the error that its feature registered under the constraint's name in `VIOLATIONS`.
+"""
+
+import asyncio
+import contextlib
+import hashlib
+import logging
+import time
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import psycopg
+from psycopg.rows import dict_row
+from psycopg.types.json import set_json_dumps, set_json_loads
+from psycopg_pool import AsyncConnectionPool, PoolTimeout
+
+import msgspec
+from ytdl import errors, metrics, sql
+from ytdl.sql import Query
+
+Row = dict[str, Any]
+Connection = psycopg.AsyncConnection[Row]
+
+log = logging.getLogger("ytdl.db")
+set_json_dumps(lambda value: msgspec.json.encode(value).decode())
+set_json_loads(msgspec.json.decode)
+
+# Constraint name -> what to tell the user; features fill it beside the queries that can hit the constraint.
+VIOLATIONS: dict[str, Callable[[], errors.Error]] = {}
+
+# An advisory lock's number is free to choose; it only has to be the same in every process.
+MIGRATION_LOCK = 7_402_001
+GONE = "The database cannot be reached just now; try again in a moment."
+
+
+class Statements:
+    """The five kinds of query, for a pool and for a transaction alike."""
+
+    def _connection(self) -> contextlib.AbstractAsyncContextManager[Connection]:
+        raise NotImplementedError
+
+    async def one(self, query: Query, **args: Any) -> Row:
+        """Raises `errors.NotFound` when there is no row."""
+        row = await self.maybe(query, **args)
+        if row is None:
+            raise errors.NotFound("There is nothing here by that name.")
+        return row
+
+    async def maybe(self, query: Query, **args: Any) -> Row | None:
+        async with self._run(query, args) as cursor:
+            return await cursor.fetchone()
+
+    async def many(self, query: Query, **args: Any) -> list[Row]:
+        async with self._run(query, args) as cursor:
+            return await cursor.fetchall()
+
+    async def value(self, query: Query, **args: Any) -> Any:
+        """The first column of the only row, `None` without one."""
+        row = await self.maybe(query, **args)
+        return None if row is None else next(iter(row.values()))
+
+    async def exec(self, query: Query, **args: Any) -> int:
+        """The number of rows that changed."""
+        async with self._run(query, args) as cursor:
+            return cursor.rowcount
+
+    @contextlib.asynccontextmanager
+    async def _run(self, query: Query, args: Row) -> AsyncIterator[psycopg.AsyncCursor[Row]]:
+        async with _translated(), self._connection() as connection, connection.cursor() as cursor:
+            begun = time.perf_counter()
+            await cursor.execute(query.text, args)
+            yield cursor
+            metrics.db_query_seconds.labels(query.name).observe(time.perf_counter() - begun)
+
+
+class Transaction(Statements):
+    """One connection with an open transaction; everything commits together or not at all."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._held = connection
+
+    @contextlib.asynccontextmanager
+    async def _connection(self) -> AsyncIterator[Connection]:
+        yield self._held
+
+
+class DB(Statements):
+    def __init__(self, url: str, *, size: int = 10) -> None:
+        self.url = url
+        self._used: WeakKeyDictionary[Connection, float] = WeakKeyDictionary()
+        # A dead server must cost a request little: bounded waits everywhere, and a pool that comes back within seconds.
+        options = "-c statement_timeout=15000 -c idle_in_transaction_session_timeout=30000 -c timezone=UTC"
+        self._pool: AsyncConnectionPool[Connection] = AsyncConnectionPool(
+            url,
+            min_size=min(2, size),
+            max_size=size,
+            open=False,
+            timeout=5,
+            reconnect_timeout=5,
+            max_waiting=500,
+            check=self._check,
+            connection_class=Connection,
+            kwargs={"row_factory": dict_row, "autocommit": True, "connect_timeout": 3, "options": options},
+        )
+
+    async def _check(self, connection: Connection) -> None:
+        """Asks the server only after a pause: a connection that just served needs no further round trip."""
+        if time.monotonic() - self._used.get(connection, 0.0) > 1.0:
+            await AsyncConnectionPool.check_connection(connection)
+
+    async def open(self, timeout: float = 10.0) -> None:
+        """Raises `errors.Unavailable` when no connection stands within `timeout` seconds."""
+        try:
+            await self._pool.open(wait=True, timeout=timeout)
+        except (PoolTimeout, psycopg.Error):
+            await self._pool.close()
+            raise errors.Unavailable("PostgreSQL does not answer; look at DATABASE_URL.") from None
+
+    async def close(self) -> None:
+        await self._pool.close(timeout=3)
+
+    @contextlib.asynccontextmanager
+    async def _connection(self) -> AsyncIterator[Connection]:
+        async with self._pool.connection() as connection:
+            yield connection
+            self._used[connection] = time.monotonic()
+
+    @contextlib.asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Transaction]:
+        async with _translated(), self._connection() as connection, connection.transaction():
+            yield Transaction(connection)
+
+    def stats(self) -> dict[str, int]:
+        """Connections by state; a state that has none may be missing in the pool's own figures."""
+        stats = self._pool.get_stats()
+        return {
+            "size": stats.get("pool_size", 0),
+            "available": stats.get("pool_available", 0),
+            "waiting": stats.get("requests_waiting", 0),
+        }
+
+
+@contextlib.asynccontextmanager
+async def _translated() -> AsyncIterator[None]:
+    """Driver errors to ours; the original stays as the cause, for the log."""
+    try:
+        yield
+    except (psycopg.OperationalError, psycopg.InterfaceError, PoolTimeout) as e:
+        metrics.db_errors.labels("unavailable").inc()
+        log.warning("db.unavailable", extra={"error": str(e).splitlines()[0] if str(e) else type(e).__name__})
+        raise errors.Unavailable(GONE, retry_after=2) from e
+    except psycopg.IntegrityError as e:
+        known = VIOLATIONS.get(e.diag.constraint_name or "")
+        metrics.db_errors.labels("conflict" if known else "other").inc()
+        if known is None:
+            raise
+        raise known() from e
+    except psycopg.Error:
+        metrics.db_errors.labels("other").inc()
+        raise
+
+
+class Migration:
+    def __init__(self, path: Any) -> None:
+        number, _, self.name = path.stem.partition("_")
+        self.version = int(number)
+        self.text: bytes = path.read_bytes()
+        self.checksum = hashlib.sha256(self.text).hexdigest()
+
+
+def migrations() -> list[Migration]:
+    return [Migration(path) for path in sorted((sql.ROOT / "migrations").glob("*.sql"))]
+
+
+class SchemaMismatch(Exception):
+    """The database was changed by another version of the service; the text says how."""
+
+
+async def migrate(url: str) -> list[str]:
+    """Applies what is missing, each file in its own transaction, and returns the names.
+
+    An advisory lock lets several processes start at once. Raises `SchemaMismatch` when the database holds a migration
+    that this version does not know, or knows with another text, and `errors.Unavailable` when no server answers.
+    """
+    async with _translated(), await psycopg.AsyncConnection.connect(url, autocommit=True, connect_timeout=10) as connection:
+        await connection.execute("SELECT pg_advisory_lock(%s)", (MIGRATION_LOCK,))
+        await connection.execute(
+            "CREATE TABLE IF NOT EXISTS schema_migrations (version integer PRIMARY KEY, name text NOT NULL,"
+            " checksum text NOT NULL, applied_at timestamptz NOT NULL DEFAULT now())"
+        )
+        cursor = await connection.execute("SELECT version, checksum FROM schema_migrations")
+        applied: dict[int, str] = dict(await cursor.fetchall())
+        _compare(applied)
+        missing = [m for m in migrations() if m.version not in applied]
+        for migration in missing:
+            await _apply(connection, migration)
+        return [f"{m.version:04}_{m.name}" for m in missing]
+
+
+def _compare(applied: dict[int, str]) -> None:
+    known = {m.version: m.checksum for m in migrations()}
+    for version, checksum in applied.items():
+        if version not in known:
+            raise SchemaMismatch(f"The database has migration {version:04}, which this version does not know; run a newer version.")
+        if known[version] != checksum:
+            raise SchemaMismatch(f"Migration {version:04} was changed after it had been applied.")
+
+
+async def _apply(connection: "psycopg.AsyncConnection[Any]", migration: Migration) -> None:
+    async with connection.transaction():
+        await connection.execute(migration.text)
+        await connection.execute(
+            "INSERT INTO schema_migrations (version, name, checksum) VALUES (%s, %s, %s)",
+            (migration.version, migration.name, migration.checksum),
+        )
+    log.info("db.migrated", extra={"version": migration.version, "migration": migration.name})
+
+
+async def until_up(url: str, timeout: float) -> None:
+    """Waits until the server answers; for a start beside a server that is still coming up.
+
+    Raises `errors.Unavailable` after `timeout` seconds.
+    """
+    deadline = time.monotonic() + timeout
+    while True:
+        try:
+            async with await psycopg.AsyncConnection.connect(url, connect_timeout=3):
+                return
+        except psycopg.OperationalError as e:
+            if time.monotonic() > deadline:
+                raise errors.Unavailable(f"PostgreSQL does not answer: {str(e).splitlines()[0]}") from None
+            await asyncio.sleep(0.2)

@@ -1,0 +1,381 @@
+"""Downloads as their users see them: asking, looking, cancelling, trying again, deleting, fetching the file.
+
+What happens to a download while a worker has it is in `attempts`. Every change of a record goes with its job's
+change in one transaction, so the two never disagree.
+"""
+
+import hashlib
+import re
+import unicodedata
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from uuid import UUID
+
+import msgspec
+from psycopg.types.json import Jsonb
+from uuid_utils.compat import uuid7
+
+from ytdl import errors, metrics, sql, urls
+from ytdl.db import DB, Row, Transaction
+from ytdl.events import Events
+from ytdl.queue import Queue
+from ytdl.storage import Storage
+
+q = sql.load("downloads")
+
+Quality = Literal["best", "2160p", "1440p", "1080p", "720p", "480p", "360p", "240p", "144p", "worst"]
+Format = Literal["mp4", "webm", "mkv", "any", "mp3", "m4a", "opus", "flac", "wav"]
+Status = Literal["queued", "downloading", "processing", "uploading", "completed", "failed", "cancelled", "expired"]
+ENDED = frozenset({"completed", "failed", "cancelled", "expired"})
+_IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")
+
+
+class NewDownload(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """`quality` is a cap on the shorter side: nothing above it is ever delivered. A higher `priority` comes first
+    among the same user's downloads; between users the turn is fair, whatever their priorities."""
+
+    url: Annotated[str, msgspec.Meta(max_length=urls.MAX_LENGTH, description="Address of one YouTube video.")]
+    quality: Quality = "best"
+    format: Format = "mp4"
+    embed_metadata: bool = False
+    priority: Annotated[int, msgspec.Meta(ge=0, le=9)] = 5
+
+
+class Progress(msgspec.Struct, frozen=True):
+    stage: str
+    percent: float
+    downloaded_bytes: int
+    total_bytes: int | None
+    speed_bytes_per_second: float | None
+    eta_seconds: float | None
+
+
+class File(msgspec.Struct, frozen=True):
+    name: str
+    size_bytes: int
+    content_type: str
+    sha256: str
+    url: str
+
+
+class Failure(msgspec.Struct, frozen=True):
+    code: str
+    message: str
+    retryable: bool
+    hint: str
+
+
+class Download(msgspec.Struct, frozen=True):
+    """`queue_position` counts the same user's downloads before this one; it is known in single answers while waiting."""
+
+    id: UUID
+    url: str
+    canonical_url: str
+    extractor: str
+    video_id: str
+    status: Status
+    quality: Quality
+    format: Format
+    options: dict[str, Any]
+    title: str | None
+    uploader: str | None
+    duration_seconds: float | None
+    thumbnail_url: str | None
+    width: int | None
+    height: int | None
+    progress: Progress
+    file: File | None
+    error: Failure | None
+    attempts: int
+    max_attempts: int
+    next_attempt_at: datetime | None
+    priority: int
+    queue_position: int | None
+    drive: None
+    parent_id: None
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    expires_at: datetime | None
+    deduplicated: bool = False
+
+
+class Attempt(msgspec.Struct, frozen=True):
+    """What one attempt did and what it cost."""
+
+    attempt: int
+    status: str
+    started_at: datetime
+    finished_at: datetime | None
+    error_code: str | None
+    error_message: str | None
+    retries: int
+    percent: float
+    downloaded_bytes: int
+    speed_bytes_per_second: float | None
+    file_bytes: int | None
+    output_format: str | None
+    peak_memory_bytes: int | None
+    cpu_seconds: float | None
+    disk_bytes: int | None
+
+
+class Filter(msgspec.Struct, forbid_unknown_fields=True, frozen=True, rename={"from_": "from"}):
+    """Query of the list. `q` is a part of the title."""
+
+    limit: Annotated[int, msgspec.Meta(ge=1, le=200)] = 50
+    cursor: UUID | None = None
+    status: list[Status] | None = None
+    q: Annotated[str, msgspec.Meta(max_length=200)] | None = None
+    from_: datetime | None = None
+    to: datetime | None = None
+
+
+class Page(msgspec.Struct, frozen=True):
+    items: list[Download]
+    next_cursor: str | None
+
+
+@dataclass(frozen=True)
+class Asker:
+    """Who asks and from where; `headers` are without secrets."""
+
+    user_id: UUID
+    admin: bool
+    session_id: UUID | None = None
+    ip: str | None = None
+    user_agent: str | None = None
+    headers: dict[str, str] | None = None
+
+
+@dataclass(frozen=True)
+class Created:
+    download: Download
+    replayed: bool = False
+
+
+def view(row: Row, *, position: int | None = None, deduplicated: bool = False) -> Download:
+    """A row of `downloads` with its job's figures, as users see it."""
+    values = {name: row[name] for name in Download.__struct_fields__ if name in row}
+    values |= {
+        "progress": Progress(
+            row["stage"], round(row["percent"], 1), row["downloaded_bytes"], row["total_bytes"],
+            row["speed_bytes_per_second"], row["eta_seconds"],
+        ),
+        "file": _file(row) if row["status"] == "completed" else None,
+        "error": Failure(**row["error"]) if row["error"] else None,
+        "attempts": row["fence"],
+        "max_attempts": row["max_tries"],
+        "next_attempt_at": row["run_at"] if row["job_state"] == "retry_wait" else None,
+        "queue_position": position,
+        "drive": None,
+        "parent_id": None,
+        "deduplicated": deduplicated,
+    }
+    return Download(**values)
+
+
+def _file(row: Row) -> File:
+    name = title_name(row["title"], row["video_id"], row["file_name"].rpartition(".")[2])
+    return File(name, row["file_bytes"], row["file_type"], row["file_sha256"], f"/api/v1/downloads/{row['id']}/file")
+
+
+def title_name(title: str | None, video_id: str, ext: str) -> str:
+    """A name for people to save the file under: the title without what a file system, a shell or the eye could be
+    tricked by, at most 150 bytes long; the video's id where nothing is left."""
+    kept = "".join(" " if unicodedata.category(c)[0] in "CZ" else "_" if c in '/\\:*?"<>|' else c for c in title or "")
+    stem = " ".join(kept.split()).lstrip(".-~ ").encode()[:150].decode(errors="ignore").rstrip(". ")
+    return f"{stem or video_id}.{ext}"
+
+
+def dedup_key(video_id: str, quality: str, format: str, options: dict[str, Any]) -> bytes:
+    """Two requests with the same key ask for the same file."""
+    return hashlib.sha256(msgspec.json.encode([video_id, quality, format, sorted(options.items())])).digest()
+
+
+def check_idempotency_key(key: str | None) -> None:
+    if key is not None and not _IDEMPOTENCY_KEY.fullmatch(key):
+        raise errors.invalid("Idempotency-Key", "must have 1 to 255 printable ASCII characters")
+
+
+class Downloads:
+    def __init__(self, db: DB, queue: Queue, events: Events, storage: Storage, *, max_attempts: int) -> None:
+        self._db = db
+        self._queue = queue
+        self._events = events
+        self._storage = storage
+        self._max_attempts = max_attempts
+
+    # asking
+
+    async def create(self, asker: Asker, new: NewDownload, idempotency_key: str | None = None) -> Created:
+        """Accepts a download. The answer stands only for what is committed.
+
+        The user's live download of the same file is answered instead of a second one. Raises `errors.Invalid` for
+        the URL, and for an idempotency key that was used with another body.
+        """
+        video = urls.parse(new.url)
+        check_idempotency_key(idempotency_key)
+        fingerprint = hashlib.sha256(msgspec.json.encode(new)).digest()
+        async with self._db.transaction() as tx:
+            if idempotency_key and (first := await self._replay(tx, asker, idempotency_key, fingerprint)):
+                return Created(first, replayed=True)
+            job, download = await self._submit(tx, asker, new, video)
+            if idempotency_key:
+                answer = msgspec.json.encode(download)
+                await tx.exec(q.answered, user_id=asker.user_id, key=idempotency_key, answer=answer)
+        if job:
+            metrics.downloads_created.inc()
+            await self._announce(job)
+        return Created(download)
+
+    async def _replay(self, tx: Transaction, asker: Asker, key: str, fingerprint: bytes) -> Download | None:
+        """The first answer under the key; `None` when the key is new and now ours."""
+        if await tx.maybe(q.remember, user_id=asker.user_id, key=key, fingerprint=fingerprint):
+            return None
+        first = await tx.one(q.remembered, user_id=asker.user_id, key=key)
+        if first["fingerprint"] != fingerprint:
+            raise errors.invalid("Idempotency-Key", "was used with another body")
+        return msgspec.json.decode(first["answer"], type=Download)
+
+    async def _submit(
+        self, tx: Transaction, asker: Asker, new: NewDownload, video: urls.Video
+    ) -> tuple[Row | None, Download]:
+        """The new job and its download, or no job and the live download of the same file."""
+        options = {"embed_metadata": new.embed_metadata}
+        key = dedup_key(video.video_id, new.quality, new.format, options)
+        # Between the two statements a live job may end; then there is room for the new one.
+        for _ in range(5):
+            id = uuid7()
+            job = await self._queue.submit(
+                tx, "download", id, asker.user_id, priority=new.priority, dedup_key=key, max_tries=self._max_attempts
+            )
+            if job:
+                await self._insert(tx, id, job["id"], asker, new, video, options)
+                return job, view(await tx.one(q.by_id, id=id, user_id=asker.user_id, admin=False))
+            live = await self._queue.live_subject(tx, asker.user_id, key)
+            row = live and await tx.maybe(q.by_id, id=live, user_id=asker.user_id, admin=False)
+            if row:
+                return None, view(row, deduplicated=True)
+        raise errors.Conflict("The same download is just ending; try again.", retry_after=1)
+
+    async def _insert(
+        self, tx: Transaction, id: UUID, job: int, asker: Asker, new: NewDownload, video: urls.Video, options: dict[str, Any]
+    ) -> None:
+        await tx.exec(
+            q.insert, id=id, user_id=asker.user_id, session_id=asker.session_id, job_id=job, url=new.url,
+            canonical_url=video.canonical_url, extractor=video.extractor, video_id=video.video_id, quality=new.quality,
+            format=new.format, options=Jsonb(options), ip=asker.ip, user_agent=asker.user_agent, headers=Jsonb(asker.headers or {}),
+        )  # fmt: skip
+
+    async def _announce(self, job: Row) -> None:
+        await self._queue.announce(job)
+        await self._events.tell("wake", "")
+
+    # looking
+
+    async def get(self, asker: Asker, id: UUID) -> Download:
+        row = await self._row(asker, id)
+        waiting = row["job_state"] == "queued"
+        return view(row, position=await self._position(row["job_id"]) if waiting else None)
+
+    async def _row(self, asker: Asker, id: UUID) -> Row:
+        return await self._db.one(q.by_id, id=id, user_id=asker.user_id, admin=asker.admin)
+
+    async def owner(self, asker: Asker, id: UUID) -> UUID:
+        owner: UUID = (await self._row(asker, id))["user_id"]
+        return owner
+
+    async def _position(self, job: int) -> int | None:
+        try:
+            return await self._queue.index.rank(job)
+        except errors.Unavailable:
+            return None
+
+    async def page(self, asker: Asker, f: Filter) -> Page:
+        """Own downloads only, for an admin too."""
+        rows = await self._db.many(
+            q.page, user_id=asker.user_id, before=f.cursor, statuses=f.status, title=f.q, since=f.from_, until=f.to, limit=f.limit + 1
+        )
+        items = [view(row) for row in rows[: f.limit]]
+        return Page(items, str(items[-1].id) if len(rows) > f.limit else None)
+
+    async def open_of(self, user_id: UUID) -> list[Download]:
+        """What has not come to an end, newest first, at most 200."""
+        return [view(row) for row in await self._db.many(q.open_of, user_id=user_id)]
+
+    async def attempts(self, asker: Asker, id: UUID) -> list[Attempt]:
+        await self._row(asker, id)
+        return [Attempt(**row) for row in await self._db.many(q.logs, id=id)]
+
+    async def file(self, asker: Asker, id: UUID) -> tuple[Path, File]:
+        """Where the finished file is and what to call it.
+
+        Raises `errors.Conflict` while there is none yet or after a failure, `errors.Gone` when it is no longer kept.
+        """
+        row = await self._row(asker, id)
+        if row["status"] == "expired":
+            raise errors.Gone("The file is no longer kept; ask for the download again.")
+        if row["status"] != "completed":
+            raise errors.Conflict(f"There is no file: the download is {row['status']}.")
+        return self._storage.path(row["file_name"]), _file(row)
+
+    # changing
+
+    async def cancel(self, asker: Asker, id: UUID) -> Download:
+        """Ends a waiting download at once; a running one is ended by its worker. Raises `errors.Conflict` at an end."""
+        async with self._db.transaction() as tx:
+            row = await self._locked(tx, asker, id)
+            state = await self._queue.cancel(tx, row["job_id"])
+            if state is None:
+                raise errors.Conflict(f"The download is {row['status']} already.")
+            if state == "cancelled":
+                await tx.exec(q.cancelled, job_id=row["job_id"])
+        await self._stop(row, state)
+        return await self.get(asker, id)
+
+    async def _stop(self, row: Row, state: str) -> None:
+        """After the commit: tells the worker, or cleans up what has none."""
+        if state == "running":
+            await self._events.tell("cancel", str(row["job_id"]))
+            return
+        await self._queue.forget([row["job_id"]])
+        await self._storage.clear_work(row["id"])
+        metrics.downloads_finished.labels("cancelled").inc()
+        await self._events.publish(row["user_id"], row["id"], "status", {"id": row["id"], "status": "cancelled"})
+
+    async def retry(self, asker: Asker, id: UUID) -> Download:
+        """Back to the queue with a new job. Raises `errors.Conflict` unless it ended without a file, or while the
+        same file is being fetched by another download."""
+        async with self._db.transaction() as tx:
+            row = await self._locked(tx, asker, id)
+            if row["status"] not in ENDED - {"completed"}:
+                raise errors.Conflict(f"Only a failed, cancelled or expired download can be tried again; this one is {row['status']}.")
+            key = dedup_key(row["video_id"], row["quality"], row["format"], row["options"])
+            job = await self._queue.submit(
+                tx, "download", id, row["user_id"], priority=row["priority"], dedup_key=key, max_tries=self._max_attempts
+            )
+            if job is None:
+                raise errors.Conflict("Another download of the same file is under way.")
+            if not await tx.exec(q.requeue, id=id, job_id=job["id"], old=row["job_id"]):
+                raise errors.Conflict("The download was changed just now; look at it again.")
+        await self._announce(job)
+        await self._events.publish(row["user_id"], id, "status", {"id": id, "status": "queued"})
+        return await self.get(asker, id)
+
+    async def delete(self, asker: Asker, id: UUID) -> None:
+        """The record first, then the file: what a crash leaves in between is swept up later."""
+        async with self._db.transaction() as tx:
+            row = await self._locked(tx, asker, id)
+            state = await self._queue.cancel(tx, row["job_id"])
+            await tx.exec(q.delete, id=id)
+        if row["file_name"]:
+            await self._storage.remove(row["file_name"])
+        await self._stop(row, state or "ended")
+        await self._events.publish(row["user_id"], id, "status", {"id": id, "status": "deleted"})
+
+    async def _locked(self, tx: Transaction, asker: Asker, id: UUID) -> Row:
+        """Nobody else changes the download until the transaction ends."""
+        return await tx.one(q.lock, id=id, user_id=asker.user_id, admin=asker.admin)

@@ -1,0 +1,94 @@
+"""What can go wrong, as codes that clients may rely on.
+
+A code is stable; the sentence beside it is for people. Nothing here knows HTTP: `api/http.py` holds the
+only map from code to status.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One field of a request that is wrong. `field` is a path such as `options.clip`."""
+
+    field: str
+    message: str
+
+
+class Error(Exception):
+    """An expected failure with a sentence for the user; anything else is a bug and answers as `internal`.
+
+    `extra` becomes members of the problem document; `retry_after` is in seconds.
+    """
+
+    code = "internal"
+
+    def __init__(
+        self, message: str, *, faults: tuple[Fault, ...] = (), retry_after: float | None = None, **extra: object
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.faults = faults
+        self.retry_after = retry_after
+        self.extra = extra
+
+
+class Malformed(Error):
+    """The request could not be read at all: broken JSON, a header out of its grammar."""
+
+    code = "malformed"
+
+
+class Invalid(Error):
+    """The request was read, and a field of it is wrong."""
+
+    code = "invalid"
+
+
+class Unauthorized(Error):
+    code = "unauthorized"
+
+
+class Forbidden(Error):
+    code = "forbidden"
+
+
+class NotFound(Error):
+    code = "not_found"
+
+
+class Conflict(Error):
+    code = "conflict"
+
+
+class Gone(Error):
+    code = "gone"
+
+
+class Locked(Error):
+    code = "locked"
+
+
+class RateLimited(Error):
+    code = "rate_limited"
+
+
+class TooLarge(Error):
+    code = "too_large"
+
+
+class Unsupported(Error):
+    """The body's media type is not one this route reads."""
+
+    code = "unsupported_media_type"
+
+
+class Unavailable(Error):
+    """Something this needs is not there just now (database, Redis, a part that is switched off)."""
+
+    code = "unavailable"
+
+
+def invalid(field: str, message: str) -> Invalid:
+    """An `Invalid` about exactly one field."""
+    return Invalid(f"{field}: {message}", faults=(Fault(field, message),))

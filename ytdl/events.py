@@ -1,0 +1,211 @@
+"""What just happened: published once, heard by every process, fanned out to bounded mailboxes.
+
+One subscription a process serves all its readers. An event's id is its place in the user's Redis stream, so a reader
+who comes back to another process is given what was missed. Nothing here is the truth: without Redis events reach the
+readers of this process only, and a reader can always ask PostgreSQL for the state.
+"""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from typing import Any
+from uuid import UUID
+
+import msgspec
+from redis.exceptions import RedisError
+
+from ytdl import metrics
+from ytdl.kv import KV, Down
+
+log = logging.getLogger("ytdl.events")
+KEEP_EVENTS = 1000
+KEEP_SECONDS = 3600
+MAILBOX_LIMIT = 256
+
+
+class Event(msgspec.Struct, frozen=True, omit_defaults=True):
+    """`type` is `progress` or `status`; `id` is empty for one that only this process heard of."""
+
+    user: UUID
+    download: UUID
+    type: str
+    data: dict[str, Any]
+    id: str = ""
+
+
+class Word(msgspec.Struct, frozen=True):
+    """A word from process to process: `kind` says who listens, `value` what it is about."""
+
+    kind: str
+    value: str
+
+
+_event = msgspec.json.Decoder(Event)
+_word = msgspec.json.Decoder(Word)
+
+
+def order(id: str) -> tuple[int, int]:
+    """Stream ids as numbers, so that they compare; raises `ValueError` for anything else."""
+    ms, _, seq = id.partition("-")
+    return int(ms), int(seq or 0)
+
+
+class Mailbox:
+    """One reader's events. A later progress of the same download takes the place of an unread one, so a slow reader
+    sees the latest state; a reader who leaves even so many unread that they pass the limit loses them all and is told
+    by `lagged` to look at the state afresh."""
+
+    def __init__(self) -> None:
+        self._unread: OrderedDict[Any, Event] = OrderedDict()
+        self._arrived = asyncio.Event()
+        self.lagged = False
+        self.closed = False
+
+    def put(self, event: Event) -> None:
+        key = ("progress", event.download) if event.type == "progress" else object()
+        if self._unread.pop(key, None):
+            metrics.streams_dropped.inc()
+        self._unread[key] = event
+        if len(self._unread) > MAILBOX_LIMIT:
+            metrics.streams_dropped.inc(len(self._unread))
+            self._unread.clear()
+            self.lagged = True
+        self._arrived.set()
+
+    def close(self) -> None:
+        self.closed = True
+        self._arrived.set()
+
+    async def take(self, timeout: float) -> list[Event]:
+        """Everything unread, in order; empty after `timeout` seconds of silence or when closed."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._arrived.wait(), timeout)
+        self._arrived.clear()
+        events = list(self._unread.values())
+        self._unread.clear()
+        return events
+
+
+class Events:
+    def __init__(self, kv: KV) -> None:
+        self._kv = kv
+        self._channel = kv.key("events")
+        self._words = kv.key("words")
+        self._mailboxes: dict[UUID, set[Mailbox]] = {}
+        self._listeners: dict[str, list[Callable[[str], None]]] = {}
+        self._task: asyncio.Task[None] | None = None
+        self._closing = False
+        self.live = False
+
+    async def start(self) -> None:
+        self._task = asyncio.create_task(self._listen(), name="events")
+
+    async def stop(self) -> None:
+        self.close_streams()
+        if self._task:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+            self._task = None
+
+    def close_streams(self) -> None:
+        """Ends every reader and takes no new one; the service is going down."""
+        self._closing = True
+        for box in [box for boxes in self._mailboxes.values() for box in boxes]:
+            box.close()
+
+    def hear(self, kind: str, callback: Callable[[str], None]) -> None:
+        """Calls back on the loop for each word of this kind, from any process; it must not block."""
+        self._listeners.setdefault(kind, []).append(callback)
+
+    async def tell(self, kind: str, value: str) -> None:
+        """To this process at once, to the others as far as Redis is there."""
+        word = Word(kind, value)
+        self._dispatch(word)
+        with contextlib.suppress(RedisError, OSError):
+            await self._kv.client.publish(self._words, msgspec.json.encode(word))
+
+    async def publish(self, user: UUID, download: UUID, type: str, data: dict[str, Any]) -> None:
+        event = Event(user, download, type, data)
+        text = msgspec.json.encode(event).decode()
+        keys = [self._stream(user), self._channel]
+        try:
+            id = await self._kv.script("publish", keys, [text, KEEP_EVENTS, KEEP_SECONDS])
+        except Down:
+            metrics.events_published.labels("local").inc()
+            self._deliver(event)
+            return
+        metrics.events_published.labels("ok").inc()
+        if not self.live:
+            self._deliver(msgspec.structs.replace(event, id=id))
+
+    @contextlib.contextmanager
+    def subscribe(self, user: UUID) -> Iterator[Mailbox]:
+        """The user's events from now on."""
+        box = Mailbox()
+        boxes = self._mailboxes.setdefault(user, set())
+        boxes.add(box)
+        if self._closing:
+            box.close()
+        try:
+            yield box
+        finally:
+            boxes.discard(box)
+            if not boxes and self._mailboxes.get(user) is boxes:
+                del self._mailboxes[user]
+
+    async def since(self, user: UUID, id: str) -> list[Event] | None:
+        """What came after `id`; `None` when that cannot be told any more, or `id` is none of ours."""
+        try:
+            order(id)
+            entries = await self._kv.client.xrange(self._stream(user), min=id, max="+")
+        except (ValueError, RedisError, OSError):
+            return None
+        if not entries or entries[0][0] != id:
+            return None
+        return [msgspec.structs.replace(_event.decode(fields["e"]), id=at) for at, fields in entries[1:]]
+
+    def _stream(self, user: UUID) -> str:
+        return self._kv.key("events", str(user))
+
+    def _deliver(self, event: Event) -> None:
+        for box in self._mailboxes.get(event.user, ()):
+            box.put(event)
+
+    def _dispatch(self, word: Word) -> None:
+        for callback in self._listeners.get(word.kind, ()):
+            callback(word.value)
+
+    async def _listen(self) -> None:
+        """Holds the subscription for ever. Words may be missed while it is down, so caches must ask `live`."""
+        while True:
+            try:
+                await self._hold()
+            except (RedisError, OSError) as e:
+                metrics.worker_loop_errors.labels("listen").inc()
+                log.warning("events.subscription_lost", extra={"error": type(e).__name__})
+            finally:
+                self.live = False
+            await asyncio.sleep(0.5)
+
+    async def _hold(self) -> None:
+        async with self._kv.client.pubsub(ignore_subscribe_messages=False) as pubsub:
+            await pubsub.subscribe(self._channel, self._words)
+            while True:
+                message = await pubsub.get_message(timeout=1.0)
+                self._received(message)
+                metrics.worker_loop_last_success.labels("listen").set(time.time())
+
+    def _received(self, message: dict[str, Any] | None) -> None:
+        if message is None:
+            return
+        if message["type"] == "subscribe":
+            # Confirmed for both channels once the second answer is here.
+            self.live = message["channel"] == self._words or self.live
+        elif message["channel"] == self._words:
+            self._dispatch(_word.decode(message["data"]))
+        else:
+            id, _, text = message["data"].partition(" ")
+            self._deliver(msgspec.structs.replace(_event.decode(text), id=id))

@@ -1,0 +1,69 @@
+"""Redis: one client, the key prefix, the Lua scripts and the subscription's connection.
+
+Redis only suggests; whoever calls must be able to go on without it. Every failure shows as `Down`.
+"""
+
+import logging
+import time
+from collections.abc import Awaitable
+from pathlib import Path
+from typing import Any, cast
+
+import redis.asyncio as redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+
+from ytdl import errors, metrics
+
+log = logging.getLogger("ytdl.kv")
+LUA = Path(__file__).parent / "lua"
+# Longer than any command of ours takes, shorter than a user's patience.
+TIMEOUT_SECONDS = 2.0
+
+
+class Down(errors.Unavailable):
+    """Redis does not answer, or answered with an error."""
+
+
+class KV:
+    def __init__(self, url: str, prefix: str) -> None:
+        self.prefix = prefix
+        pool = redis.BlockingConnectionPool.from_url(
+            url,
+            max_connections=32,
+            timeout=TIMEOUT_SECONDS,
+            socket_timeout=TIMEOUT_SECONDS,
+            socket_connect_timeout=TIMEOUT_SECONDS,
+            # One more try heals a connection that the server closed while it was idle.
+            retry=Retry(NoBackoff(), 1),
+            decode_responses=True,
+        )
+        self.client: redis.Redis = redis.Redis.from_pool(pool)
+        self._scripts = {path.stem: self.client.register_script(path.read_text()) for path in LUA.glob("*.lua")}
+
+    async def close(self) -> None:
+        await self.client.aclose()
+
+    def key(self, *parts: str) -> str:
+        return ":".join((self.prefix, *parts))
+
+    async def script(self, name: str, keys: list[str], args: list[Any]) -> Any:
+        """Runs `ytdl/lua/<name>.lua`; it is sent again by itself after Redis forgot it. Raises `Down`."""
+        return await self._timed(name, self._scripts[name](keys=keys, args=args))
+
+    async def ping(self) -> None:
+        await self._timed("ping", cast("Awaitable[Any]", self.client.ping()))
+
+    async def get(self, key: str) -> str | None:
+        return cast("str | None", await self._timed("get", self.client.get(key)))
+
+    async def _timed(self, call: str, work: Awaitable[Any]) -> Any:
+        begun = time.perf_counter()
+        try:
+            return await work
+        except (RedisError, OSError) as e:
+            metrics.kv_errors.inc()
+            raise Down("Redis cannot be reached just now; try again in a moment.", retry_after=2) from e
+        finally:
+            metrics.kv_call_seconds.labels(call).observe(time.perf_counter() - begun)

@@ -1,0 +1,57 @@
+"""Background work: a named round that is done again and again and survives its own failures."""
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from ytdl import errors, metrics
+
+log = logging.getLogger("ytdl.loops")
+JITTER = 0.1
+T = TypeVar("T")
+
+
+async def repeat(name: str, seconds: float, work: Callable[[], Awaitable[object]], *, first: float = 0.0) -> None:
+    """Does `work` for ever, some `seconds` apart, the first time after `first` seconds.
+
+    The distance varies by a tenth, so that several processes do not fall into step. A failed round is counted and
+    logged, and the next one comes all the same: with PostgreSQL or Redis away it is only noted.
+    """
+    await asyncio.sleep(first)
+    while True:
+        try:
+            await work()
+            metrics.worker_loop_last_success.labels(name).set(time.time())
+        except errors.Unavailable as e:
+            metrics.worker_loop_errors.labels(name).inc()
+            log.warning("loop.unavailable", extra={"loop": name, "error": e.message})
+        except Exception:
+            metrics.worker_loop_errors.labels(name).inc()
+            log.exception("loop.failed", extra={"loop": name})
+        await asyncio.sleep(seconds * random.uniform(1 - JITTER, 1 + JITTER))
+
+
+async def settle(work: Callable[[], Awaitable[T]], give_up: Callable[[], bool]) -> T:
+    """Does `work` until PostgreSQL and Redis let it, with growing distance up to 5 s.
+
+    Raises the last `errors.Unavailable` once `give_up` says so.
+    """
+    pause = 0.2
+    while True:
+        try:
+            return await work()
+        except errors.Unavailable:
+            if give_up():
+                raise
+            await asyncio.sleep(pause * random.uniform(0.5, 1.0))
+            pause = min(5.0, pause * 2)
+
+
+async def stop(tasks: list[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    tasks.clear()

@@ -1,0 +1,164 @@
+-- The queue's index: a suggestion of what to run next, made from PostgreSQL's rows and thrown away at will.
+-- One script for all moves, so the layout stands in one place. KEYS[1] is the prefix p; below it:
+--   p:epoch        incarnation; a call that names another one is answered 'EPOCH' and changes nothing
+--   p:jobs         hash  job -> user|score          every job in the index
+--   p:users        zset  user -> virtual start      users with a ready job and fewer running jobs than the cap
+--   p:u:<user>     zset  job -> score               that user's ready jobs; score is (9-priority)*2^49 + id
+--   p:vt, p:floor  hash user -> virtual time; virtual time of the last claim
+--   p:delayed      zset  job -> due, ms
+--   p:leases       zset  job -> expiry, ms
+--   p:run          hash  user -> number of leases
+-- Fairness is start-time fair queueing (Goyal, Vin, Cheng 1996): a user who comes or comes back enters at the floor,
+-- and each claim costs one unit, so users with work are served in turn however much one of them has queued.
+local p, op, epoch, cap = KEYS[1], ARGV[1], ARGV[2], tonumber(ARGV[3])
+local JOBS, USERS, VT, FLOOR = p .. ':jobs', p .. ':users', p .. ':vt', p .. ':floor'
+local DELAYED, LEASES, RUN, EPOCH = p .. ':delayed', p .. ':leases', p .. ':run', p .. ':epoch'
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+
+local function ready(user) return p .. ':u:' .. user end
+
+local function split(entry)
+  local user, score = string.match(entry, '^(.-)|(.+)$')
+  return user, score
+end
+
+-- Puts the user among those served, or takes them out, by what they have ready and running.
+local function seat(user)
+  local running = tonumber(redis.call('HGET', RUN, user) or '0')
+  if redis.call('ZCARD', ready(user)) > 0 and running < cap then
+    if not redis.call('ZSCORE', USERS, user) then
+      local floor = tonumber(redis.call('GET', FLOOR) or '0')
+      local own = tonumber(redis.call('HGET', VT, user) or '0')
+      redis.call('ZADD', USERS, math.max(floor, own), user)
+    end
+    return
+  end
+  redis.call('ZREM', USERS, user)
+  if running == 0 and redis.call('ZCARD', ready(user)) == 0 then
+    local own = tonumber(redis.call('HGET', VT, user) or '0')
+    if own <= tonumber(redis.call('GET', FLOOR) or '0') then redis.call('HDEL', VT, user) end
+  end
+end
+
+local function unlease(job, user)
+  if redis.call('ZREM', LEASES, job) == 1 and redis.call('HINCRBY', RUN, user, -1) <= 0 then
+    redis.call('HDEL', RUN, user)
+  end
+end
+
+-- Forgets a job wherever it stands.
+local function forget(job)
+  local entry = redis.call('HGET', JOBS, job)
+  if not entry then return end
+  local user = split(entry)
+  redis.call('HDEL', JOBS, job)
+  redis.call('ZREM', DELAYED, job)
+  redis.call('ZREM', ready(user), job)
+  unlease(job, user)
+  seat(user)
+end
+
+local function lease(job, user, expiry)
+  if redis.call('ZADD', LEASES, expiry, job) == 1 then redis.call('HINCRBY', RUN, user, 1) end
+end
+
+local function purge()
+  for _, job in ipairs(redis.call('ZRANGEBYSCORE', LEASES, '-inf', now, 'LIMIT', 0, 200)) do forget(job) end
+end
+
+local function promote()
+  for _, job in ipairs(redis.call('ZRANGEBYSCORE', DELAYED, '-inf', now, 'LIMIT', 0, 200)) do
+    redis.call('ZREM', DELAYED, job)
+    local user, score = split(redis.call('HGET', JOBS, job))
+    redis.call('ZADD', ready(user), score, job)
+    seat(user)
+  end
+end
+
+-- job, user, score, due in ms: the index holds it ready or delayed, unless it is leased. True when that is news.
+local function ensure(job, user, score, due)
+  if redis.call('ZSCORE', LEASES, job) then return false end
+  local known = redis.call('HGET', JOBS, job)
+  redis.call('HSET', JOBS, job, user .. '|' .. score)
+  if due > now then
+    redis.call('ZREM', ready(user), job)
+    redis.call('ZADD', DELAYED, due, job)
+  elseif not redis.call('ZSCORE', ready(user), job) then
+    redis.call('ZREM', DELAYED, job)
+    redis.call('ZADD', ready(user), score, job)
+  end
+  seat(user)
+  return not known
+end
+
+local moves = {}
+
+-- n, lease in ms -> job, job, ...
+function moves.claim(n, lease_ms)
+  purge()
+  promote()
+  local taken = {}
+  while #taken < tonumber(n) do
+    local first = redis.call('ZRANGE', USERS, 0, 0, 'WITHSCORES')
+    if #first == 0 then break end
+    local user, virtual = first[1], tonumber(first[2])
+    local job = redis.call('ZPOPMIN', ready(user))[1]
+    if job then
+      redis.call('SET', FLOOR, virtual)
+      redis.call('HSET', VT, user, virtual + 1)
+      lease(job, user, now + tonumber(lease_ms))
+      taken[#taken + 1] = job
+    end
+    redis.call('ZREM', USERS, user)
+    seat(user)
+  end
+  return taken
+end
+
+-- (job, user, score, due)* -> how many the index did not know
+function moves.ensure(...)
+  local rows, news = { ... }, 0
+  for i = 1, #rows, 4 do
+    if ensure(rows[i], rows[i + 1], rows[i + 2], tonumber(rows[i + 3])) then news = news + 1 end
+  end
+  return news
+end
+
+-- lease in ms, (job, user, score)*: only pairs that PostgreSQL confirmed in this same beat may be named here.
+function moves.beat(lease_ms, ...)
+  local rows = { ... }
+  for i = 1, #rows, 3 do
+    local job, user = rows[i], rows[i + 1]
+    redis.call('HSET', JOBS, job, user .. '|' .. rows[i + 2])
+    redis.call('ZREM', DELAYED, job)
+    redis.call('ZREM', ready(user), job)
+    lease(job, user, now + tonumber(lease_ms))
+    seat(user)
+  end
+  purge()
+  return #rows / 3
+end
+
+-- job*: they ended, were handed back or were never there; who wants one back calls ensure.
+function moves.drop(...)
+  local jobs = { ... }
+  for i = 1, #jobs do forget(jobs[i]) end
+  return #jobs
+end
+
+-- job -> how many of the same user's ready jobs stand before it, -1 when it is not ready
+function moves.rank(job)
+  local entry = redis.call('HGET', JOBS, job)
+  local rank = entry and redis.call('ZRANK', ready((split(entry))), job)
+  return rank or -1
+end
+
+if op == 'reset' then
+  for _, entry in ipairs(redis.call('HVALS', JOBS)) do redis.call('DEL', ready((split(entry)))) end
+  redis.call('DEL', JOBS, USERS, VT, FLOOR, DELAYED, LEASES, RUN)
+  redis.call('SET', EPOCH, epoch)
+  return 'OK'
+end
+if redis.call('GET', EPOCH) ~= epoch then return 'EPOCH' end
+return moves[op](unpack(ARGV, 4))

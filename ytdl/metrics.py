@@ -1,0 +1,118 @@
+"""Every metric of the service, declared once, in sections by feature.
+
+Names are `ytdl_<feature>_<thing>_<unit>[_total]`. Label values come from closed lists and are made here, so a rate
+works from the first failure on. Never a label: user, URL, video, raw path, raw error text. One catalogue (and not
+metrics beside their code) because dashboards, rules and load thresholds are compared with it.
+"""
+
+from collections.abc import Iterable
+from itertools import product
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, GCCollector, Histogram, PlatformCollector, ProcessCollector
+
+from ytdl.reasons import REASONS
+
+REGISTRY = CollectorRegistry()
+ProcessCollector(registry=REGISTRY)
+PlatformCollector(registry=REGISTRY)
+GCCollector(registry=REGISTRY)
+
+HTTP_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.5, 1.0, 2.5, 5.0, 10.0)
+SQL_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0)
+JOB_SECONDS = (1.0, 5.0, 15.0, 30.0, 60.0, 180.0, 600.0, 1800.0, 3600.0)
+LAG_SECONDS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0)
+FILE_BYTES = tuple(2.0**n for n in (20, 22, 24, 26, 28, 30, 32, 34))
+
+STATUSES = ("queued", "downloading", "processing", "uploading", "completed", "failed", "cancelled", "expired")
+JOB_STATES = ("queued", "running", "retry_wait", "completed", "failed", "cancelled")
+
+
+def _counter(name: str, help: str, **labels: Iterable[str]) -> Counter:
+    metric = Counter(name, help, tuple(labels), registry=REGISTRY)
+    for values in product(*labels.values()) if labels else ():
+        metric.labels(*values)
+    return metric
+
+
+def _gauge(name: str, help: str, **labels: Iterable[str]) -> Gauge:
+    metric = Gauge(name, help, tuple(labels), registry=REGISTRY)
+    for values in product(*labels.values()) if labels else ():
+        metric.labels(*values)
+    return metric
+
+
+def _histogram(name: str, help: str, buckets: tuple[float, ...], **labels: Iterable[str]) -> Histogram:
+    metric = Histogram(name, help, tuple(labels), buckets=buckets, registry=REGISTRY)
+    for values in product(*labels.values()) if labels else ():
+        metric.labels(*values)
+    return metric
+
+
+# build
+build_info = _gauge("ytdl_build_info", "1, with the service's and yt-dlp's versions as labels.", version=(), ytdlp=())
+
+# http: `route` is the template in the route table, `unmatched` where none fits.
+http_requests = _counter("ytdl_http_requests_total", "Requests answered.", method=(), route=(), status=())
+http_request_seconds = _histogram("ytdl_http_request_seconds", "Time to answer; streams and files are not counted.", HTTP_SECONDS, route=())
+http_in_flight = _gauge("ytdl_http_in_flight", "Requests being answered.")
+http_errors = _counter("ytdl_http_errors_total", "Problems answered, by code.", code=(
+    "malformed", "invalid", "unauthorized", "forbidden", "not_found", "method_not_allowed", "conflict", "gone", "locked",
+    "rate_limited", "too_large", "unsupported_media_type", "range_not_satisfiable", "unavailable", "internal",
+))
+
+# auth
+AUTH_OUTCOMES = ("ok", "wrong", "inactive", "expired", "reused", "busy")
+auth_logins = _counter("ytdl_auth_logins_total", "Sign-ins tried.", outcome=AUTH_OUTCOMES)
+auth_refreshes = _counter("ytdl_auth_refreshes_total", "Refresh tokens presented.", outcome=AUTH_OUTCOMES)
+auth_registrations = _counter("ytdl_auth_registrations_total", "Accounts made.")
+auth_hashes_refused = _counter("ytdl_auth_hashes_refused_total", "Passwords not looked at because too many were waiting.")
+
+# downloads
+downloads_created = _counter("ytdl_downloads_created_total", "Downloads accepted.")
+downloads_finished = _counter("ytdl_downloads_finished_total", "Downloads that came to an end.", status=("completed", "failed", "cancelled"))
+downloads_failed = _counter("ytdl_downloads_failed_total", "Attempts that failed, by reason.", reason=REASONS)
+downloads_seconds = _histogram("ytdl_downloads_seconds", "From acceptance to completion.", JOB_SECONDS)
+downloads_file_bytes = _histogram("ytdl_downloads_file_bytes", "Size of delivered files.", FILE_BYTES)
+downloads_fetched_bytes = _counter("ytdl_downloads_fetched_bytes_total", "Bytes fetched from upstream by finished attempts.")
+downloads_state = _gauge("ytdl_downloads_state", "Downloads by status.", status=STATUSES)
+
+# queue
+TRANSITIONS = ("submit", "claim", "complete", "fail", "retry", "yield", "reap", "cancel")
+queue_transitions = _counter("ytdl_queue_transitions_total", "Committed changes of a job's state.", op=TRANSITIONS)
+queue_fenced = _counter("ytdl_queue_fenced_total", "Writes refused because their lease was lost.", op=("beat", "complete", "fail", "yield"))
+queue_jobs = _gauge("ytdl_queue_jobs", "Jobs by state.", state=JOB_STATES)
+queue_oldest_ready_seconds = _gauge("ytdl_queue_oldest_ready_seconds", "Age of the oldest job that is due and not taken.")
+queue_rebuilds = _counter("ytdl_queue_rebuilds_total", "Times the Redis index was made anew.")
+queue_ensured = _counter("ytdl_queue_ensured_total", "Jobs that the reconciler put back into the index.")
+queue_stale = _counter("ytdl_queue_stale_total", "Members of the index that PostgreSQL refused at claim.")
+
+# worker
+worker_slots = _gauge("ytdl_worker_slots", "Jobs this process may run at once.")
+worker_running = _gauge("ytdl_worker_running", "Jobs this process runs now.")
+WORKER_LOOPS = ("claim", "beat", "report", "record", "reap", "reconcile", "sweep", "sample", "listen")
+worker_loop_errors = _counter("ytdl_worker_loop_errors_total", "Rounds of a background loop that failed.", loop=WORKER_LOOPS)
+worker_loop_last_success = _gauge("ytdl_worker_loop_last_success_timestamp_seconds", "When a background loop last did its round.", loop=WORKER_LOOPS)
+worker_swept = _counter("ytdl_worker_swept_total", "Leftover folders and files removed.", what=("work", "media"))
+
+# fetcher
+fetcher_restarts = _counter("ytdl_fetcher_restarts_total", "Times the fork server was started again.")
+fetcher_ready = _gauge("ytdl_fetcher_ready", "1 while the fork server takes jobs.")
+fetcher_cpu_seconds = _counter("ytdl_fetcher_cpu_seconds_total", "CPU time of finished child processes.")
+fetcher_peak_memory_bytes = _histogram("ytdl_fetcher_peak_memory_bytes", "Peak memory of a child process.", tuple(2.0**n * 2**20 for n in range(4, 11)))
+
+# streams
+streams_open = _gauge("ytdl_streams_open", "Open progress streams.", kind=("sse", "websocket"))
+streams_dropped = _counter("ytdl_streams_dropped_total", "Events dropped for slow readers.")
+events_published = _counter("ytdl_events_published_total", "Events published.", outcome=("ok", "local"))
+
+# db, kv
+db_query_seconds = _histogram("ytdl_db_query_seconds", "Time of a query, waiting for a connection not counted.", SQL_SECONDS, query=())
+db_errors = _counter("ytdl_db_errors_total", "Queries that failed.", kind=("unavailable", "conflict", "other"))
+db_pool = _gauge("ytdl_db_pool_connections", "Connections of the pool.", state=("size", "available", "waiting"))
+kv_call_seconds = _histogram("ytdl_kv_call_seconds", "Time of a Redis call.", SQL_SECONDS, call=())
+kv_errors = _counter("ytdl_kv_errors_total", "Redis calls that failed.")
+
+# process
+loop_lag_seconds = _histogram("ytdl_loop_lag_seconds", "How late the event loop woke a sleeper.", LAG_SECONDS)
+disk_free_bytes = _gauge("ytdl_disk_free_bytes", "Free space where downloads are written.")
+ready = _gauge("ytdl_ready", "1 while the service is ready, by what it needs.", check=("postgres", "redis", "disk", "ytdlp", "javascript", "ffmpeg"))

@@ -1,0 +1,244 @@
+"""The lease queue: PostgreSQL decides, Redis suggests.
+
+Every change of a job is one conditional statement whose row count decides the race, and that writes the history in
+the same commit. The fence names the attempt in each of them, so a worker that was thought dead can change nothing.
+The index in Redis may be stale, doubled, rolled back or empty: that costs latency or a refused claim, never a job.
+What a job is about is not known here; callers write their own rows in the same transaction.
+"""
+
+import logging
+import random
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID, uuid4
+
+from psycopg.types.json import Jsonb
+
+from ytdl import errors, metrics, sql
+from ytdl.db import DB, Row, Statements
+from ytdl.kv import KV, Down
+
+log = logging.getLogger("ytdl.queue")
+q = sql.load("queue")
+
+# A job whose worker died this often is taken to be what kills them.
+MAX_CRASHES = 3
+BACKOFF_CAP_SECONDS = 900.0
+REBUILD_LOCK = 7_402_002
+
+
+def backoff(tries: int, base: float, floor: float = 0.0) -> float:
+    """Seconds before the next try after `tries` failures: full jitter below a doubling bound of at most 15 minutes.
+
+    `floor` is what upstream asked for (Retry-After); the jitter then comes on top of it, so that jobs that were
+    refused together do not come back together.
+    """
+    return floor + random.uniform(0, min(BACKOFF_CAP_SECONDS, base * 2 ** min(tries, 20)))
+
+
+def score(job: int, priority: int) -> int:
+    """The user's own order: priority, then age. Exact in a double up to 2^49 jobs."""
+    return (9 - priority) * 2**49 + job
+
+
+def due_ms(run_at: datetime) -> int:
+    return int(run_at.timestamp() * 1000)
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One attempt at a job; `fence` names it for ever."""
+
+    job: int
+    fence: int
+    kind: str
+    subject: UUID
+    user_id: UUID
+    priority: int
+    tries: int
+    max_tries: int
+
+
+class Index:
+    """The index in Redis. Every call may raise `Down`; none is needed for the truth."""
+
+    def __init__(self, db: DB, kv: KV, *, user_cap: int, lease_seconds: float) -> None:
+        self._db = db
+        self._kv = kv
+        self._cap = user_cap
+        self._lease_ms = int(lease_seconds * 1000)
+        self._prefix = kv.key("queue")
+        self._epoch = ""
+
+    async def claim(self, n: int) -> list[int]:
+        return [int(job) for job in await self._call("claim", n, self._lease_ms)]
+
+    async def ensure(self, rows: Iterable[Row]) -> int:
+        """How many of the waiting jobs the index did not know."""
+        args = [a for r in rows for a in (r["id"], str(r["user_id"]), score(r["id"], r["priority"]), due_ms(r["run_at"]))]
+        return int(await self._call("ensure", *args)) if args else 0
+
+    async def beat(self, confirmed: Iterable[Row]) -> None:
+        """Extends leases; only rows that PostgreSQL confirmed in this same beat may come here."""
+        args = [a for r in confirmed for a in (r["id"], str(r["user_id"]), score(r["id"], r["priority"]))]
+        await self._call("beat", self._lease_ms, *args)
+
+    async def drop(self, jobs: Sequence[int]) -> None:
+        if jobs:
+            await self._call("drop", *jobs)
+
+    async def rank(self, job: int) -> int | None:
+        """How many ready jobs of the same user stand before it; `None` when it is not ready."""
+        rank = int(await self._call("rank", job))
+        return None if rank < 0 else rank
+
+    async def _call(self, op: str, *args: Any) -> Any:
+        for _ in range(3):
+            reply = await self._kv.script("queue", [self._prefix], [op, self._epoch, self._cap, *args])
+            if reply != "EPOCH":
+                return reply
+            await self._rejoin()
+        raise Down("The queue's index changes faster than it can be followed.")
+
+    async def _rejoin(self) -> None:
+        """Takes on the index's incarnation, or makes it anew when Redis has lost it."""
+        async with self._db.transaction() as tx:
+            await tx.one(q.lock_index, lock=REBUILD_LOCK)
+            current = await self._kv.get(f"{self._prefix}:epoch")
+            if current and current != self._epoch:
+                self._epoch = current
+                return
+            await self._rebuild(tx)
+
+    async def _rebuild(self, tx: Statements) -> None:
+        epoch = str(await tx.value(q.next_epoch))
+        await self._kv.script("queue", [self._prefix], ["reset", epoch, self._cap])
+        self._epoch = epoch
+        jobs = await self._sweep(tx)
+        metrics.queue_rebuilds.inc()
+        log.warning("queue.rebuilt", extra={"epoch": epoch, "jobs": jobs})
+
+    async def reconcile(self) -> int:
+        """Puts waiting jobs that the index lost back into it and returns how many those were."""
+        found = await self._sweep(self._db)
+        metrics.queue_ensured.inc(found)
+        return found
+
+    async def _sweep(self, db: Statements) -> int:
+        after, found = 0, 0
+        while page := await db.many(q.open_page, after=after):
+            found += await self.ensure(page)
+            after = page[-1]["id"]
+        return found
+
+
+class Queue:
+    """Submitting, leasing and ending jobs. `owner` names this process in its leases."""
+
+    def __init__(
+        self, db: DB, kv: KV, *, lease_seconds: float = 30.0, user_cap: int = 10, base_backoff: float = 5.0
+    ) -> None:
+        self.owner = uuid4()
+        self.lease_seconds = lease_seconds
+        self._db = db
+        self._base_backoff = base_backoff
+        self.index = Index(db, kv, user_cap=user_cap, lease_seconds=lease_seconds)
+
+    async def submit(
+        self, tx: Statements, kind: str, subject: UUID, user_id: UUID, *, priority: int, dedup_key: bytes | None, max_tries: int
+    ) -> Row | None:
+        """The new job's row, for `announce` after the commit; `None` when the user has a live one like it."""
+        row = await tx.maybe(
+            q.submit, kind=kind, subject=subject, user_id=user_id, priority=priority, dedup_key=dedup_key, max_tries=max_tries
+        )
+        if row:
+            metrics.queue_transitions.labels("submit").inc()
+        return row
+
+    async def live_subject(self, tx: Statements, user_id: UUID, dedup_key: bytes) -> UUID | None:
+        found: UUID | None = await tx.value(q.live_subject, user_id=user_id, dedup_key=dedup_key)
+        return found
+
+    async def announce(self, row: Row) -> None:
+        """Best effort, after the commit: without Redis the reconciler does it later."""
+        try:
+            await self.index.ensure([row])
+        except errors.Unavailable:
+            log.warning("queue.not_announced", extra={"job": row["id"]})
+
+    async def forget(self, jobs: Sequence[int]) -> None:
+        """Best effort: a job left in the index is refused at claim and dropped then."""
+        try:
+            await self.index.drop(jobs)
+        except errors.Unavailable:
+            log.warning("queue.not_dropped", extra={"jobs": list(jobs)})
+
+    async def claim(self, tx: Statements, jobs: Sequence[int]) -> list[Claim]:
+        rows = await tx.many(q.claim, ids=list(jobs), owner=self.owner, lease_seconds=self.lease_seconds)
+        metrics.queue_transitions.labels("claim").inc(len(rows))
+        return [
+            Claim(r["id"], r["fence"], r["kind"], r["subject"], r["user_id"], r["priority"], r["tries"], r["max_tries"])
+            for r in rows
+        ]
+
+    async def beat(self, held: Sequence[Claim]) -> tuple[set[int], set[int]]:
+        """Renews what is held and returns the jobs that are (lost, to be cancelled)."""
+        confirmed = await self._db.many(
+            q.beat, ids=[c.job for c in held], fences=[c.fence for c in held], lease_seconds=self.lease_seconds
+        )
+        try:
+            await self.index.beat(confirmed)
+        except errors.Unavailable:
+            log.warning("queue.index_not_renewed", extra={"jobs": len(confirmed)})
+        lost = {c.job for c in held} - {r["id"] for r in confirmed}
+        metrics.queue_fenced.labels("beat").inc(len(lost))
+        return lost, {r["id"] for r in confirmed if r["cancel"]}
+
+    async def complete(self, tx: Statements, claim: Claim) -> str | None:
+        """The job's end state, `completed` or `cancelled`; `None` when the lease was lost."""
+        row = await tx.maybe(q.complete, id=claim.job, fence=claim.fence)
+        return self._counted("complete", row)["state"] if row else self._fenced("complete")
+
+    async def fail(
+        self, tx: Statements, claim: Claim, *, error: dict[str, Any], permanent: bool, floor: float = 0.0
+    ) -> Row | None:
+        """Ends the attempt; the row says `failed`, `cancelled` or `retry_wait` and when. `None`: the lease was lost."""
+        delay = backoff(claim.tries, self._base_backoff, floor)
+        row = await tx.maybe(
+            q.fail, id=claim.job, fence=claim.fence, error=Jsonb(error), permanent=permanent, delay_seconds=delay
+        )
+        return self._counted("retry" if row["state"] == "retry_wait" else "fail", row) if row else self._fenced("fail")
+
+    async def hand_back(self, tx: Statements, claim: Claim) -> Row | None:
+        """Hands the job back without using up a try; `None` when the lease was lost."""
+        row = await tx.maybe(q.hand_back, id=claim.job, fence=claim.fence)
+        return self._counted("yield", row) if row else self._fenced("yield")
+
+    def _counted(self, op: str, row: Row) -> Row:
+        metrics.queue_transitions.labels(op).inc()
+        return row
+
+    def _fenced(self, op: str) -> None:
+        metrics.queue_fenced.labels(op).inc()
+
+    async def outcome(self, claim: Claim) -> Row | None:
+        """The job's row if this attempt is still its newest, for after a commit whose answer was lost."""
+        row = await self._db.maybe(q.outcome, id=claim.job)
+        return row if row and row["fence"] == claim.fence else None
+
+    async def cancel(self, tx: Statements, job: int) -> str | None:
+        """`cancelled` at once, `running` when its worker has to end it, `None` when it has ended already."""
+        row = await tx.maybe(q.cancel, id=job)
+        return self._counted("cancel", row)["state"] if row else None
+
+    async def reap(self, tx: Statements) -> list[Row]:
+        """Jobs taken back from dead workers, at most 100 a call."""
+        rows = await tx.many(q.reap, max_crashes=MAX_CRASHES)
+        metrics.queue_transitions.labels("reap").inc(len(rows))
+        return rows
+
+    async def disown(self) -> int:
+        """Ends every lease; only for a process that knows itself alone on this database."""
+        return await self._db.exec(q.disown)

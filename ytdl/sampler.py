@@ -1,0 +1,57 @@
+"""Gauges that are refreshed from state now and then, not in a scrape: a dead database must not take `/metrics` along."""
+
+import asyncio
+
+from ytdl import loops, metrics, sql
+from ytdl.config import Config
+from ytdl.db import DB
+from ytdl.fetcher import Fetcher
+from ytdl.storage import Storage
+
+queue_queries = sql.load("queue")
+download_queries = sql.load("downloads")
+LAG_SECONDS = 0.5
+
+
+class Sampler:
+    def __init__(self, config: Config, db: DB, storage: Storage, fetcher: Fetcher) -> None:
+        self._interval = config.metrics_collection_interval
+        self._db = db
+        self._storage = storage
+        self._fetcher = fetcher
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def start(self) -> None:
+        self._tasks = [
+            asyncio.create_task(loops.repeat("sample", self._interval, self.sample)),
+            asyncio.create_task(self._measure_lag()),
+        ]
+
+    async def stop(self) -> None:
+        await loops.stop(self._tasks)
+
+    async def sample(self) -> None:
+        """One round. What needs no database comes first."""
+        for state, connections in self._db.stats().items():
+            metrics.db_pool.labels(state).set(connections)
+        metrics.disk_free_bytes.set(await self._storage.free_bytes())
+        metrics.fetcher_ready.set(self._fetcher.zygote_pid is not None)
+        await self._count("state", metrics.JOB_STATES, queue_queries.depth)
+        await self._count("status", metrics.STATUSES, download_queries.by_status)
+        metrics.queue_oldest_ready_seconds.set(await self._db.value(queue_queries.oldest_ready_seconds))
+
+    async def _count(self, column: str, known: tuple[str, ...], query: sql.Query) -> None:
+        gauge, number = (
+            (metrics.queue_jobs, "jobs") if column == "state" else (metrics.downloads_state, "downloads")
+        )
+        counts = {row[column]: row[number] for row in await self._db.many(query)}
+        for value in known:
+            gauge.labels(value).set(counts.get(value, 0))
+
+    async def _measure_lag(self) -> None:
+        """How late a sleeper wakes is how long something held the event loop."""
+        loop = asyncio.get_running_loop()
+        while True:
+            due = loop.time() + LAG_SECONDS
+            await asyncio.sleep(LAG_SECONDS)
+            metrics.loop_lag_seconds.observe(max(0.0, loop.time() - due))

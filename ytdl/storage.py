@@ -1,0 +1,103 @@
+"""Where files live: `work/` for attempts, `media/` for what is finished. A local folder now.
+
+Names are made of ids and fences by the caller; a user's text never becomes part of one. A finished file appears under
+its name whole or not at all, and is on the disk before anyone is told of it.
+"""
+
+import asyncio
+import contextlib
+import os
+import re
+import shutil
+import time
+from pathlib import Path
+from uuid import UUID
+
+_NAME = re.compile(r"^\d+\.\d+\.[a-z0-9]{2,5}$")
+
+
+def file_name(job: int, fence: int, ext: str) -> str:
+    """Raises `ValueError` for an extension that is not plain."""
+    name = f"{job}.{fence}.{ext}"
+    if not _NAME.match(name):
+        raise ValueError(f"{ext!r} is no extension for a stored file")
+    return name
+
+
+class Storage:
+    def __init__(self, data_dir: Path) -> None:
+        self.root = data_dir.resolve()
+        self.work = self.root / "work"
+        self.media = self.root / "media"
+
+    def open(self) -> None:
+        for folder in (self.work, self.media):
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+
+    def path(self, name: str) -> Path:
+        """Where a stored file is; raises `ValueError` for a name that is not one of ours."""
+        if not _NAME.match(name):
+            raise ValueError(f"{name!r} is no stored file's name")
+        return self.media / name
+
+    def attempt_dir(self, download: UUID, job: int, fence: int) -> Path:
+        return self.work / str(download) / f"{job}.{fence}"
+
+    async def earlier_dirs(self, download: UUID, job: int, fence: int) -> list[Path]:
+        """Folders of this download's earlier attempts, the newest first."""
+        return await asyncio.to_thread(self._earlier, download, (job, fence))
+
+    def _earlier(self, download: UUID, current: tuple[int, int]) -> list[Path]:
+        found = []
+        with contextlib.suppress(FileNotFoundError):
+            for folder in (self.work / str(download)).iterdir():
+                with contextlib.suppress(ValueError):
+                    job, fence = (int(part) for part in folder.name.split("."))
+                    if (job, fence) < current:
+                        found.append(((job, fence), folder))
+        return [folder for _, folder in sorted(found, reverse=True)]
+
+    async def publish(self, source: Path, name: str) -> None:
+        """Moves a finished file into the store; it is durable under its name when this returns."""
+        await asyncio.to_thread(self._publish, source, self.path(name))
+
+    def _publish(self, source: Path, target: Path) -> None:
+        _sync(source)
+        source.chmod(0o600)
+        source.rename(target)
+        _sync(target.parent)
+
+    async def remove(self, name: str) -> None:
+        await asyncio.to_thread(self.path(name).unlink, missing_ok=True)
+
+    async def clear_work(self, download: UUID) -> None:
+        """Removes everything that attempts at a download left."""
+        await asyncio.to_thread(shutil.rmtree, self.work / str(download), ignore_errors=True)
+
+    async def free_bytes(self) -> int:
+        return (await asyncio.to_thread(shutil.disk_usage, self.root)).free
+
+    async def work_ids(self) -> list[UUID]:
+        """Downloads that have a work folder."""
+        names = await asyncio.to_thread(os.listdir, self.work)
+        found = []
+        for name in names:
+            with contextlib.suppress(ValueError):
+                found.append(UUID(name))
+        return found
+
+    async def media_names(self, older_than_seconds: float) -> list[str]:
+        """Stored files that were last changed that long ago."""
+        return await asyncio.to_thread(self._media_names, time.time() - older_than_seconds)
+
+    def _media_names(self, before: float) -> list[str]:
+        with os.scandir(self.media) as entries:
+            return [e.name for e in entries if _NAME.match(e.name) and e.stat().st_mtime < before]
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

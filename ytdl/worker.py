@@ -1,0 +1,272 @@
+"""Runs downloads: leases jobs, has the fetcher do them, reports, and ends each attempt exactly once.
+
+Only the fetch itself is ever interrupted. Everything that writes the outcome runs through, because the outcome's
+statement itself knows about a cancellation or a lost lease; so an attempt has one place where it can be stopped and
+one where it ends.
+"""
+
+import asyncio
+import contextlib
+import logging
+import time
+from pathlib import Path
+from typing import Literal
+
+from ytdl import errors, log, loops, metrics, storage
+from ytdl.attempts import Attempts, Started
+from ytdl.config import Config
+from ytdl.events import Events
+from ytdl.fetcher import Done, Failed, FetchFailed, Fetcher, Metadata, Order, Progress, Usage
+from ytdl.queue import Queue
+from ytdl.storage import Storage
+
+logger = logging.getLogger("ytdl.worker")
+
+POLL_SECONDS = 1.0
+REPORT_SECONDS = 0.25
+RECORD_SECONDS = 1.0
+RECONCILE_SECONDS = 15.0
+Why = Literal["cancel", "lost", "drain"]
+
+
+class Run:
+    """One attempt in this process. `why` is set once, by the first who wants it stopped."""
+
+    def __init__(self, started: Started) -> None:
+        self.started = started
+        self.task: asyncio.Task[None] | None = None
+        self.fetching = False
+        self.why: Why | None = None
+        self.video: Metadata | None = None
+        self.latest: Progress | None = None
+        self.reported: Progress | None = None
+        self.recorded: Progress | None = None
+        self._floor = started.percent
+
+    def stop(self, why: Why) -> None:
+        if self.why is None:
+            self.why = why
+            if self.fetching and self.task:
+                self.task.cancel()
+
+    def frame(self, frame: Metadata | Progress) -> None:
+        """Keeps the newest of each kind; percent never falls, whatever an earlier attempt had reached."""
+        if isinstance(frame, Metadata):
+            self.video = frame
+            return
+        self._floor = max(self._floor, min(frame.percent, 99.9))
+        self.latest = Progress(
+            stage=frame.stage, percent=self._floor, downloaded_bytes=frame.downloaded_bytes, total_bytes=frame.total_bytes,
+            speed_bytes_per_second=frame.speed_bytes_per_second, eta_seconds=frame.eta_seconds,
+        )  # fmt: skip
+
+
+class Worker:
+    def __init__(
+        self, config: Config, queue: Queue, attempts: Attempts, fetcher: Fetcher, storage: Storage, events: Events
+    ) -> None:
+        self._config = config
+        self._queue = queue
+        self._attempts = attempts
+        self._fetcher = fetcher
+        self._storage = storage
+        self._events = events
+        self._runs: dict[int, Run] = {}
+        self._wake = asyncio.Event()
+        self._leasing: list[asyncio.Task[None]] = []
+        self._serving: list[asyncio.Task[None]] = []
+        self._give_up_at = float("inf")
+        self.draining = False
+
+    async def start(self) -> None:
+        """Starts the loops. With no slots only the work that any process may do for all is done."""
+        self._events.hear("wake", lambda _: self._wake.set())
+        self._events.hear("cancel", self._cancel)
+        metrics.worker_slots.set(self._config.download_concurrency)
+        lease = self._config.download_lease_seconds
+        self._leasing = [
+            asyncio.create_task(loops.repeat("reap", lease / 6, self._attempts.reap)),
+            asyncio.create_task(loops.repeat("reconcile", RECONCILE_SECONDS, self._queue.index.reconcile)),
+        ]
+        if self._config.download_concurrency:
+            self._leasing.append(asyncio.create_task(loops.repeat("claim", 0, self._claim)))
+            self._serving = [
+                asyncio.create_task(loops.repeat("beat", lease / 3, self._beat, first=lease / 3)),
+                asyncio.create_task(loops.repeat("report", REPORT_SECONDS, self._report)),
+                asyncio.create_task(loops.repeat("record", RECORD_SECONDS, self._record)),
+            ]
+
+    async def drain(self) -> None:
+        """Takes nothing new, lets running jobs go on for `DRAIN_SECONDS`, then hands back what is left.
+
+        The leases are renewed all the while, so that no other process takes a job that is still being worked on.
+        """
+        self.draining = True
+        self._give_up_at = time.monotonic() + self._config.drain_seconds + 3
+        await loops.stop(self._leasing)
+        await self._wait(self._config.drain_seconds)
+        for run in list(self._runs.values()):
+            run.stop("drain")
+        await self._wait(10)
+        await loops.stop(self._serving)
+
+    async def _wait(self, seconds: float) -> None:
+        tasks = [run.task for run in self._runs.values() if run.task]
+        if tasks:
+            await asyncio.wait(tasks, timeout=seconds)
+
+    @property
+    def running(self) -> int:
+        return len(self._runs)
+
+    # leasing
+
+    async def _claim(self) -> None:
+        """One round: fills the free slots, or waits for a word that there is something to do."""
+        free = self._config.download_concurrency - len(self._runs)
+        taken = await self._lease(free) if free > 0 and await self._has_room() else 0
+        if taken == 0:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), POLL_SECONDS)
+            self._wake.clear()
+
+    async def _has_room(self) -> bool:
+        return await self._storage.free_bytes() >= self._config.download_min_free_bytes
+
+    async def _lease(self, free: int) -> int:
+        suggested = await self._queue.index.claim(free)
+        if not suggested:
+            return 0
+        try:
+            started = await self._attempts.lease(suggested)
+        except errors.Unavailable:
+            # The index must not keep for leased what nobody runs; the reconciler brings it back.
+            await self._queue.forget(suggested)
+            raise
+        for s in started:
+            run = Run(s)
+            self._runs[s.claim.job] = run
+            run.task = asyncio.create_task(self._attempt(run), name=f"job-{s.claim.job}.{s.claim.fence}")
+        metrics.worker_running.set(len(self._runs))
+        return len(suggested)
+
+    # one attempt
+
+    async def _attempt(self, run: Run) -> None:
+        s = run.started
+        log.download_id.set(str(s.download))
+        log.user_id.set(str(s.claim.user_id))
+        try:
+            await self._run(run)
+        except errors.Unavailable:
+            # Draining, and PostgreSQL is away: the lease runs out and another attempt goes on from the partial file.
+            logger.warning("worker.outcome_not_written", extra={"job": s.claim.job})
+        except Exception:
+            logger.exception("worker.attempt_failed", extra={"job": s.claim.job})
+            with contextlib.suppress(errors.Unavailable):
+                await self._failed(run, Failed("internal", "Something went wrong on the server.", True, None), None)
+        finally:
+            self._runs.pop(s.claim.job, None)
+            metrics.worker_running.set(len(self._runs))
+            self._wake.set()
+
+    async def _run(self, run: Run) -> None:
+        try:
+            done, usage = await self._fetch(run)
+        except FetchFailed as e:
+            await self._failed(run, e.failure, e.usage)
+        except asyncio.CancelledError:
+            await self._stopped(run)
+        else:
+            await self._finished(run, done, usage)
+
+    async def _fetch(self, run: Run) -> tuple[Done, Usage]:
+        s = run.started
+        claim = s.claim
+        if run.why:
+            raise asyncio.CancelledError
+        run.fetching = True
+        try:
+            earlier = await self._storage.earlier_dirs(s.download, claim.job, claim.fence)
+            order = Order(
+                job=f"{claim.job}.{claim.fence}", url=s.url, quality=s.quality, format=s.format,
+                work_dir=str(self._storage.attempt_dir(s.download, claim.job, claim.fence)),
+                earlier_dirs=[str(folder) for folder in earlier], embed_metadata=s.embed_metadata,
+            )  # fmt: skip
+            return await self._fetcher.run(order, run.frame)
+        finally:
+            run.fetching = False
+
+    async def _finished(self, run: Run, done: Done, usage: Usage) -> None:
+        s = run.started
+        name = storage.file_name(s.claim.job, s.claim.fence, done.ext)
+        await self._describe(run)
+        await self._storage.publish(Path(done.path), name)
+        state = await loops.settle(lambda: self._attempts.complete(s, name, done, usage), self._give_up)
+        if state != "completed":
+            await self._storage.remove(name)
+        await self._tidy(s, state)
+        logger.info("downloads.finished", extra={"job": s.claim.job, "state": state, "bytes": done.size_bytes})
+
+    async def _failed(self, run: Run, failure: Failed, usage: Usage | None) -> None:
+        s = run.started
+        await self._describe(run)
+        state = await loops.settle(lambda: self._attempts.fail(s, failure, usage), self._give_up)
+        await self._tidy(s, state)
+        logger.warning("downloads.attempt_failed", extra={"job": s.claim.job, "code": failure.code, "state": state})
+
+    async def _stopped(self, run: Run) -> None:
+        """The child and all its processes are gone; what remains is to say so."""
+        s = run.started
+        if run.why == "lost":
+            logger.warning("downloads.lease_lost", extra={"job": s.claim.job})
+            return
+        state = await loops.settle(lambda: self._attempts.hand_back(s), self._give_up)
+        await self._tidy(s, state)
+        logger.info("downloads.stopped", extra={"job": s.claim.job, "why": run.why, "state": state})
+
+    async def _tidy(self, s: Started, state: str | None) -> None:
+        """Removes partial files once nobody wants to go on from them; a lost lease's are another attempt's business."""
+        if state in ("completed", "cancelled"):
+            await self._storage.clear_work(s.download)
+
+    async def _describe(self, run: Run) -> None:
+        video, run.video = run.video, None
+        if video:
+            await loops.settle(lambda: self._attempts.describe(run.started, video), self._give_up)
+
+    def _give_up(self) -> bool:
+        return time.monotonic() > self._give_up_at
+
+    # beating, cancelling, reporting
+
+    def _cancel(self, job: str) -> None:
+        if job.isdigit() and (run := self._runs.get(int(job))):
+            run.stop("cancel")
+
+    async def _beat(self) -> None:
+        held = {job: run for job, run in self._runs.items() if run.why is None}
+        if not held:
+            return
+        lost, cancelled = await self._queue.beat([run.started.claim for run in held.values()])
+        for job in lost:
+            held[job].stop("lost")
+        for job in cancelled:
+            held[job].stop("cancel")
+
+    async def _report(self) -> None:
+        """Tells readers what changed since the last time."""
+        for run in list(self._runs.values()):
+            if run.video:
+                await self._describe(run)
+            if run.latest and run.latest is not run.reported:
+                run.reported = run.latest
+                await self._attempts.publish(run.started, run.latest)
+
+    async def _record(self) -> None:
+        """Writes down what changed since the last time, all runs in one statement."""
+        changed = [(run, run.latest) for run in self._runs.values() if run.latest and run.latest is not run.recorded]
+        if changed:
+            await self._attempts.progress([(run.started, latest) for run, latest in changed])
+            for run, latest in changed:
+                run.recorded = latest
