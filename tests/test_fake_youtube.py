@@ -1,19 +1,16 @@
-"""The YouTube stand-in, seen by the real yt-dlp in its own process and, for what that hides, by a bare client.
+"""The YouTube stand-in as the real yt-dlp sees it and, for what that hides, as a bare client does.
 
-Later tests believe the stand-in; these show that they may.
+Later tests believe the stand-in; these show that they may. A long file: it is one list of short tests.
 """
 
 import hashlib
 import http.client
 import json
-import os
 import signal
 import socket
-import ssl
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -22,8 +19,9 @@ from typing import Any
 import pytest
 
 from tests.fakes.youtube import YouTube
+from tests.fakes.youtube_client import Client, command, environment, probe, run, talk
 from tests.fakes.youtube_faults import Fault, Faults
-from tests.fakes.youtube_media import Cupboard, Recipe, ffmpeg
+from tests.fakes.youtube_media import Cupboard, Recipe, padded
 from tests.fakes.youtube_replies import STREAM_HOST
 from tests.fakes.youtube_videos import CATALOGUE
 
@@ -55,65 +53,12 @@ def youtube(running: YouTube) -> Iterator[YouTube]:
     running.behave()
 
 
-def command(youtube: YouTube, *arguments: str) -> list[str]:
-    fixed = [
-        "--ignore-config",
-        "--no-cache-dir",
-        "--compat-options",
-        "no-certifi",
-        "--ffmpeg-location",
-        ffmpeg(),
-    ]
-    served = ["--proxy", youtube.proxy_url, "--extractor-args", youtube.extractor_args]
-    return [sys.executable, "-m", "yt_dlp", *fixed, *served, *arguments]
-
-
-def environment(youtube: YouTube) -> dict[str, str]:
-    return {**os.environ, "SSL_CERT_FILE": str(youtube.ca_file), "PYTHONIOENCODING": "utf-8"}
-
-
-def run(youtube: YouTube, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command(youtube, *arguments),
-        env=environment(youtube),
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-
-
-def probe(path: Path) -> str:
-    """What ffmpeg says of a file after decoding all of it; `ERROR` stands first when it could not."""
-    done = subprocess.run(
-        [ffmpeg(), "-i", path, "-f", "null", "-"], capture_output=True, text=True, check=False
-    )
-    return ("ERROR " if done.returncode else "") + done.stderr
-
-
 def sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def media_requests(youtube: YouTube) -> list[tuple[str, int]]:
     return [(seen.range, seen.status) for seen in youtube.requests if seen.path == "/videoplayback"]
-
-
-class Client:
-    """A bare HTTP client behind the stand-in's proxy. It trusts the test authority only."""
-
-    def __init__(self, youtube: YouTube, host: str, timeout: float = 10) -> None:
-        port = int(youtube.proxy_url.rsplit(":", 1)[1])
-        context = ssl.create_default_context(cafile=str(youtube.ca_file))
-        self.connection = http.client.HTTPSConnection("127.0.0.1", port, context=context, timeout=timeout)
-        self.connection.set_tunnel(host, 443)
-
-    def open(
-        self, path: str, headers: dict[str, str] | None = None, method: str = "GET"
-    ) -> http.client.HTTPResponse:
-        self.connection.request(method, path, headers=headers or {})
-        return self.connection.getresponse()
 
 
 @pytest.fixture
@@ -184,7 +129,7 @@ def test_a_refused_video_gives_the_extractors_own_words(refusals: str, name: str
 
 
 @pytest.fixture(scope="module")
-def described(running: YouTube, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+def described(running: YouTube, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What one process reads of videos that are listed but not downloaded, by id."""
     names = [*ODD_TITLES, "portrait", "small", "live", "upcoming"]
     fields = "%(.{id,title,uploader,width,height,live_status,release_timestamp})j"
@@ -194,24 +139,24 @@ def described(running: YouTube, tmp_path_factory: pytest.TempPathFactory) -> dic
 
 
 @pytest.mark.parametrize("name", ODD_TITLES)
-def test_an_odd_title_arrives_as_it_is(described: dict[str, dict[str, Any]], name: str) -> None:
+def test_an_odd_title_arrives_as_it_is(described: dict[str, Any], name: str) -> None:
     info = described[CATALOGUE[name].id]
     assert (info["title"], info["uploader"]) == (CATALOGUE[name].title, CATALOGUE[name].channel)
 
 
-def test_a_portrait_video_is_higher_than_wide(described: dict[str, dict[str, Any]]) -> None:
-    assert [described["portrait_01"][side] for side in ("width", "height")] == [1080, 1920]
+@pytest.mark.parametrize(("name", "size"), [("portrait", (1080, 1920)), ("small", (640, 360))])
+def test_an_uncommon_picture_has_its_size(
+    described: dict[str, Any], name: str, size: tuple[int, int]
+) -> None:
+    info = described[CATALOGUE[name].id]
+    assert (info["width"], info["height"]) == size
 
 
-def test_a_small_video_ends_at_360p(described: dict[str, dict[str, Any]]) -> None:
-    assert described["upto360p_01"]["height"] == 360
-
-
-def test_a_live_video_says_so(described: dict[str, dict[str, Any]]) -> None:
+def test_a_live_video_says_so(described: dict[str, Any]) -> None:
     assert described["live_now_01"]["live_status"] == "is_live"
 
 
-def test_a_premiere_tells_when_it_begins(described: dict[str, dict[str, Any]]) -> None:
+def test_a_premiere_tells_when_it_begins(described: dict[str, Any]) -> None:
     info = described["premiere_01"]
     assert info["live_status"] == "is_upcoming"
     assert 2 * 3600 < info["release_timestamp"] - time.time() < 4 * 3600
@@ -295,6 +240,13 @@ def test_a_refused_player_call_leaves_no_formats(
     assert "No video formats found!" in done.stderr
 
 
+def test_a_refused_page_and_player_leave_nothing_at_all(youtube: YouTube, tmp_path: Path) -> None:
+    youtube.misbehave("ordinary", page_status=429, player_status=403)
+    done = run(youtube, tmp_path, "-s", youtube.url("ordinary"))
+    assert "Unable to download webpage: HTTP Error 429" in done.stderr
+    assert "Failed to extract any player response" in done.stderr
+
+
 def test_a_failing_player_call_is_asked_again(youtube: YouTube, tmp_path: Path) -> None:
     youtube.misbehave("ordinary", player_status=500, times=1)
     assert run(youtube, tmp_path, "-s", youtube.url("ordinary")).returncode == 0
@@ -338,6 +290,8 @@ def test_a_range_past_the_end_is_416(youtube: YouTube, stream: Client) -> None:
 def test_a_head_request_gets_the_length_only(youtube: YouTube, stream: Client) -> None:
     answer = stream.open(place("big"), method="HEAD")
     assert (answer.headers["Content-Length"], answer.read()) == ("32000000", b"")
+    # A body that came all the same would be taken for the next answer on this connection.
+    assert stream.open(place("big"), {"Range": "bytes=0-9"}).status == 206
 
 
 def test_an_old_etag_gets_the_whole_file(youtube: YouTube, stream: Client) -> None:
@@ -375,6 +329,24 @@ def test_a_throttled_body_takes_its_time(youtube: YouTube, stream: Client) -> No
     began = time.monotonic()
     stream.open(place("big"), {"Range": "bytes=0-499999"}).read()
     assert 0.35 < time.monotonic() - began < 1.5
+
+
+@pytest.mark.parametrize(
+    ("fault", "method", "path"),
+    [
+        ("page_delay", "GET", "/watch?v=ordinary_01"),
+        ("player_delay", "POST", "/youtubei/v1/player"),
+        ("media_delay", "GET", "/videoplayback?id=ordinary_01&itag=18"),
+    ],
+)
+def test_a_slow_answer_is_slow(youtube: YouTube, stream: Client, fault: str, method: str, path: str) -> None:
+    youtube.misbehave("ordinary", **{fault: 0.3})
+    began = time.monotonic()
+    answer = stream.open(
+        path, method=method, body=b'{"videoId": "ordinary_01"}' if method == "POST" else None
+    )
+    assert answer.status == 200
+    assert time.monotonic() - began > 0.3
 
 
 def test_the_log_shows_an_answer_that_is_still_open(youtube: YouTube, stream: Client) -> None:
@@ -425,6 +397,14 @@ def test_a_misspelt_fault_is_an_error(youtube: YouTube, wrong: dict[str, Any]) -
         youtube.misbehave("ordinary", **wrong)
 
 
+@pytest.mark.parametrize(
+    ("suffix", "length", "outside"), [("mp4", slice(8, 16), 0), ("webm", slice(2, 9), 9)]
+)
+def test_padding_says_how_long_it_is(suffix: str, length: slice, outside: int) -> None:
+    media = padded(b"", suffix, 1000)
+    assert int.from_bytes(media.head[length], "big") + outside == media.size == 1000
+
+
 def test_a_film_is_made_once_however_many_ask(tmp_path: Path) -> None:
     recipe = Recipe("h264", "mp4", 64, 64)
     with ThreadPoolExecutor(4) as pool:
@@ -458,16 +438,6 @@ def test_a_process_of_its_own_is_driven_over_http(tmp_path: Path) -> None:
         finally:
             process.send_signal(signal.SIGTERM)
     assert process.returncode == 0
-
-
-def talk(url: str, method: str = "GET", body: dict[str, Any] | None = None) -> tuple[int, Any]:
-    request = urllib.request.Request(url, json.dumps(body).encode() if body else None, method=method)
-    try:
-        with urllib.request.urlopen(request, timeout=5) as answer:
-            return answer.status, json.loads(answer.read() or b"null")
-    except urllib.error.HTTPError as error:
-        with error:
-            return error.code, json.loads(error.read())
 
 
 def size_of(path: Path) -> int:

@@ -25,13 +25,13 @@ class Fault:
     skip: int = 0
     times: int = 0
     page_status: int = 0
-    page_delay: float = 0
+    page_delay: float = 0.0
     player_status: int = 0
     player_garbage: bool = False
-    player_delay: float = 0
+    player_delay: float = 0.0
     retry_after: int = 0
     media_status: int = 0
-    media_delay: float = 0
+    media_delay: float = 0.0
     media_stall_after: int = 0
     media_cut_after: int = 0
     media_length_off: int = 0
