@@ -1,13 +1,75 @@
 """The whole API as one table: every address, who may call it, what it takes and what it answers.
 
 A row drives authorisation, decoding, encoding and the OpenAPI document, so the policy is read here and
-nowhere else.
+nowhere else. Rows are wrapped by hand, to be read as a table.
 """
 
-from ytdl.api import service
-from ytdl.api.http import Route
+from typing import Any
 
+from ytdl.api import auth, docs, downloads, security, service, streams
+from ytdl.api.http import Route
+from ytdl.auth import Credentials, Grant, RefreshToken, Ticket, Tokens
+from ytdl.downloads import Attempt, Download, Filter, NewDownload, Page
+from ytdl.health import Readiness
+from ytdl.users import Profile, ProfileChange, Registration
+
+# fmt: off
 ROUTES: tuple[Route, ...] = (
+    # auth
+    Route("POST", "/auth/register", auth.register, "anyone", body=Registration, returns=Profile, status=201,
+          problems=("forbidden", "conflict")),
+    Route("POST", "/auth/login", auth.login, "anyone", body=Credentials, returns=Tokens,
+          problems=("unauthorized",)),
+    Route("POST", "/auth/logout", auth.logout, "user", status=204),
+    Route("GET", "/auth/profile", auth.profile, "user", returns=Profile),
+    Route("PUT", "/auth/profile", auth.change_profile, "user", body=ProfileChange, returns=Profile,
+          problems=("conflict",)),
+    Route("POST", "/auth/ticket", auth.issue_ticket, "user", returns=Ticket),
+
+    # security
+    Route("POST", "/security/token", security.token, "anyone", body=Grant, form=True, returns=Tokens,
+          problems=("unauthorized",)),
+    Route("POST", "/security/refresh", security.refresh, "anyone", body=RefreshToken, returns=Tokens,
+          problems=("unauthorized",)),
+
+    # downloads
+    Route("POST", "/downloads", downloads.create, "user", body=NewDownload, returns=Download, status=202,
+          also={200: Download}, problems=("conflict",), headers={
+              "Idempotency-Key": "With the same key and body within 24 hours, the first answer comes again."}),
+    Route("GET", "/downloads", downloads.page, "user", query=Filter, returns=Page),
+    Route("GET", "/downloads/events", streams.events_of_all, "user", ticket=True, stream=True, head=False,
+          media="text/event-stream"),
+    Route("GET", "/downloads/{id}", downloads.get, "user", returns=Download),
+    Route("DELETE", "/downloads/{id}", downloads.delete, "user", status=204),
+    Route("POST", "/downloads/{id}/cancel", downloads.cancel, "user", returns=Download, status=202,
+          problems=("conflict",)),
+    Route("POST", "/downloads/{id}/retry", downloads.retry, "user", returns=Download, status=202,
+          problems=("conflict",)),
+    Route("GET", "/downloads/{id}/file", downloads.file, "user", ticket=True, stream=True,
+          media="application/octet-stream", also={206: None, 304: None}, headers={
+              "Range": "One range of bytes; several, or none that can be read, mean the whole file.",
+              "If-Range": "An ETag; for another file than that one the range does not count.",
+              "If-None-Match": "An ETag; for the same file the answer is 304."},
+          problems=("conflict", "gone", "range_not_satisfiable")),
+    Route("GET", "/downloads/{id}/logs", downloads.attempts, "user", returns=list[Attempt]),
+
+    # streams
+    Route("GET", "/downloads/{id}/events", streams.events_of_one, "user", ticket=True, stream=True,
+          head=False, media="text/event-stream"),
+    Route("GET", "/downloads/{id}/ws", streams.socket_of_one, "user", ticket=True, stream=True, head=False,
+          status=101),
+    Route("GET", "/ws", streams.socket_of_all, "user", ticket=True, stream=True, head=False, status=101),
+
     # service
-    Route("GET", "/healthz", service.healthz, "anyone", returns=dict[str, str], plain=True),
+    Route("GET", "/healthz", service.healthz, "anyone", returns=service.Alive, plain=True),
+    Route("GET", "/readyz", service.readyz, "anyone", returns=Readiness, also={503: Readiness}, plain=True),
+    Route("GET", "/metrics", service.prometheus, "anyone", media="text/plain", plain=True),
+
+    # docs
+    Route("GET", "/", docs.index, "anyone", media="text/html", plain=True),
+    Route("GET", "/docs", docs.swagger, "anyone", media="text/html", plain=True),
+    Route("GET", "/api/docs", docs.api_docs, "anyone", media="text/html", plain=True),
+    Route("GET", "/redoc", docs.redoc, "anyone", media="text/html", plain=True),
+    Route("GET", "/openapi.json", docs.document, "anyone", returns=dict[str, Any], plain=True),
+    Route("GET", "/static/{name}", docs.asset, "anyone", media="application/octet-stream", plain=True),
 )

@@ -41,7 +41,8 @@ class Route:
     """`path` stands below `/api/v1` unless the row is `plain`.
 
     `returns` is the answer's type, or None for an answer without a body or one of another `media` type than
-    JSON. `problems` are codes that the route can answer beside those that follow from the rest of the row.
+    JSON; `also` has the types of answers with other statuses that are no problems, and `headers` says what
+    request headers mean here. `problems` are codes that the route can answer beside those that follow from the rest of the row.
     A `stream` lasts as long as it likes and is left out of the latency figures; `head=False` keeps HEAD
     away from one that never ends. `form` takes the body in an HTML form's encoding as well.
     """
@@ -56,6 +57,8 @@ class Route:
     returns: Any = None
     status: int = 200
     media: str = "application/json"
+    also: Mapping[int, Any] = dataclasses.field(default_factory=dict)
+    headers: Mapping[str, str] = dataclasses.field(default_factory=dict)
     ticket: bool = False
     problems: tuple[str, ...] = ()
     stream: bool = False

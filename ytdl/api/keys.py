@@ -11,9 +11,11 @@ if TYPE_CHECKING:
     from ytdl.auth import Auth, Identity
     from ytdl.config import Config
     from ytdl.db import DB as Database
+    from ytdl.downloads import Downloads
     from ytdl.events import Events
     from ytdl.health import Health
     from ytdl.kv import KV as Redis
+    from ytdl.worker import Worker
 
 CONFIG: "web.AppKey[Config]" = web.AppKey("config")
 DB: "web.AppKey[Database]" = web.AppKey("db")
@@ -21,6 +23,12 @@ KV: "web.AppKey[Redis]" = web.AppKey("kv")
 EVENTS: "web.AppKey[Events]" = web.AppKey("events")
 AUTH: "web.AppKey[Auth]" = web.AppKey("auth")
 HEALTH: "web.AppKey[Health]" = web.AppKey("health")
+DOWNLOADS: "web.AppKey[Downloads]" = web.AppKey("downloads")
+WORKER: "web.AppKey[Worker]" = web.AppKey("worker")
+# The password of the first admin where one was made at this start: said once and kept nowhere.
+FIRST_PASSWORD: "web.AppKey[str | None]" = web.AppKey("first_password")
+# The OpenAPI document, encoded once.
+OPENAPI: "web.AppKey[bytes]" = web.AppKey("openapi")
 
 IDENTITY: "web.RequestKey[Identity]" = web.RequestKey("identity")
 REQUEST_ID: "web.RequestKey[str]" = web.RequestKey("request_id")

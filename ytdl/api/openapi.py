@@ -1,0 +1,204 @@
+"""The OpenAPI 3.1 document, made from the route table: nothing about the API is written down a second time.
+
+Types give the schemas, a row the parameters, roles and answers, a handler's docstring the words.
+"""
+
+import inspect
+import re
+from http import HTTPStatus
+from typing import Any
+
+import msgspec
+
+from ytdl import __version__
+from ytdl.api import problems
+from ytdl.api.http import BASE, Route
+
+Schema = dict[str, Any]
+REFS = "#/components/schemas/{name}"
+PROBLEM = {"application/problem+json": {"schema": {"$ref": REFS.format(name="Problem")}}}
+_PARAMETER = re.compile(r"\{(\w+)(?::[^{}]*)?\}")
+
+DESCRIPTION = """\
+Give it the address of a video, watch the download, fetch the file.
+
+Every error is an `application/problem+json` document. Its `code` is stable and meant for programs, `detail`
+is a sentence for people, and `errors` names the fields that are at fault. Give the `request_id` to whoever
+runs the service when something is wrong.
+
+Sign in at `POST /api/v1/auth/login` and send `Authorization: Bearer <access_token>`. Where a browser cannot
+set a header, a ticket from `POST /api/v1/auth/ticket` stands in for it once: `?ticket=<ticket>`.
+"""
+
+MEANINGS = {
+    "malformed": "The request cannot be read: broken JSON, no body, or a header out of its grammar.",
+    "unauthorized": "Nobody is signed in, or the token is expired, revoked or not valid.",
+    "forbidden": "Signed in, but not allowed to do this.",
+    "not_found": "There is nothing here by that id, or it is somebody else's.",
+    "method_not_allowed": "The address does not answer this method; `Allow` lists those that it does.",
+    "conflict": "The resource is in a state that does not allow this.",
+    "gone": "It was here and is not kept any more.",
+    "too_large": "The body is larger than 1 MiB.",
+    "unsupported_media_type": "The body is not of a media type that is read here.",
+    "range_not_satisfiable": "No byte of the file lies in the range that was asked for.",
+    "invalid": "A field is missing, unknown, of the wrong type or out of range; `errors` names it.",
+    "locked": "Too many failures; locked until `Retry-After` has passed.",
+    "rate_limited": "Too many requests; try again after `Retry-After`.",
+    "internal": "A fault of the service; its log has the reason under the `request_id`.",
+    "unavailable": "Something that this needs is away just now; try again after `Retry-After`.",
+}
+HEADERS: dict[str, dict[str, Schema]] = {
+    "unauthorized": {"WWW-Authenticate": {"schema": {"type": "string"}}},
+    "method_not_allowed": {"Allow": {"schema": {"type": "string"}}},
+    **{
+        code: {"Retry-After": {"description": "Seconds.", "schema": {"type": "integer"}}}
+        for code in ("locked", "rate_limited", "unavailable")
+    },
+}
+
+SECURITY_SCHEMES: Schema = {
+    "bearer": {"type": "http", "scheme": "bearer", "description": "An access token."},
+    "ticket": {"type": "apiKey", "in": "query", "name": "ticket", "description": "Good for one use, 60 s."},
+    "password": {
+        "type": "oauth2",
+        "description": "What the docs page signs in with.",
+        "flows": {"password": {"tokenUrl": BASE + "/security/token", "scopes": {}}},
+    },
+}
+
+
+def encode(rows: tuple[Route, ...]) -> bytes:
+    return msgspec.json.encode(document(rows))
+
+
+def document(rows: tuple[Route, ...]) -> dict[str, Any]:
+    types = _types(rows)
+    references, components = msgspec.json.schema_components(types, ref_template=REFS)
+    schemas = dict(zip(map(id, types), references, strict=True))
+    paths: dict[str, Any] = {}
+    for row in rows:
+        path = _PARAMETER.sub(r"{\1}", row.full_path)
+        paths.setdefault(path, {})[row.method.lower()] = _operation(row, schemas, components)
+    # A query's fields stand in its operation as parameters.
+    for row in rows:
+        if row.query is not None:
+            components.pop(_name(schemas[id(row.query)]), None)
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "ytdl", "version": __version__, "description": DESCRIPTION},
+        "servers": [{"url": "/"}],
+        "tags": [{"name": name} for name in dict.fromkeys(map(_tag, rows))],
+        "paths": paths,
+        "components": {
+            "schemas": components,
+            "responses": {code: _problem(code) for code in problems.STATUS},
+            "securitySchemes": SECURITY_SCHEMES,
+        },
+    }
+
+
+def _types(rows: tuple[Route, ...]) -> list[Any]:
+    types = [t for row in rows for t in (row.body, row.query, row.returns, *row.also.values())]
+    return [problems.Problem, *(t for t in types if t is not None)]
+
+
+def _operation(row: Route, schemas: dict[int, Schema], components: dict[str, Schema]) -> Schema:
+    summary, _, description = (inspect.getdoc(row.handler) or "").partition("\n")
+    parameters = [_path_parameter(name) for name in _PARAMETER.findall(row.full_path)]
+    parameters += [
+        {"name": name, "in": "header", "description": words, "schema": {"type": "string"}}
+        for name, words in row.headers.items()
+    ]
+    if row.query is not None:
+        parameters += _query_parameters(components[_name(schemas[id(row.query)])])
+    operation: Schema = {
+        "operationId": f"{_tag(row)}_{row.handler.__name__}",
+        "tags": [_tag(row)],
+        "summary": summary,
+        "description": description.strip(),
+        "parameters": parameters,
+        "responses": _responses(row, schemas),
+        "security": _security(row),
+    }
+    if row.body is not None:
+        kinds = ["application/json"] + ["application/x-www-form-urlencoded"] * row.form
+        content = {kind: {"schema": schemas[id(row.body)]} for kind in kinds}
+        operation["requestBody"] = {"required": True, "content": content}
+    return {name: value for name, value in operation.items() if value or name == "security"}
+
+
+def _name(reference: Schema) -> str:
+    return str(reference["$ref"]).rpartition("/")[2]
+
+
+def _tag(row: Route) -> str:
+    return row.handler.__module__.rpartition(".")[2]
+
+
+def _path_parameter(name: str) -> Schema:
+    schema = {"type": "string", "format": "uuid"} if name == "id" else {"type": "string"}
+    return {"name": name, "in": "path", "required": True, "schema": schema}
+
+
+def _query_parameters(schema: Schema) -> list[Schema]:
+    required = schema.get("required", [])
+    return [
+        {"name": name, "in": "query", "required": name in required, "schema": inner}
+        for name, inner in schema["properties"].items()
+    ]
+
+
+def _responses(row: Route, schemas: dict[int, Schema]) -> Schema:
+    responses: Schema = {}
+    for code in codes(row):
+        responses[str(problems.STATUS[code])] = {"$ref": f"#/components/responses/{code}"}
+    if row.tagged:
+        responses["304"] = {
+            "description": "Not changed since the answer whose ETag was sent in If-None-Match."
+        }
+    responses[str(row.status)] = _success(row, row.status, schemas.get(id(row.returns)))
+    for status, type_ in row.also.items():
+        responses[str(status)] = _success(row, status, schemas.get(id(type_)))
+    return dict(sorted(responses.items()))
+
+
+def _success(row: Route, status: int, schema: Schema | None) -> Schema:
+    answer: Schema = {"description": HTTPStatus(status).phrase}
+    if schema is not None:
+        answer["content"] = {row.media: {"schema": schema}}
+    elif row.media != "application/json":
+        answer["content"] = {row.media: {"schema": {"type": "string"}}}
+    if row.tagged and status == row.status:
+        answer["headers"] = {"ETag": {"schema": {"type": "string"}}}
+    return answer
+
+
+def codes(row: Route) -> tuple[str, ...]:
+    """The problems that a row can answer: those that follow from its fields, and those it names."""
+    found = ["internal", *row.problems]
+    if not row.plain:
+        found.append("unavailable")
+    if row.role != "anyone":
+        found.append("unauthorized")
+    if row.role == "admin":
+        found.append("forbidden")
+    if row.body is not None:
+        found += ["malformed", "too_large", "unsupported_media_type", "invalid"]
+    if row.query is not None:
+        found.append("invalid")
+    if _PARAMETER.search(row.path):
+        found.append("not_found")
+    return tuple(sorted(set(found)))
+
+
+def _problem(code: str) -> Schema:
+    problem: Schema = {"description": MEANINGS[code], "content": PROBLEM}
+    if code in HEADERS:
+        problem["headers"] = HEADERS[code]
+    return problem
+
+
+def _security(row: Route) -> list[Schema]:
+    if row.role == "anyone":
+        return []
+    return [{name: []} for name in ["bearer", "password", *["ticket"] * row.ticket]]

@@ -1,0 +1,133 @@
+"""Whether the service can do its work: what each dependency answers, asked side by side and bounded in time.
+
+Only looks. Keeping the dependencies alive is their own adapters' work; what a failure means to a caller is
+said by `api/service.py`.
+"""
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import Awaitable, Callable
+from typing import Literal
+
+import msgspec
+
+from ytdl import errors, metrics, sql
+from ytdl.config import Config
+from ytdl.db import DB
+from ytdl.fetcher import Fetcher
+from ytdl.kv import KV
+from ytdl.storage import Storage
+
+log = logging.getLogger("ytdl.health")
+q = sql.load("health")
+LIMIT_SECONDS = 2.0
+
+
+class Check(msgspec.Struct, frozen=True):
+    """`detail` says what was found, a version or what is wrong; it never holds an address or a secret."""
+
+    name: str
+    ok: bool
+    latency_seconds: float
+    detail: str
+
+
+class Readiness(msgspec.Struct, frozen=True):
+    """`draining` is a service that is about to stop: it ends what it has and wants no more."""
+
+    status: Literal["ready", "not_ready", "draining"]
+    checks: tuple[Check, ...]
+
+
+class Failing(Exception):
+    """A check's finding, as a sentence that anyone may read."""
+
+
+class Health:
+    """`fetcher` is None where this process runs no downloads; what only they need is then not asked for."""
+
+    def __init__(self, config: Config, db: DB, kv: KV, storage: Storage, fetcher: Fetcher | None) -> None:
+        self.draining = False
+        self._config = config
+        self._db = db
+        self._kv = kv
+        self._storage = storage
+        self._fetcher = fetcher
+        self._asks: dict[str, Callable[[], Awaitable[str]]] = {
+            "postgres": self._ask_postgres,
+            "redis": self._ask_redis,
+            "disk": self._ask_disk,
+        }
+        if fetcher is not None:
+            self._asks |= {
+                "ytdlp": self._ask_ytdlp,
+                "javascript": self._ask_javascript,
+                "ffmpeg": self._ask_ffmpeg,
+            }
+
+    async def readiness(self) -> Readiness:
+        """Takes no longer than `LIMIT_SECONDS`, whatever hangs."""
+        checks = await asyncio.gather(*(self._check(name) for name in self._asks))
+        well = all(check.ok for check in checks)
+        status: Literal["ready", "not_ready"] = "ready" if well else "not_ready"
+        return Readiness("draining" if self.draining else status, tuple(checks))
+
+    async def _check(self, name: str) -> Check:
+        begun = time.perf_counter()
+        ok, detail = await self._found(name)
+        metrics.ready.labels(name).set(ok)
+        return Check(name, ok, round(time.perf_counter() - begun, 6), detail)
+
+    async def _found(self, name: str) -> tuple[bool, str]:
+        try:
+            async with asyncio.timeout(LIMIT_SECONDS):
+                return True, await self._asks[name]()
+        except TimeoutError:
+            return False, f"No answer within {LIMIT_SECONDS:g} seconds."
+        except (Failing, errors.Error) as e:
+            return False, str(e)
+        except Exception:
+            log.exception("health.failed", extra={"check": name})
+            return False, "The check itself failed; the log says how."
+
+    async def _ask_postgres(self) -> str:
+        return f"PostgreSQL {await self._db.value(q.server_version)}"
+
+    async def _ask_redis(self) -> str:
+        await self._kv.ping()
+        return "answers"
+
+    async def _ask_disk(self) -> str:
+        free, least = await self._storage.free_bytes(), self._config.download_min_free_bytes
+        if free < least:
+            raise Failing(f"{_mib(free)} are free, and {_mib(least)} are needed.")
+        if not os.access(self._config.data_dir, os.W_OK):
+            raise Failing("The data folder cannot be written.")
+        return f"{_mib(free)} free"
+
+    async def _ask_ytdlp(self) -> str:
+        tools = await self._tools()
+        if not tools.get("ready"):
+            raise Failing("The fork server does not take jobs just now.")
+        return f"yt-dlp {tools['yt_dlp']}"
+
+    async def _ask_javascript(self) -> str:
+        tools = await self._tools()
+        if not tools.get("deno") or not tools.get("ejs"):
+            raise Failing("No JavaScript runtime was found: deno and yt-dlp-ejs are needed.")
+        return f"deno {tools['deno']}, yt-dlp-ejs {tools['ejs']}"
+
+    async def _ask_ffmpeg(self) -> str:
+        version = (await self._tools()).get("ffmpeg")
+        if not version:
+            raise Failing("No ffmpeg was found that runs.")
+        return f"ffmpeg {version}"
+
+    async def _tools(self) -> dict[str, object]:
+        return await self._fetcher.probe_tools() if self._fetcher is not None else {}
+
+
+def _mib(size: int) -> str:
+    return f"{size / 2**20:,.0f} MiB"
