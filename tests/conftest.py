@@ -3,6 +3,7 @@
 alice and bob are users, root is an admin; what alice has, bob must not see.
 """
 
+import dataclasses
 import itertools
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -74,9 +75,9 @@ def youtube_server() -> Iterator[YouTube]:
 @pytest.fixture
 def youtube(youtube_server: YouTube) -> Iterator[YouTube]:
     """The stand-in without faults or memories."""
-    youtube_server.reset()
+    youtube_server.behave()
     yield youtube_server
-    youtube_server.reset()
+    youtube_server.behave()
 
 
 @pytest.fixture
@@ -180,4 +181,40 @@ async def bob(service: Service) -> AsyncIterator[Person]:
 @pytest.fixture
 async def root(service: Service) -> AsyncIterator[Person]:
     async with service.person("root", role="admin") as person:
+        yield person
+
+
+@pytest.fixture
+def downloading_config(config: Config, youtube: YouTube) -> Config:
+    """With a worker, and the stand-in for everything outside; short times, so that tests are."""
+    return dataclasses.replace(
+        config,
+        download_concurrency=4,
+        download_lease_seconds=3.0,
+        download_backoff_seconds=0.2,
+        download_stall_seconds=3.0,
+        drain_seconds=0.0,
+        outbound_proxy=youtube.proxy_url,
+        outbound_ca_file=str(youtube.ca_file),
+        ytdlp_extractor_args=youtube.extractor_args,
+    )
+
+
+@pytest.fixture
+async def downloading(downloading_config: Config) -> AsyncIterator[Service]:
+    async with running(downloading_config) as service:
+        yield service
+
+
+@pytest.fixture
+async def ann(downloading: Service) -> AsyncIterator[Person]:
+    """A user of the service that has a worker."""
+    async with downloading.person("ann") as person:
+        yield person
+
+
+@pytest.fixture
+async def ben(downloading: Service) -> AsyncIterator[Person]:
+    """Another one."""
+    async with downloading.person("ben") as person:
         yield person

@@ -1,19 +1,154 @@
 """The application: everything that is made at start, in order of need, with its end right beside its
 beginning.
 
-Straight-line on purpose: a step uses what earlier ones made, and `cleanup_ctx` undoes them in reverse.
+Straight-line on purpose: a step uses what earlier ones made, and the exit stack undoes them in reverse.
 """
+
+import asyncio
+import dataclasses
+import logging
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 
 from aiohttp import web
 
-from ytdl.api import http
-from ytdl.api.keys import CONFIG
+from ytdl import crypto, embedded, users
+from ytdl import db as database
+from ytdl.api import http, openapi
+from ytdl.api.keys import AUTH, CONFIG, DB, DOWNLOADS, EVENTS, FIRST_PASSWORD, HEALTH, KV, OPENAPI, WORKER
+from ytdl.attempts import Attempts
+from ytdl.auth import Auth
 from ytdl.config import Config
+from ytdl.crypto import Hasher
+from ytdl.downloads import Downloads
+from ytdl.events import Events
+from ytdl.fetcher import Fetcher, Settings, find_ffmpeg
+from ytdl.health import Health
+from ytdl.janitor import Janitor
+from ytdl.kv import KV as Redis
+from ytdl.queue import Queue
 from ytdl.routes import ROUTES
+from ytdl.sampler import Sampler
+from ytdl.storage import Storage
+from ytdl.worker import Worker
+
+log = logging.getLogger("ytdl.app")
 
 
 async def new(config: Config) -> web.Application:
+    """Starting the application starts everything; ending it ends everything, embedded servers included."""
     app = http.application()
     app[CONFIG] = config
+    app[OPENAPI] = openapi.encode(ROUTES)
+    app.cleanup_ctx.append(_live)
+    app.on_shutdown.append(_end_streams)
     http.register(app, ROUTES)
     return app
+
+
+async def drain(app: web.Application) -> None:
+    """First step of a stop, while requests are still answered: not ready any more, no new jobs, running ones end."""
+    app[HEALTH].draining = True
+    await app[WORKER].drain()
+
+
+async def _end_streams(app: web.Application) -> None:
+    """Streams would hold the server open for ever."""
+    app[HEALTH].draining = True
+    app[EVENTS].close_streams()
+
+
+async def _live(app: web.Application) -> AsyncIterator[None]:
+    async with AsyncExitStack() as stack:
+        await _start(app, stack)
+        yield
+
+
+async def _start(app: web.Application, stack: AsyncExitStack) -> None:
+    config = app[CONFIG]
+    alone = not config.database_url
+    config = await _servers(config, stack)
+
+    await database.until_up(config.database_url, timeout=30)
+    await database.migrate(config.database_url)
+    db = app[DB] = database.DB(config.database_url, size=config.database_pool_size)
+    await db.open()
+    stack.push_async_callback(db.close)
+    kv = app[KV] = Redis(config.redis_url, config.redis_prefix)
+    stack.push_async_callback(kv.close)
+
+    storage = Storage(config.data_dir)
+    await asyncio.to_thread(storage.open)
+    events = app[EVENTS] = Events(kv)
+    await events.start()
+    stack.push_async_callback(events.stop)
+
+    auth = app[AUTH] = Auth(db, events, config, await asyncio.to_thread(_key, config), hasher=Hasher())
+    stack.push_async_callback(auth.close)
+    app[FIRST_PASSWORD] = await users.first_admin(
+        db, auth.hasher, username=config.admin_username, password=config.admin_password
+    )
+
+    fetcher = Fetcher(_fetcher_settings(config))
+    if config.download_concurrency:
+        await fetcher.start()
+        stack.push_async_callback(fetcher.stop)
+    queue = Queue(
+        db,
+        kv,
+        lease_seconds=config.download_lease_seconds,
+        user_cap=config.download_user_concurrency,
+        base_backoff=config.download_backoff_seconds,
+    )
+    if alone:
+        # The data folder is locked, so whoever held a lease is dead: no need to wait for it to run out.
+        await queue.disown()
+    app[DOWNLOADS] = Downloads(db, queue, events, storage, max_attempts=config.download_max_attempts)
+    worker = app[WORKER] = Worker(config, queue, Attempts(db, queue, events), fetcher, storage, events)
+    await worker.start()
+    stack.push_async_callback(worker.drain)
+    for part in (Janitor(db, storage), Sampler(config, db, storage, fetcher)):
+        await part.start()
+        stack.push_async_callback(part.stop)
+    app[HEALTH] = Health(config, db, kv, storage, fetcher if config.download_concurrency else None)
+
+
+async def _servers(config: Config, stack: AsyncExitStack) -> Config:
+    """The settings with the URLs of embedded servers where none were given; the data folder is this process's then."""
+    if config.database_url and config.redis_url:
+        return config
+    claim = await embedded.claim(config.data_dir)
+    stack.callback(claim.release)
+    given = {"database_url": config.database_url, "redis_url": config.redis_url}
+    starts = {"database_url": embedded.start_postgres, "redis_url": embedded.start_redis}
+    wanted = [name for name, url in given.items() if not url]
+    started = await asyncio.gather(*(starts[name](claim) for name in wanted), return_exceptions=True)
+    for server in started:
+        if isinstance(server, embedded.Server):
+            stack.push_async_callback(server.stop)
+    for failure in started:
+        if isinstance(failure, BaseException):
+            raise failure
+    urls = {name: server.url for name, server in zip(wanted, started, strict=True) if isinstance(server, embedded.Server)}
+    return dataclasses.replace(config, **urls)
+
+
+def _key(config: Config) -> bytes:
+    if config.jwt_secret_key:
+        return config.jwt_secret_key.encode()
+    return crypto.signing_key(config.data_dir / "secrets" / "jwt.key")
+
+
+def _fetcher_settings(config: Config) -> Settings:
+    return Settings(
+        runtime_dir=config.data_dir.resolve() / "runtime",
+        ffmpeg=find_ffmpeg(),
+        proxy=config.outbound_proxy or None,
+        ca_file=config.outbound_ca_file or None,
+        allowed_extractors=config.allowed_extractors,
+        extractor_args=config.ytdlp_extractor_args,
+        cookies_file=config.ytdlp_cookies_file or None,
+        stall_seconds=config.download_stall_seconds,
+        total_seconds=config.download_timeout_seconds,
+        file_bytes=config.download_max_bytes,
+    )
