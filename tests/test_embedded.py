@@ -38,6 +38,13 @@ asyncio.run(serve())
 """
 
 
+# Passing closed folders is granted only because the interpreter of a developer may lie in root's home.
+NOBODY = ["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups"]
+NOBODY += ["--inh-caps=-all,+dac_read_search", "--ambient-caps=-all,+dac_read_search"]
+# Root as in a container that gave away its power over other users' files.
+TAME_ROOT = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"]
+
+
 @contextlib.asynccontextmanager
 async def running(data_dir: Path) -> AsyncIterator[tuple[embedded.Server, embedded.Server]]:
     claim = await embedded.claim(data_dir)
@@ -69,6 +76,20 @@ def pids(process: subprocess.Popen[str]) -> tuple[int, int]:
     line = process.stdout.readline()
     assert line, process.stderr.read()
     return int(line.split()[0]), int(line.split()[1])
+
+
+def hold(*processes: int, seconds: float) -> None:
+    """Stops processes as a debugger does, and lets them go on after a while."""
+    for pid in processes:
+        os.kill(pid, signal.SIGSTOP)
+        asyncio.get_running_loop().call_later(seconds, os.kill, pid, signal.SIGCONT)
+
+
+def alive(pid: int) -> bool:
+    """A zombie is dead, and only waits for the machine's first process to notice."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    return False
 
 
 def eventually(condition: Callable[[], object], seconds: float = 10) -> bool:
@@ -142,7 +163,7 @@ async def test_stopping_twice_is_harmless(data_dir: Path) -> None:
         await asyncio.gather(postgres.stop(), redis.stop())
         await postgres.stop()
         assert (postgres.pid, redis.pid) == (None, None)
-        assert not any(psutil.pid_exists(pid or 0) for pid in pids)
+        assert not any(alive(pid or 0) for pid in pids)
 
 
 async def test_a_second_service_on_the_folder_is_refused(data_dir: Path) -> None:
@@ -163,18 +184,43 @@ def test_both_end_when_the_service_is_killed(data_dir: Path) -> None:
     with service(data_dir) as process:
         servers = pids(process)
         process.kill()
-        assert eventually(lambda: not any(psutil.pid_exists(pid) for pid in servers))
+        assert eventually(lambda: not any(alive(pid) for pid in servers))
 
 
-async def test_a_start_right_after_a_kill_finds_the_data(data_dir: Path) -> None:
+async def test_a_start_waits_until_the_servers_of_a_killed_service_are_gone(data_dir: Path) -> None:
     async with running(data_dir) as servers:
         await remember(*servers)
     with service(data_dir) as process:
-        pids(process)
+        servers_of_old = pids(process)
+        hold(*servers_of_old, seconds=0.5)
         process.kill()
         async with running(data_dir) as (postgres, redis):
+            assert not any(alive(pid) for pid in servers_of_old)
             assert await sql(postgres, b"SELECT word FROM notes") == [("kept",)]
             assert await word_in(redis) == b"kept"
+
+
+async def test_a_start_ends_a_postgres_that_nothing_tied_to_its_service(data_dir: Path) -> None:
+    async with running(data_dir) as (postgres, _):
+        command = psutil.Process(postgres.pid).cmdline()
+    prefix = NOBODY if os.geteuid() == 0 else []
+    stray = await asyncio.create_subprocess_exec(*prefix, *command)
+    assert await asyncio.to_thread(eventually, (data_dir / "run" / "pg" / ".s.PGSQL.5432").exists)
+    async with asyncio.timeout(20), running(data_dir) as (postgres, _):
+        assert await stray.wait() == 0
+        assert await sql(postgres, b"SELECT 1") == [(1,)]
+
+
+async def test_a_start_waits_for_a_backend_that_outlived_its_server(data_dir: Path) -> None:
+    with service(data_dir) as process:
+        postmaster, _ = pids(process)
+        backend = psutil.Process(postmaster).children()[0].pid
+        hold(backend, seconds=0.5)
+        for pid in (postmaster, process.pid):
+            os.kill(pid, signal.SIGKILL)
+        async with running(data_dir) as (postgres, _):
+            assert not alive(backend)
+            assert postgres.pid
 
 
 async def test_a_start_right_after_everything_was_killed_finds_the_data(data_dir: Path) -> None:
@@ -245,7 +291,7 @@ async def test_a_failed_start_gives_the_last_words_of_the_server(data_dir: Path)
 
 async def test_when_postgres_cannot_start_redis_is_stopped_again(data_dir: Path) -> None:
     data_dir.mkdir()
-    (data_dir / "postgres").write_text("no folder")
+    (data_dir / "postgres").write_text("not a folder")
     with pytest.raises(errors.Unavailable, match="Postgres could not be prepared"):
         async with running(data_dir):
             pass
@@ -283,13 +329,6 @@ async def test_servers_are_started_from_the_main_thread_only(data_dir: Path) -> 
     with pytest.raises(RuntimeError, match="main thread"):
         await asyncio.to_thread(lambda: asyncio.run(embedded.start_redis(claim)))
     claim.release()
-
-
-# Passing closed folders is granted only because the interpreter of a developer may lie in root's home.
-NOBODY = ["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups"]
-NOBODY += ["--inh-caps=-all,+dac_read_search", "--ambient-caps=-all,+dac_read_search"]
-# Root as in a container that gave away its power over other users' files.
-TAME_ROOT = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"]
 
 
 @AS_ROOT

@@ -19,7 +19,8 @@ async def start_both(folder: Claim) -> tuple[Server, Server]:
     """Postgres and Redis side by side. Where one can't start, the other is stopped and its error raised."""
     starts = [asyncio.create_task(start_postgres(folder)), asyncio.create_task(start_redis(folder))]
     try:
-        postgres, redis = await asyncio.gather(*starts)
+        await asyncio.wait(starts)
+        return starts[0].result(), starts[1].result()
     except BaseException:
         for start in starts:
             start.cancel()
@@ -27,4 +28,3 @@ async def start_both(folder: Claim) -> tuple[Server, Server]:
             if isinstance(outcome, Server):
                 await outcome.stop()
         raise
-    return postgres, redis
