@@ -78,18 +78,19 @@ FIELDS: dict[str, "dataclasses.Field[Any]"] = {f.name.upper(): f for f in datacl
 def load(env: Mapping[str, str] = os.environ) -> Config:
     """Raises `ConfigError` with a sentence for every fault found."""
     values: dict[str, Any] = {}
-    faults: list[str] = []
+    faults: dict[str, str] = {}
     for name, field in FIELDS.items():
         try:
             text = _read(name, field.metadata["secret"], env)
             if text is not None:
                 values[field.name] = _parse(field, text)
         except ValueError as e:
-            faults.append(f"{name} {e}.")
-    if not faults:
-        faults = _combined(config := Config(**values))
-    if faults:
-        raise ConfigError(faults)
+            faults[name] = f"{name} {e}."
+    config = Config(**values)
+    # A setting that could not be read counts as its default here, and is complained of once.
+    together = [sentence for sentence in _combined(config) if sentence.split()[0] not in faults]
+    if faults or together:
+        raise ConfigError([*faults.values(), *together])
     return config
 
 
@@ -182,3 +183,42 @@ def text_of(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     return ",".join(value) if isinstance(value, tuple) else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def sections() -> dict[str, list[str]]:
+    """The names of the settings by section, in the table's order."""
+    found: dict[str, list[str]] = {}
+    for name, field in FIELDS.items():
+        found.setdefault(field.metadata["section"], []).append(name)
+    return found
+
+
+def markdown() -> str:
+    """The text of docs/CONFIGURATION.md."""
+    lines = [
+        "# Settings",
+        "",
+        "<!-- Made by `ytdl config --markdown`; edit the table in ytdl/config.py. -->",
+        "",
+        "Every setting is an environment variable, and every one has a default. A secret (marked so) is also read",
+        "from the file that `NAME_FILE` names. `ytdl config` shows what is in force, `ytdl config --check` says",
+        "what is wrong with it.",
+    ]
+    for section, names in sections().items():
+        lines += ["", f"## {section}", "", "| name | default | meaning |", "| --- | --- | --- |"]
+        for name in names:
+            field = FIELDS[name]
+            default = f"`{text}`" if (text := text_of(field.default)) else ""
+            secret = " Secret." if field.metadata["secret"] else ""
+            lines.append(f"| `{name}` | {default} | {field.metadata['help']}{secret} |")
+    return "\n".join(lines) + "\n"
+
+
+def env_example() -> str:
+    """The text of .env.example, in which every setting stands with its default, commented out."""
+    lines = ["# Made by `ytdl config --env`. Take the hash off a line to change what it sets."]
+    for section, names in sections().items():
+        lines += ["", f"# --- {section} ---"]
+        for name in names:
+            lines += ["", f"# {FIELDS[name].metadata['help']}", f"#{name}={text_of(FIELDS[name].default)}"]
+    return "\n".join(lines) + "\n"

@@ -18,6 +18,7 @@ from uuid import UUID
 
 import msgspec
 from aiohttp import hdrs, web
+from aiohttp.typedefs import LooseHeaders
 
 from ytdl import errors
 from ytdl.api import access, decoding, middleware, problems
@@ -42,9 +43,9 @@ class Route:
 
     `returns` is the answer's type, or None for an answer without a body or one of another `media` type than
     JSON; `also` has the types of answers with other statuses that are no problems, and `headers` says what
-    request headers mean here. `problems` are codes that the route can answer beside those that follow from the rest of the row.
-    A `stream` lasts as long as it likes and is left out of the latency figures; `head=False` keeps HEAD
-    away from one that never ends. `form` takes the body in an HTML form's encoding as well.
+    request headers mean here. `problems` are codes that the route can answer beside those that follow from
+    the rest of the row. A `stream` lasts as long as it likes and is left out of the latency figures;
+    `head=False` keeps HEAD away from one that never ends. `form` takes an HTML form as a body as well.
     """
 
     method: str
@@ -83,7 +84,7 @@ class Answer:
 
     value: Any
     status: int | None = None
-    headers: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    headers: LooseHeaders = dataclasses.field(default_factory=dict)
 
 
 def application() -> web.Application:
