@@ -15,7 +15,8 @@ from aiohttp import hdrs, web
 from ytdl import errors
 
 _RANGE = re.compile(r"bytes=(\d{0,19})-(\d{0,19})")
-_ASCII_NAME = re.compile(r"[^\x20-\x7e]|[\"\\%]")
+# Also what quoting allows but clients' parsers stumble over.
+_ASCII_NAME = re.compile(r'[^\x20-\x7e]|["\\%;,]')
 
 
 class Unsatisfiable(Exception):

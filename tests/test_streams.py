@@ -1,0 +1,145 @@
+"""Live progress over server-sent events and WebSockets."""
+
+import asyncio
+import json
+
+import aiohttp
+
+from tests.conftest import Person, Service
+from tests.fakes.youtube import YouTube
+from tests.following import Told, ask, ended, told
+from ytdl.api.keys import EVENTS, KV
+
+SLOW = 150_000
+
+
+async def watched(person: Person, path: str, **kwargs: object) -> list[Told]:
+    """A stream that ends by itself, read to its end."""
+    async with asyncio.timeout(30):
+        return [event async for event in told(await person.get(path, **kwargs))]
+
+
+async def test_a_stream_tells_the_whole_story(ann: Person, youtube: YouTube) -> None:
+    youtube.misbehave("ordinary", media_throttle=SLOW)
+    id = (await ask(ann, youtube.url("ordinary"), quality="720p"))["id"]
+    events = await watched(ann, f"/downloads/{id}/events")
+    assert (events[0].type, events[-1].type) == ("snapshot", "done")
+    assert events[-1].data["status"] == "completed" and events[-1].data["file"]["size_bytes"] > 0
+    assert {"progress", "status"} <= {e.type for e in events}
+
+
+async def test_progress_rises_and_never_falls(ann: Person, youtube: YouTube) -> None:
+    youtube.misbehave("ordinary", media_throttle=SLOW)
+    id = (await ask(ann, youtube.url("ordinary"), quality="720p"))["id"]
+    events = await watched(ann, f"/downloads/{id}/events")
+    percents = [e.data["percent"] for e in events if e.type == "progress"] + [events[-1].data["progress"]["percent"]]
+    assert percents == sorted(percents) and percents[-1] == 100 and len(set(percents)) > 3
+
+
+async def test_ids_rise_and_a_reader_who_comes_back_misses_nothing(ann: Person, youtube: YouTube) -> None:
+    id = (await ask(ann, youtube.url("ordinary"), quality="144p"))["id"]
+    first = [e for e in await watched(ann, f"/downloads/{id}/events") if e.id]
+    async for event in told(await ann.get("/downloads/events", headers={"Last-Event-ID": first[0].id})):
+        assert event.id == first[1].id
+        break
+
+
+async def test_a_reader_who_comes_back_with_an_unknown_id_gets_a_snapshot(ann: Person, youtube: YouTube) -> None:
+    id = (await ask(ann, youtube.url("ordinary"), quality="144p"))["id"]
+    await ended(ann, id)
+    for last in ("0-0", "nonsense", "99999999999999-0"):
+        events = await watched(ann, f"/downloads/{id}/events", headers={"Last-Event-ID": last})
+        assert [e.type for e in events] == ["snapshot", "done"]
+
+
+async def test_a_download_that_ended_is_told_and_the_stream_ends(alice: Person) -> None:
+    id = (await ask(alice, "https://youtu.be/dQw4w9WgXcQ"))["id"]
+    await alice.post(f"/downloads/{id}/cancel")
+    events = await watched(alice, f"/downloads/{id}/events")
+    assert [(e.type, e.data["status"]) for e in events] == [("snapshot", "cancelled"), ("done", "cancelled")]
+
+
+async def test_a_deleted_download_ends_its_stream(alice: Person) -> None:
+    id = (await ask(alice, "https://youtu.be/dQw4w9WgXcQ"))["id"]
+    watching = asyncio.create_task(watched(alice, f"/downloads/{id}/events"))
+    await asyncio.sleep(0.3)
+    await alice.delete(f"/downloads/{id}")
+    assert (await watching)[-1].data == {"id": id, "status": "deleted"}
+
+
+async def test_the_stream_of_all_has_every_own_download_and_nobody_elses(alice: Person, bob: Person) -> None:
+    response = await alice.get("/downloads/events")
+    stream = told(response)
+    assert (await anext(stream)).data == {"items": []}
+    await bob_and_alice_cancel(alice, bob)
+    event = await asyncio.wait_for(anext(stream), 5)
+    assert event.data["video_id"] == "alices_vid_"
+    response.close()
+
+
+async def bob_and_alice_cancel(alice: Person, bob: Person) -> None:
+    for person, video in ((bob, "bobs_video_"), (alice, "alices_vid_")):
+        id = (await ask(person, f"https://youtu.be/{video}"))["id"]
+        await person.post(f"/downloads/{id}/cancel")
+
+
+async def test_a_browser_watches_with_a_ticket(alice: Person, service: Service) -> None:
+    ticket = (await (await alice.post("/auth/ticket")).json())["ticket"]
+    async with service.client.get("/api/v1/downloads/events", params={"ticket": ticket}) as response:
+        assert (response.status, response.content_type) == (200, "text/event-stream")
+        assert (await anext(told(response))).type == "snapshot"
+    async with service.client.get("/api/v1/downloads/events", params={"ticket": ticket}) as response:
+        assert response.status == 401
+
+
+async def test_a_websocket_says_the_same(ann: Person, youtube: YouTube, downloading: Service) -> None:
+    youtube.misbehave("ordinary", media_throttle=SLOW)
+    id = (await ask(ann, youtube.url("ordinary"), quality="720p"))["id"]
+    async with ann.session.ws_connect(f"/api/v1/downloads/{id}/ws") as socket:
+        messages = [json.loads(m.data) async for m in socket if m.type == aiohttp.WSMsgType.TEXT]
+    assert (messages[0]["type"], messages[-1]["type"]) == ("snapshot", "done")
+    assert messages[-1]["data"]["status"] == "completed" and socket.close_code == 1000
+
+
+async def test_the_websocket_of_all_goes_on(alice: Person) -> None:
+    async with alice.session.ws_connect("/api/v1/ws") as socket:
+        assert (await socket.receive_json())["data"] == {"items": []}
+        id = (await ask(alice, "https://youtu.be/dQw4w9WgXcQ"))["id"]
+        await alice.post(f"/downloads/{id}/cancel")
+        assert (await socket.receive_json(timeout=5))["data"]["status"] == "cancelled"
+
+
+async def test_a_plain_request_to_a_websocket_is_refused(alice: Person) -> None:
+    response = await alice.get("/ws")
+    assert (response.status, response.content_type) == (400, "application/problem+json")
+
+
+async def test_a_reader_that_went_away_is_forgotten(alice: Person, service: Service) -> None:
+    response = await alice.get("/downloads/events")
+    await anext(told(response))
+    assert await readers(service, 1)
+    response.close()
+    id = (await ask(alice, "https://youtu.be/dQw4w9WgXcQ"))["id"]
+    await alice.post(f"/downloads/{id}/cancel")
+    await alice.post(f"/downloads/{id}/retry")
+    assert await readers(service, 0)
+
+
+async def readers(service: Service, count: int) -> bool:
+    """Whether the service has that many readers, within five seconds."""
+    for _ in range(100):
+        if sum(len(boxes) for boxes in service.app[EVENTS]._mailboxes.values()) == count:
+            return True
+        await asyncio.sleep(0.05)
+    return False
+
+
+async def test_a_stream_survives_a_redis_that_forgot_everything(ann: Person, youtube: YouTube, downloading: Service) -> None:
+    youtube.misbehave("ordinary", media_throttle=SLOW)
+    id = (await ask(ann, youtube.url("ordinary"), quality="720p"))["id"]
+    stream = told(await ann.get(f"/downloads/{id}/events"))
+    assert (await anext(stream)).type == "snapshot"
+    kv = downloading.app[KV]
+    async for key in kv.client.scan_iter(f"{kv.prefix}:*"):
+        await kv.client.delete(key)
+    assert [event async for event in stream][-1].data["status"] == "completed"
