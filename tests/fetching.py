@@ -86,6 +86,14 @@ def descendants(fetcher: Fetcher) -> list[psutil.Process]:
     return psutil.Process(fetcher.zygote_pid).children(recursive=True)
 
 
+def is_alive(process: psutil.Process) -> bool:
+    """Whether it can still do anything; whoever inherited a dead one may take its time to reap it."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
 async def until(holds: Callable[[], bool], seconds: float = 5.0) -> None:
     """Wait for a condition of the outside world; TimeoutError when it does not come true."""
     async with asyncio.timeout(seconds):

@@ -7,6 +7,7 @@ The codes' meaning (retry or not, hint) is the service's: `ytdl.reasons`.
 import errno
 import re
 import time
+from collections.abc import Sequence
 from email.utils import parsedate_to_datetime
 
 from yt_dlp.cookies import CookieLoadError
@@ -59,9 +60,10 @@ _TEXTS = [
     (r"sign in|log ?in|account cookies|registered users", "login_required"),
     (r"Requested format is not available", "format_unavailable"),
     (r"Netscape format|cookies? (file|database)|failed to load cookies", "cookies_invalid"),
+    (r"please report this issue|Unable to extract|No video formats found", "extractor_broken"),
     (r"No suitable extractor|Unsupported URL|is not a valid URL", "unsupported_url"),
     (
-        r"removed|terminated|no longer available|video (is )?unavailable|does not exist|not available",
+        r"\bremoved|\bterminated|no longer available|video (is )?unavailable|does not exist|not available",
         "video_unavailable",
     ),
     (r"No space left|Errno 28", "disk_full"),
@@ -75,7 +77,6 @@ _TEXTS = [
     (r"HTTP Error \d", "upstream_error"),
     (r"refused|reset|unreachable|resolve|name or service|connection", "network_error"),
     (r"Giving up after|fragment .*not found", "upstream_error"),
-    (r"please report this issue|Unable to extract|No video formats found|nsig|signature", "extractor_broken"),
 ]
 _TABLE = [(re.compile(pattern, re.IGNORECASE), code) for pattern, code in _TEXTS]
 
@@ -119,7 +120,7 @@ def clean(text: str) -> str:
     return text.strip()[:MAX_MESSAGE] or "No reason was given."
 
 
-def classify(error: BaseException, warnings: list[str]) -> Fault:
+def classify(error: BaseException, warnings: Sequence[str]) -> Fault:
     """One fault for any exception. `warnings` are yt-dlp's last words, for where the exception says nothing."""
     code, wait = _judge(error, warnings)
     if not isinstance(error, Refused) and code in _SENTENCES:
@@ -127,7 +128,7 @@ def classify(error: BaseException, warnings: list[str]) -> Fault:
     return Fault(code, clean(str(error)), wait)
 
 
-def _judge(error: BaseException, warnings: list[str]) -> tuple[str, float | None]:
+def _judge(error: BaseException, warnings: Sequence[str]) -> tuple[str, float | None]:
     if isinstance(error, Refused):
         return error.code, error.retry_after_seconds
     if isinstance(error, (CookieLoadError, MemoryError)):
@@ -138,7 +139,7 @@ def _judge(error: BaseException, warnings: list[str]) -> tuple[str, float | None
     if (found := _by_kind(error)) is not None:
         return found
     if isinstance(error, (DownloadError, ExtractorError, RequestError)):
-        return by_text(str(error)) or by_text(" ".join(warnings)) or "upstream_error", None
+        return by_text(str(error)) or last_known(warnings)[0] or "upstream_error", None
     if isinstance(cause, (KeyError, TypeError, IndexError, AttributeError, ValueError)) and _is_of_yt_dlp(
         cause
     ):
@@ -150,6 +151,14 @@ def by_text(text: str) -> str | None:
     """The code for what a site or tool said, or None when the words are not known."""
     text = text.replace("\u2019", "'")
     return next((code for pattern, code in _TABLE if pattern.search(text)), None)
+
+
+def last_known(words: Sequence[str]) -> tuple[str | None, str]:
+    """The code of the latest of several messages that is known, and that message; (None, "") when none is."""
+    for text in reversed(words):
+        if (code := by_text(text)) is not None:
+            return code, text
+    return None, ""
 
 
 def _cause(error: BaseException) -> BaseException:
@@ -165,7 +174,7 @@ def _cause(error: BaseException) -> BaseException:
 
 def _by_kind(error: BaseException) -> tuple[str, float | None] | None:
     if isinstance(error, HTTPError):
-        return _by_status(error), _retry_after(error)
+        return _by_status(error), retry_after(error)
     kinds: list[tuple[type[BaseException], str]] = [
         (GeoRestrictedError, "geo_blocked"),
         (UserNotLive, "not_yet_available"),
@@ -195,7 +204,7 @@ def _by_status(error: HTTPError) -> str:
     return "upstream_forbidden" if error.status in (401, 403) else "upstream_error"
 
 
-def _retry_after(error: HTTPError) -> float | None:
+def retry_after(error: HTTPError) -> float | None:
     """Seconds named by `Retry-After`, as a number or as a date; None when absent or senseless."""
     value = error.response.headers.get("Retry-After")
     if not value:

@@ -11,9 +11,10 @@ from collections import deque
 from typing import Any
 
 import yt_dlp
+from yt_dlp.networking.exceptions import HTTPError
 
 from ytdl.child import confine, encode, options, verify
-from ytdl.child.errors import Refused, by_text, classify, clean
+from ytdl.child.errors import Refused, classify, clean, last_known, retry_after
 from ytdl.child.formats import Choice, Stream, choose, smaller_side
 from ytdl.child.frames import Frame, Metadata, Order, Setup, pack
 from ytdl.child.partials import Folder, name_of
@@ -24,6 +25,22 @@ POST_LIVE_WAIT_SECONDS = 1800.0
 MAX_TITLE = 500
 
 Info = dict[str, Any]
+
+# What yt-dlp adds when there are no streams; the reason stands before it.
+_OWN_WORDS = ("No video formats found!", "Requested format is not available")
+
+
+class _Client(yt_dlp.YoutubeDL):  # type: ignore[misc]  # published without types
+    """yt-dlp that remembers the last refusal with a `Retry-After`: its extractors pass on the text only."""
+
+    asked_to_wait: float | None = None
+
+    def urlopen(self, req: Any) -> Any:
+        try:
+            return super().urlopen(req)
+        except HTTPError as error:
+            self.asked_to_wait = retry_after(error)
+            raise
 
 
 class Notes:
@@ -39,7 +56,8 @@ class Notes:
 
     def warning(self, message: str) -> None:
         """Kept: with `ignore_no_formats_error` a refusal of the site arrives as a warning."""
-        self.warnings.append(message)
+        if message not in _OWN_WORDS:
+            self.warnings.append(message)
         print(message[:1000], file=sys.stderr)
 
     error = warning
@@ -59,7 +77,7 @@ def perform(order: Order, setup: Setup, frames: int) -> None:
         _Job(order, setup, notes, send).run()
     except BaseException as error:
         traceback.print_exc()
-        send(classify(error, list(notes.warnings)))
+        send(classify(error, notes.warnings))
 
 
 class _Job:
@@ -75,7 +93,7 @@ class _Job:
 
     def _open_ydl(self) -> Any:
         try:
-            ydl = yt_dlp.YoutubeDL(options.build(self._setup, self._notes, self._meter.on_hook))
+            ydl = _Client(options.build(self._setup, self._notes, self._meter.on_hook))
             len(ydl.cookiejar)  # read now, so that a broken file is not mistaken for something else
         except (FileNotFoundError, PermissionError, UnicodeDecodeError) as error:
             raise Refused("cookies_invalid", "The server's cookie file cannot be read.") from error
@@ -132,10 +150,9 @@ class _Job:
             return
         if info.get("_has_drm"):
             raise Refused("drm_protected", "The video is protected by DRM.")
-        said = " ".join(self._notes.warnings)
-        code = by_text(said) or "extractor_broken"
-        known = [clean(warning) for warning in self._notes.warnings if by_text(warning) == code]
-        raise Refused(code, known[-1] if known else "The site offers nothing that can be downloaded.")
+        code, text = last_known(self._notes.warnings)
+        message = clean(text) if text else "The site offers nothing that can be downloaded."
+        raise Refused(code or "extractor_broken", message, self._ydl.asked_to_wait)
 
     def _choose(self, info: Info) -> Choice:
         streams = info.get("formats") or [info]
@@ -169,16 +186,24 @@ class _Job:
         self._meter.fetch(index, resumed)
         merged = {**info, **stream}
         merged.pop("requested_formats", None)
-        success, _ = self._ydl.dl(name, merged)
+        success, _ = self._download(name, merged)
         size = self._folder.size(name)
         if not success or not (self._folder.path / name).is_file():
-            raise Refused(
-                by_text(" ".join(self._notes.warnings)) or "upstream_error", "The transfer did not complete."
-            )
+            code, _ = last_known(self._notes.warnings)
+            raise Refused(code or "upstream_error", "The transfer did not complete.")
         if (expected := stream.get("filesize")) and size != expected:
             self._folder.forget()
             raise Refused("upstream_truncated", f"{size} of {expected} bytes came.")
         return size - resumed
+
+    def _download(self, name: str, stream: Stream) -> tuple[bool, bool]:
+        try:
+            answer: tuple[bool, bool] = self._ydl.dl(name, stream)
+            return answer
+        except HTTPError as error:
+            if error.status in (404, 410):  # the video is there, only this address of its file has lapsed
+                raise Refused("upstream_forbidden", "The address of the file is no longer valid.") from error
+            raise
 
     def _measure(self, product: Any, choice: Choice, info: Info) -> dict[str, Any]:
         try:

@@ -11,7 +11,7 @@ from typing import Any
 
 from ytdl.child.frames import Setup
 
-RETRIES = 4
+RETRIES = 3
 NO_FFMPEG = "/nonexistent"
 """yt-dlp gets no ffmpeg: it would hand it network addresses. Ours sees local files only (`encode`)."""
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import av
 import av.logging
+import msgspec
 import yt_dlp
 import yt_dlp.version
 from yt_dlp.utils import YoutubeDLError
@@ -42,8 +43,8 @@ def up(setup: Setup) -> dict[str, Any]:
 
 
 def _extract_nothing(setup: Setup) -> None:
-    wanted = options.build(setup, _Silent(), lambda status: None)
-    wanted |= {"proxy": REFUSING_PROXY, "extractor_retries": 0, "cookiefile": None}
+    offline = msgspec.structs.replace(setup, proxy=REFUSING_PROXY, cookies_file=None)
+    wanted = options.build(offline, _Silent(), lambda status: None) | {"extractor_retries": 0}
     ydl = yt_dlp.YoutubeDL(wanted)
     try:
         ydl.process_ie_result(ydl.extract_info(WARM_UP_URL, download=False, process=False), download=False)

@@ -59,7 +59,6 @@ class Fetcher:
         if self._keeper is not None:
             return
         setup = await asyncio.to_thread(self._prepare)
-        self._ffmpeg_version = await ask_ffmpeg_version(self._settings.ffmpeg)
         self._keeper = asyncio.create_task(self._keep_server(setup), name="fork server keeper")
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._up.wait(), self._settings.start_seconds)
@@ -87,6 +86,7 @@ class Fetcher:
     async def probe_tools(self) -> dict[str, Any]:
         """Versions of yt-dlp, deno, ejs and ffmpeg as the fork server found them; `ready` is whether it takes jobs."""
         known = self._server.tools if self._server else {}
+        self._ffmpeg_version = self._ffmpeg_version or await ask_ffmpeg_version(self._settings.ffmpeg)
         return {**known, "ffmpeg": self._ffmpeg_version, "ready": self._up.is_set()}
 
     async def _run(self, order: Order, on_frame: OnFrame) -> tuple[Done, Usage]:
@@ -218,6 +218,7 @@ class _Job:
                 async with asyncio.timeout_at(deadline):
                     frame = await self._read()
             except TimeoutError:
+                await self._server.kill(self._number)
                 return fault
             if frame is None or isinstance(frame, (Done, Fault)):
                 return frame

@@ -1,0 +1,492 @@
+"""The fork server and its jobs: progress, cancelling, deaths of every process, resuming, isolation."""
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.fakes.youtube import YouTube
+from tests.fetching import Stages, descendants, fail, fetch, is_alive, order_for, settings_for, until
+from ytdl.child import options
+from ytdl.child.frames import Order, Setup
+from ytdl.fetcher import Fetcher, FetchFailed, Metadata, Progress
+from ytdl.fetcher.forkserver import ROOT
+from ytdl.reasons import REASONS
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[YouTube]:
+    with YouTube() as server:
+        yield server
+
+
+@pytest.fixture
+def youtube(running: YouTube) -> Iterator[YouTube]:
+    running.behave()
+    running.forget()
+    yield running
+    running.behave()
+
+
+@pytest.fixture
+async def fetcher(youtube: YouTube, tmp_path: Path) -> AsyncIterator[Fetcher]:
+    fetcher = Fetcher(settings_for(youtube, tmp_path, socket_timeout_seconds=10.0))
+    await fetcher.start()
+    yield fetcher
+    await fetcher.stop()
+
+
+def media_bytes(youtube: YouTube) -> int:
+    """Bytes of media that the stand-in has sent."""
+    return sum(seen.sent for seen in youtube.requests if "videoplayback" in seen.path)
+
+
+async def start_slowly(
+    fetcher: Fetcher, youtube: YouTube, order: Order, rate: int = 100_000
+) -> asyncio.Task[object]:
+    """A running job in the middle of its transfer."""
+    youtube.misbehave(media_throttle=rate)
+    stages = Stages()
+    task = asyncio.create_task(fetcher.run(order, stages.see))
+    await stages.reach(lambda frame: frame.downloaded_bytes > 30_000)
+    return task
+
+
+async def cancel(task: asyncio.Task[object]) -> float:
+    """Cancel a run; the seconds until it had ended."""
+    began = asyncio.get_running_loop().time()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    return asyncio.get_running_loop().time() - began
+
+
+async def test_metadata_comes_once_and_before_the_transfer(
+    fetcher: Fetcher, youtube: YouTube, tmp_path: Path
+) -> None:
+    _, _, frames = await fetch(fetcher, order_for(youtube, tmp_path))
+    kinds = [type(frame).__name__ for frame in frames]
+    assert kinds.index("Metadata") == 1 and kinds.count("Metadata") == 1
+    assert frames[1] == Metadata(
+        "ordinary_01",
+        "youtube",
+        "An ordinary video",
+        "The Stand-in",
+        6.0,
+        "https://i.ytimg.com/vi/ordinary_01/hqdefault.jpg",
+        1920,
+        1080,
+        frames[-1].total_bytes,
+    )
+
+
+async def test_progress_rises_through_all_stages_and_never_falls(
+    fetcher: Fetcher, youtube: YouTube, tmp_path: Path
+) -> None:
+    youtube.misbehave(media_throttle=150_000)
+    _, _, frames = await fetch(fetcher, order_for(youtube, tmp_path))
+    progress = [frame for frame in frames if isinstance(frame, Progress)]
+    percents = [frame.percent for frame in progress]
+    assert percents == sorted(percents) and percents[0] == 0 and 98 <= percents[-1] < 100
+    assert len({percent for percent in percents if 0 < percent < 92}) > 4
+    assert list(dict.fromkeys(frame.stage for frame in progress)) == [
+        "extracting",
+        "downloading",
+        "processing",
+        "verifying",
+    ]
+
+
+async def test_progress_is_throttled_and_knows_speed_and_time_left(
+    fetcher: Fetcher, youtube: YouTube, tmp_path: Path
+) -> None:
+    youtube.misbehave(media_throttle=150_000)
+    began = asyncio.get_running_loop().time()
+    _, _, frames = await fetch(fetcher, order_for(youtube, tmp_path))
+    seconds = asyncio.get_running_loop().time() - began
+    assert len(frames) <= 4 * seconds + 8
+    speeds = [frame.speed_bytes_per_second for frame in frames if isinstance(frame, Progress)]
+    assert any(speed and 75_000 < speed < 300_000 for speed in speeds)
+    assert any(frame.eta_seconds for frame in frames if isinstance(frame, Progress))
+
+
+@pytest.mark.parametrize("name", ["emoji", "right_to_left", "quotes", "newlines", "slashes", "dots", "long"])
+async def test_no_title_reaches_a_file_name(
+    fetcher: Fetcher, youtube: YouTube, tmp_path: Path, name: str
+) -> None:
+    done, _, _ = await fetch(fetcher, order_for(youtube, tmp_path, name, "360p", embed_metadata=True))
+    assert done.path == str(tmp_path / "attempt" / "out.mp4")
+    inside = {path.name for path in (tmp_path / "attempt").iterdir()}
+    assert inside <= {"out.mp4", "lock", "134.mp4", "134.mp4.note", "140.m4a", "140.m4a.note"}
+    assert {path.name for path in tmp_path.iterdir()} <= {"attempt", "runtime"}
+
+
+async def test_usage_covers_the_helpers_and_the_folder(
+    fetcher: Fetcher, youtube: YouTube, tmp_path: Path
+) -> None:
+    _, plain, _ = await fetch(fetcher, order_for(youtube, tmp_path / "a", wanted="m4a"))
+    _, heavy, _ = await fetch(fetcher, order_for(youtube, tmp_path / "b", "big", "1080p", "mkv"))
+    assert 0.01 < plain.cpu_seconds < 5 and 10 * 2**20 < plain.peak_memory_bytes < 2**30
+    assert heavy.disk_bytes > 30_000_000 > plain.disk_bytes > 10_000
+
+
+async def test_cancelling_during_the_extraction_leaves_no_process(
+    fetcher: Fetcher, youtube: YouTube, tmp_path: Path
+) -> None:
+    youtube.misbehave(player_delay=20)
+    stages = Stages()
+    task: asyncio.Task[object] = asyncio.create_task(fetcher.run(order_for(youtube, tmp_path), stages.see))
+    await stages.reach(lambda frame: frame.stage == "extracting")
+    assert len(descendants(fetcher)) == 1
+    assert await cancel(task) < 1
+    assert descendants(fetcher) == [] and fetcher.running == 0
+
+
+async def test_cancelling_during_the_transfer_leaves_no_process_but_the_partial_file(
+    fetcher: Fetcher, youtube: YouTube, tmp_path: Path
+) -> None:
+    task = await start_slowly(fetcher, youtube, order_for(youtube, tmp_path))
+    assert await cancel(task) < 1
+    assert descendants(fetcher) == []
+    assert (tmp_path / "attempt" / "137.mp4.part").stat().st_size > 30_000
+
+
+@pytest.fixture
+def slow_ffmpeg(youtube: YouTube, tmp_path: Path) -> str:
+    """ffmpeg that starts and then takes its time."""
+    script = tmp_path / "slow-ffmpeg"
+    script.write_text("#!/bin/sh\n[ $1 = -version ] && exit 1\necho progress=continue\nexec sleep 60\n")
+    script.chmod(0o755)
+    return str(script)
+
+
+async def test_cancelling_during_the_merge_kills_ffmpeg(
+    youtube: YouTube, tmp_path: Path, slow_ffmpeg: str
+) -> None:
+    fetcher = Fetcher(settings_for(youtube, tmp_path, ffmpeg=slow_ffmpeg))
+    await fetcher.start()
+    try:
+        task: asyncio.Task[object] = asyncio.create_task(
+            fetcher.run(order_for(youtube, tmp_path), lambda frame: None)
+        )
+        await until(lambda: len(descendants(fetcher)) == 2)
+        helper = descendants(fetcher)
+        assert await cancel(task) < 1
+        assert not any(map(is_alive, helper))
+    finally:
+        await fetcher.stop()
+
+
+async def test_a_second_cancellation_does_not_leave_the_job_behind(
+    fetcher: Fetcher, youtube: YouTube, tmp_path: Path
+) -> None:
+    task = await start_slowly(fetcher, youtube, order_for(youtube, tmp_path))
+    task.cancel()
+    await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.sleep(0)
+    await cancel(task)
+    assert descendants(fetcher) == [] and fetcher.running == 0
+
+
+async def test_a_killed_child_is_child_killed_and_takes_its_ffmpeg_along(
+    youtube: YouTube, tmp_path: Path, slow_ffmpeg: str
+) -> None:
+    fetcher = Fetcher(settings_for(youtube, tmp_path, ffmpeg=slow_ffmpeg))
+    await fetcher.start()
+    try:
+        task = asyncio.create_task(fail(fetcher, order_for(youtube, tmp_path)))
+        await until(lambda: len(descendants(fetcher)) == 2)
+        child = psutil.Process(fetcher.zygote_pid).children()[0]
+        helper = child.children()[0]
+        child.kill()
+        failure = (await task).failure
+        assert (failure.code, failure.retryable) == ("child_killed", True)
+        assert not is_alive(helper) and descendants(fetcher) == []
+    finally:
+        await fetcher.stop()
+
+
+async def test_a_killed_fork_server_fails_its_jobs_and_the_next_one_runs(
+    fetcher: Fetcher, youtube: YouTube, tmp_path: Path
+) -> None:
+    task = await start_slowly(fetcher, youtube, order_for(youtube, tmp_path))
+    old, jobs = fetcher.zygote_pid, descendants(fetcher)
+    assert old is not None
+    os.kill(old, signal.SIGKILL)
+    with pytest.raises(FetchFailed) as caught:
+        await task
+    assert (caught.value.failure.code, caught.value.failure.retryable) == ("child_killed", True)
+    assert not any(map(is_alive, jobs))
+    youtube.behave()
+    done, _, _ = await fetch(fetcher, order_for(youtube, tmp_path / "next"))
+    assert done.height == 1080 and fetcher.restarts == 1 and fetcher.zygote_pid != old
+
+
+SERVICE = """
+import asyncio, sys
+from pathlib import Path
+from ytdl.fetcher import Fetcher, Order, Settings
+async def main():
+    runtime, ffmpeg, proxy, ca, args, url, work = sys.argv[1:]
+    fetcher = Fetcher(Settings(Path(runtime), ffmpeg=ffmpeg, proxy=proxy, ca_file=ca, extractor_args=args))
+    await fetcher.start()
+    def show(frame):
+        print(fetcher.zygote_pid, getattr(frame, "stage", ""), flush=True)
+    await fetcher.run(Order("9.1", url, "best", "mp4", work), show)
+asyncio.run(main())
+"""
+
+
+async def test_a_killed_service_leaves_neither_children_nor_ffmpeg(
+    youtube: YouTube, tmp_path: Path, slow_ffmpeg: str
+) -> None:
+    arguments = [str(tmp_path / "runtime"), slow_ffmpeg, youtube.proxy_url, str(youtube.ca_file)]
+    service = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", SERVICE, *arguments, youtube.extractor_args, youtube.url("ordinary")),
+        str(tmp_path / "attempt"),
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+    )
+    assert service.stdout
+    async with asyncio.timeout(20):
+        while b"processing" not in await service.stdout.readline():
+            pass
+    await until(lambda: len(psutil.Process(service.pid).children(recursive=True)) >= 3)
+    family = psutil.Process(service.pid).children(recursive=True)
+    service.kill()
+    await service.wait()
+    await until(lambda: not any(map(is_alive, family)))
+
+
+async def test_the_next_attempt_fetches_only_the_rest(
+    fetcher: Fetcher, youtube: YouTube, tmp_path: Path
+) -> None:
+    first = order_for(youtube, tmp_path, "big")
+    task = await start_slowly(fetcher, youtube, first, rate=20_000_000)
+    await cancel(task)
+    had = (tmp_path / "attempt" / "137.mp4.part").stat().st_size
+    youtube.behave()
+    youtube.forget()
+    again = order_for(
+        youtube, tmp_path, "big", work_dir=str(tmp_path / "second"), earlier_dirs=[first.work_dir]
+    )
+    done, _, _ = await fetch(fetcher, again)
+    total = sum(path.stat().st_size for path in (tmp_path / "second").glob("1*.m*[4a]"))
+    assert done.resumed_bytes == had and done.fetched_bytes == total - had == media_bytes(youtube)
+    assert done.sha256 == (await fetch(fetcher, order_for(youtube, tmp_path / "fresh", "big")))[0].sha256
+
+
+async def test_streams_that_were_complete_are_not_fetched_again(
+    youtube: YouTube, tmp_path: Path, slow_ffmpeg: str, fetcher: Fetcher
+) -> None:
+    slow = Fetcher(settings_for(youtube, tmp_path / "slow", ffmpeg=slow_ffmpeg))
+    await slow.start()
+    first = order_for(youtube, tmp_path)
+    stages = Stages()
+    task: asyncio.Task[object] = asyncio.create_task(slow.run(first, stages.see))
+    await stages.reach(lambda frame: frame.stage == "processing")
+    await cancel(task)
+    await slow.stop()
+    youtube.forget()
+    again = order_for(youtube, tmp_path, work_dir=str(tmp_path / "second"), earlier_dirs=[first.work_dir])
+    done, _, _ = await fetch(fetcher, again)
+    assert media_bytes(youtube) == 0 == done.fetched_bytes and done.resumed_bytes > 100_000
+
+
+@pytest.mark.parametrize("change", ["length", "file"])
+async def test_a_file_that_changed_upstream_is_not_glued(
+    fetcher: Fetcher, youtube: YouTube, tmp_path: Path, change: str
+) -> None:
+    first = order_for(youtube, tmp_path)
+    await cancel(await start_slowly(fetcher, youtube, first))
+    youtube.behave()
+    youtube.misbehave(media_change=change)
+    again = order_for(youtube, tmp_path, work_dir=str(tmp_path / "second"), earlier_dirs=[first.work_dir])
+    done, _, _ = await fetch(fetcher, again)
+    fresh, _, _ = await fetch(fetcher, order_for(youtube, tmp_path / "fresh"))
+    assert done.resumed_bytes == 0 and done.sha256 == fresh.sha256
+
+
+async def test_nothing_is_taken_from_an_attempt_that_still_lives(
+    fetcher: Fetcher, youtube: YouTube, tmp_path: Path
+) -> None:
+    first = order_for(youtube, tmp_path)
+    task = await start_slowly(fetcher, youtube, first)
+    again = order_for(youtube, tmp_path, work_dir=str(tmp_path / "second"), earlier_dirs=[first.work_dir])
+    done, _, _ = await fetch(fetcher, again)
+    assert done.resumed_bytes == 0
+    first_done, _ = await task  # type: ignore[misc]
+    assert first_done.sha256 == done.sha256
+
+
+async def test_earlier_folders_may_be_missing_or_strange(
+    fetcher: Fetcher, youtube: YouTube, tmp_path: Path
+) -> None:
+    strange = tmp_path / "strange"
+    strange.mkdir()
+    (strange / "lock").touch()
+    (strange / "137.mp4.note").write_text("[no json")
+    (strange / "137.mp4.part").write_bytes(b"x" * 100)
+    order = order_for(youtube, tmp_path, earlier_dirs=[str(strange), str(tmp_path / "gone")])
+    done, _, _ = await fetch(fetcher, order)
+    assert done.resumed_bytes == 0
+
+
+async def test_children_see_no_secret_of_the_service(
+    youtube: YouTube, tmp_path: Path, slow_ffmpeg: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", "postgresql://secret")
+    monkeypatch.setenv("JWT_SECRET_KEY", "secret")
+    fetcher = Fetcher(settings_for(youtube, tmp_path, ffmpeg=slow_ffmpeg))
+    await fetcher.start()
+    try:
+        task: asyncio.Task[object] = asyncio.create_task(
+            fetcher.run(order_for(youtube, tmp_path), lambda frame: None)
+        )
+        await until(lambda: len(descendants(fetcher)) == 2)
+        family = [psutil.Process(fetcher.zygote_pid), *descendants(fetcher)]
+        known = {"PATH", "HOME", "LANG", "PYTHONPATH", "PWD", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"}
+        for process in family:
+            assert {name for name in process.environ() if not name.startswith("YTDL_")} <= known
+        assert family[-1].environ()["YTDL_JOB"] == "7.1"
+        await cancel(task)
+    finally:
+        await fetcher.stop()
+
+
+async def test_a_job_leads_its_own_group_and_session_and_has_limits(
+    fetcher: Fetcher, youtube: YouTube, tmp_path: Path
+) -> None:
+    task = await start_slowly(fetcher, youtube, order_for(youtube, tmp_path))
+    (child,) = descendants(fetcher)
+    assert os.getpgid(child.pid) == os.getsid(child.pid) == child.pid
+    assert os.getsid(fetcher.zygote_pid or 0) == fetcher.zygote_pid != os.getsid(0)
+    limits = Path(f"/proc/{child.pid}/limits").read_text()
+    for name, value in (("Max core file size", 0), ("Max file size", 16 * 2**30), ("Max data size", 2**30)):
+        assert f"{name:<25} {value:<20} {value}" in limits
+    assert child.nice() == 5 + psutil.Process().nice() and child.name() == "ytdl 7.1"
+    await cancel(task)
+
+
+async def test_the_work_folder_is_closed_to_others(
+    fetcher: Fetcher, youtube: YouTube, tmp_path: Path
+) -> None:
+    done, _, _ = await fetch(fetcher, order_for(youtube, tmp_path))
+    assert Path(done.path).parent.stat().st_mode & 0o077 == 0
+    assert Path(done.path).stat().st_mode & 0o077 == 0
+
+
+async def test_many_jobs_at_once_end_with_their_own_files(
+    fetcher: Fetcher, youtube: YouTube, tmp_path: Path
+) -> None:
+    orders = [order_for(youtube, tmp_path / str(n), f"many_{n:06}", "144p", job=f"{n}.1") for n in range(8)]
+    results = await asyncio.gather(*(fetch(fetcher, order) for order in orders))
+    assert [done.path for done, _, _ in results] == [f"{order.work_dir}/out.mp4" for order in orders]
+    assert [frames[1].video_id for _, _, frames in results if isinstance(frames[1], Metadata)] == [
+        f"many_{n:06}" for n in range(8)
+    ]
+
+
+async def test_stopping_ends_running_jobs_and_can_be_repeated(
+    fetcher: Fetcher, youtube: YouTube, tmp_path: Path
+) -> None:
+    task = await start_slowly(fetcher, youtube, order_for(youtube, tmp_path))
+    family = [psutil.Process(fetcher.zygote_pid), *descendants(fetcher)]
+    await fetcher.stop()
+    await fetcher.stop()
+    with pytest.raises(FetchFailed) as caught:
+        await task
+    assert caught.value.failure.code == "child_killed"
+    assert not any(map(is_alive, family)) and fetcher.zygote_pid is None
+    await fetcher.start()
+    await fetcher.start()
+    youtube.behave()
+    assert (await fetch(fetcher, order_for(youtube, tmp_path / "next")))[0].height == 1080
+
+
+async def test_no_descriptor_is_left_open(fetcher: Fetcher, youtube: YouTube, tmp_path: Path) -> None:
+    await fetch(fetcher, order_for(youtube, tmp_path / "warm", quality="144p"))
+    before = (
+        len(list(Path("/proc/self/fd").iterdir())),
+        len(list(Path(f"/proc/{fetcher.zygote_pid}/fd").iterdir())),
+    )
+    for n in range(3):
+        await fetch(fetcher, order_for(youtube, tmp_path / str(n), quality="144p"))
+        await fail(fetcher, order_for(youtube, tmp_path / f"failed{n}", "private"))
+    await asyncio.sleep(0.05)
+    after = (
+        len(list(Path("/proc/self/fd").iterdir())),
+        len(list(Path(f"/proc/{fetcher.zygote_pid}/fd").iterdir())),
+    )
+    assert after == before
+
+
+async def test_the_tools_are_named_with_their_versions(fetcher: Fetcher) -> None:
+    tools = await fetcher.probe_tools()
+    assert tools["ready"] and tools["deno_supported"] and tools["ffmpeg"] and tools["ejs"]
+    assert tools["yt_dlp"] >= "2026.07.04"
+
+
+def test_the_service_side_never_loads_yt_dlp() -> None:
+    code = "import sys, ytdl.fetcher; print([m for m in sys.modules if m.split('.')[0] in ('yt_dlp', 'av')])"
+    output = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True
+    )
+    assert output.stdout.strip() == "[]"
+
+
+def test_every_option_given_to_yt_dlp_is_one_it_knows() -> None:
+    code = """
+import json, re, yt_dlp
+from yt_dlp.downloader.common import FileDownloader
+from yt_dlp.downloader.fragment import FragmentFD
+words = yt_dlp.YoutubeDL.__doc__ + FileDownloader.__doc__ + FragmentFD.__doc__
+print(json.dumps(sorted(set(re.findall(r"[a-z_]+", words)))))
+"""
+    output = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True
+    )
+    known = set(json.loads(output.stdout))
+    assert set(options.build(Setup(["youtube"]), None, print)) - known == set()
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", {}),
+        (
+            "youtube:player_client=web,tv;po_token=web.gvs+abc",
+            {"youtube": {"player_client": ["web", "tv"], "po_token": ["web.gvs+abc"]}},
+        ),
+        (
+            "YouTube:player-client=web other:a=b=c",
+            {"youtube": {"player_client": ["web"]}, "other": {"a": ["b=c"]}},
+        ),
+    ],
+)
+def test_extractor_arguments_read_as_on_the_command_line(text: str, expected: dict[str, object]) -> None:
+    assert options.parse_extractor_args(text) == expected
+
+
+def test_dangerous_options_of_yt_dlp_are_never_set() -> None:
+    built = options.build(Setup(["youtube"]), None, print)
+    for name in (
+        "exec_cmd",
+        "netrc_cmd",
+        "usenetrc",
+        "cookiesfrombrowser",
+        "wait_for_video",
+        "force_generic_extractor",
+    ):
+        assert name not in built
+    assert built["external_downloader"] == {"default": "native"} and not built["enable_file_urls"]
+    assert not built["skip_unavailable_fragments"] and built["remote_components"] == set()
+    assert "child_killed" in REASONS
