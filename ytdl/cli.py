@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Failed as e:
         return _complain(*map(str, e.args))
     except errors.Error as e:
-        return _complain(*(f"{f.field}: {f.message}." for f in e.faults), *([] if e.faults else [e.message]))
+        return _complain(*(f"{f.field}: {f.message}" for f in e.faults), *([] if e.faults else [e.message]))
     except (KeyboardInterrupt, BrokenPipeError):
         return 1
 

@@ -71,7 +71,7 @@ class Route:
     def full_path(self) -> str:
         return self.path if self.plain else BASE + self.path
 
-    @property
+    @functools.cached_property
     def tagged(self) -> bool:
         """Whether answers carry an ETag: single resources of the API do."""
         is_struct = inspect.isclass(self.returns) and issubclass(self.returns, msgspec.Struct)
@@ -137,15 +137,19 @@ def _readers(row: Route) -> list[Callable[[web.Request], Awaitable[Any]]]:
 
 
 def _encoded(request: web.Request, row: Route, result: Any) -> web.Response:
-    answer = result if isinstance(result, Answer) else Answer(result)
-    status = answer.status or (204 if answer.value is None else row.status)
-    if answer.value is None:
-        return web.Response(status=status, headers=answer.headers)
-    body = _encode(answer.value)
-    response = web.Response(body=body, status=status, headers=answer.headers, content_type="application/json")
-    if row.tagged and status == 200:
-        return _tag(request, response, body)
-    return response
+    if not isinstance(result, Answer):
+        return _response(request, row, result, row.status, None)
+    return _response(request, row, result.value, result.status or row.status, result.headers)
+
+
+def _response(
+    request: web.Request, row: Route, value: Any, status: int, headers: LooseHeaders | None
+) -> web.Response:
+    if value is None:
+        return web.Response(status=204 if status == 200 else status, headers=headers)
+    body = _encode(value)
+    response = web.Response(body=body, status=status, headers=headers, content_type="application/json")
+    return _tag(request, response, body) if row.tagged and status == 200 else response
 
 
 def _tag(request: web.Request, response: web.Response, body: bytes) -> web.Response:

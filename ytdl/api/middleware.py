@@ -8,7 +8,7 @@ import functools
 import logging
 import re
 import secrets
-from typing import Any, cast
+from typing import cast
 
 from aiohttp import hdrs, web
 from aiohttp.abc import AbstractAccessLogger
@@ -94,19 +94,14 @@ class Observer(AbstractAccessLogger):
         _count(request.method, route, status).inc()
         if route in _timed:
             _timed[route].observe(time)
-        if access_log.isEnabledFor(logging.INFO):
-            access_log.info("http.request", extra=_line(request, response, route, status, time))
-
-
-def _line(
-    request: web.BaseRequest, response: web.StreamResponse, route: str, status: int, time: float
-) -> dict[str, Any]:
-    routed = isinstance(request, web.Request) and request.match_info is not None
-    return {
-        "method": request.method if request.method in METHODS else "other",
-        "route": route,
-        "status": status,
-        "duration_seconds": round(time, 6),
-        "bytes": response.body_length,
-        "ip": access.client_ip(cast("web.Request", request)) if routed else request.remote,
-    }
+        routed = isinstance(request, web.Request) and request.match_info is not None
+        log.write(
+            access_log,
+            "http.request",
+            method=request.method if request.method in METHODS else "other",
+            route=route,
+            status=status,
+            duration_seconds=round(time, 6),
+            bytes=response.body_length,
+            ip=access.client_ip(cast("web.Request", request)) if routed else request.remote,
+        )
