@@ -34,7 +34,7 @@ test-fast: .venv/.installed-dev ## Run the tests that take moments
 	@exec $(BIN)/python -m pytest -n $(JOBS) -m "not slow"
 
 lint: .venv/.installed-dev
-	@$(BIN)/ruff format --quiet --check . || { echo "Not formatted: run 'make fmt'."; exit 1; }
+	@$(BIN)/ruff format --check --output-format concise . || { echo "Not formatted: run 'make fmt'."; exit 1; }
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 
