@@ -32,6 +32,8 @@ OPENAPI: "web.AppKey[bytes]" = web.AppKey("openapi")
 
 IDENTITY: "web.RequestKey[Identity]" = web.RequestKey("identity")
 REQUEST_ID: "web.RequestKey[str]" = web.RequestKey("request_id")
+# The template of the address in the route table, for counts and log lines.
+ROUTE: "web.RequestKey[str]" = web.RequestKey("route")
 # Parameters of the Bearer challenge, where a token was sent and refused (RFC 6750, section 3).
 CHALLENGE: "web.RequestKey[str]" = web.RequestKey("challenge")
 # The answer whose head was sent already: from then on no problem document can take its place.

@@ -17,7 +17,7 @@ from prometheus_client import Counter, Histogram
 
 from ytdl import log, metrics
 from ytdl.api import access
-from ytdl.api.keys import BEGUN, OUTCOME, REQUEST_ID
+from ytdl.api.keys import BEGUN, OUTCOME, REQUEST_ID, ROUTE
 
 access_log = logging.getLogger("ytdl.access")
 REQUEST_ID_FORM = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -47,6 +47,7 @@ def name(request: web.BaseRequest) -> str:
 async def identified(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Gives the request an id, the caller's own where it is well-formed."""
     name(request)
+    request[ROUTE] = _template(request)
     metrics.http_in_flight.inc()
     try:
         return await handler(request)
@@ -79,9 +80,8 @@ def _count(method: str, template: str, status: int) -> Counter:
     return metrics.http_requests.labels(method if method in METHODS else "other", template, str(status))
 
 
-def template(request: web.BaseRequest) -> str:
-    match = request.match_info if isinstance(request, web.Request) else None
-    resource = match.route.resource if match is not None else None
+def _template(request: web.Request) -> str:
+    resource = request.match_info.route.resource
     return resource.canonical if resource is not None else UNMATCHED
 
 
@@ -89,12 +89,13 @@ class Observer(AbstractAccessLogger):
     """Counts, times and logs each answer once it was sent, so that nobody waits for it."""
 
     def log(self, request: web.BaseRequest, response: web.StreamResponse, time: float) -> None:
-        route = template(request)
+        route = request.get(ROUTE, UNMATCHED)
         status = request.get(OUTCOME, response.status)
         _count(request.method, route, status).inc()
         if route in _timed:
             _timed[route].observe(time)
-        routed = isinstance(request, web.Request) and request.match_info is not None
+        # Without it the request was refused before it was one.
+        routed = ROUTE in request
         log.write(
             access_log,
             "http.request",

@@ -132,7 +132,7 @@ def _of_exception(request: web.Request, e: Exception) -> web.StreamResponse:
     gone = request.transport is None or request.transport.is_closing()
     if isinstance(e, ConnectionError) and gone:
         return _broken_off(request, begun)
-    known = isinstance(e, errors.Error) and e.code != "internal"
+    known = isinstance(e, errors.Error) and e.code in STATUS and e.code != "internal"
     if not known:
         log.error("http.failed", exc_info=e)
     if begun is not None:
