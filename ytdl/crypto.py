@@ -147,7 +147,7 @@ class AccessTokens:
         if decoded["header"].get("typ") != TOKEN_TYPE:
             raise ValueError("a token of another kind")
         payload = decoded["payload"]
-        return Claims(UUID(payload["sub"]), UUID(payload["sid"]), int(payload["exp"]))
+        return Claims(UUID(str(payload["sub"])), UUID(str(payload["sid"])), int(payload["exp"]))
 
 
 def new_secret() -> str:

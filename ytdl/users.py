@@ -137,9 +137,9 @@ async def create(
     full_name = full_name.strip()
     _refuse(
         *name_faults(username),
-        *_email_faults(email),
+        *email_faults(email),
         *(Fault("password", message) for message in password_faults(password, username, email)),
-        *_full_name_faults(full_name),
+        *full_name_faults(full_name),
     )
     hashed = await hasher.hash(password)
     user = await _insert(db, username, email, full_name, hashed, role)
@@ -167,8 +167,10 @@ async def change(db: Statements, id: UUID, wish: ProfileChange) -> User:
     """Raises `errors.Invalid`, `errors.Conflict` for a taken address and `errors.NotFound`."""
     email = None if wish.email is UNSET else wish.email
     full_name = None if wish.full_name is UNSET else wish.full_name.strip()
-    email_faults = [] if email is None else _email_faults(email)
-    _refuse(*email_faults, *([] if full_name is None else _full_name_faults(full_name)))
+    _refuse(
+        *([] if email is None else email_faults(email)),
+        *([] if full_name is None else full_name_faults(full_name)),
+    )
     row = await db.maybe(q.change, id=id, email=email, full_name=full_name)
     if row is None:
         raise errors.NotFound("There is no such user.")
@@ -238,13 +240,13 @@ def name_faults(username: str) -> list[Fault]:
     return [Fault("username", "must have 3 to 50 characters, only letters, digits, _, - and .")]
 
 
-def _email_faults(email: str) -> list[Fault]:
+def email_faults(email: str) -> list[Fault]:
     if len(email) <= EMAIL_LENGTH and EMAIL.fullmatch(email):
         return []
     return [Fault("email", f"must be an e-mail address of at most {EMAIL_LENGTH} characters")]
 
 
-def _full_name_faults(name: str) -> list[Fault]:
+def full_name_faults(name: str) -> list[Fault]:
     faults = []
     if not 1 <= len(name) <= FULL_NAME_LENGTH:
         faults.append(Fault("full_name", f"must have 1 to {FULL_NAME_LENGTH} characters"))
