@@ -16,7 +16,7 @@ from tests.fakes.youtube import YouTube
 from tests.fetching import Stages, descendants, fail, fetch, is_alive, order_for, settings_for, until
 from ytdl.child import options
 from ytdl.child.frames import Order, Setup
-from ytdl.fetcher import Fetcher, FetchFailed, Metadata, Progress
+from ytdl.fetcher import Done, Fetcher, FetchFailed, Metadata, Progress, Usage
 from ytdl.fetcher.forkserver import ROOT
 from ytdl.reasons import REASONS
 
@@ -43,14 +43,15 @@ async def fetcher(youtube: YouTube, tmp_path: Path) -> AsyncIterator[Fetcher]:
     await fetcher.stop()
 
 
+Run = asyncio.Task[tuple[Done, Usage]]
+
+
 def media_bytes(youtube: YouTube) -> int:
     """Bytes of media that the stand-in has sent."""
     return sum(seen.sent for seen in youtube.requests if "videoplayback" in seen.path)
 
 
-async def start_slowly(
-    fetcher: Fetcher, youtube: YouTube, order: Order, rate: int = 100_000
-) -> asyncio.Task[object]:
+async def start_slowly(fetcher: Fetcher, youtube: YouTube, order: Order, rate: int = 100_000) -> Run:
     """A running job in the middle of its transfer."""
     youtube.misbehave(media_throttle=rate)
     stages = Stages()
@@ -59,7 +60,7 @@ async def start_slowly(
     return task
 
 
-async def cancel(task: asyncio.Task[object]) -> float:
+async def cancel(task: Run) -> float:
     """Cancel a run; the seconds until it had ended."""
     began = asyncio.get_running_loop().time()
     task.cancel()
@@ -142,7 +143,7 @@ async def test_cancelling_during_the_extraction_leaves_no_process(
 ) -> None:
     youtube.misbehave(player_delay=20)
     stages = Stages()
-    task: asyncio.Task[object] = asyncio.create_task(fetcher.run(order_for(youtube, tmp_path), stages.see))
+    task: Run = asyncio.create_task(fetcher.run(order_for(youtube, tmp_path), stages.see))
     await stages.reach(lambda frame: frame.stage == "extracting")
     assert len(descendants(fetcher)) == 1
     assert await cancel(task) < 1
@@ -173,9 +174,7 @@ async def test_cancelling_during_the_merge_kills_ffmpeg(
     fetcher = Fetcher(settings_for(youtube, tmp_path, ffmpeg=slow_ffmpeg))
     await fetcher.start()
     try:
-        task: asyncio.Task[object] = asyncio.create_task(
-            fetcher.run(order_for(youtube, tmp_path), lambda frame: None)
-        )
+        task: Run = asyncio.create_task(fetcher.run(order_for(youtube, tmp_path), lambda frame: None))
         await until(lambda: len(descendants(fetcher)) == 2)
         helper = descendants(fetcher)
         assert await cancel(task) < 1
@@ -291,7 +290,7 @@ async def test_streams_that_were_complete_are_not_fetched_again(
     await slow.start()
     first = order_for(youtube, tmp_path)
     stages = Stages()
-    task: asyncio.Task[object] = asyncio.create_task(slow.run(first, stages.see))
+    task: Run = asyncio.create_task(slow.run(first, stages.see))
     await stages.reach(lambda frame: frame.stage == "processing")
     await cancel(task)
     await slow.stop()
@@ -301,7 +300,7 @@ async def test_streams_that_were_complete_are_not_fetched_again(
     assert media_bytes(youtube) == 0 == done.fetched_bytes and done.resumed_bytes > 100_000
 
 
-@pytest.mark.parametrize("change", ["length", "file"])
+@pytest.mark.parametrize("change", ["length", "file", "etag"])
 async def test_a_file_that_changed_upstream_is_not_glued(
     fetcher: Fetcher, youtube: YouTube, tmp_path: Path, change: str
 ) -> None:
@@ -323,8 +322,7 @@ async def test_nothing_is_taken_from_an_attempt_that_still_lives(
     again = order_for(youtube, tmp_path, work_dir=str(tmp_path / "second"), earlier_dirs=[first.work_dir])
     done, _, _ = await fetch(fetcher, again)
     assert done.resumed_bytes == 0
-    first_done, _ = await task  # type: ignore[misc]
-    assert first_done.sha256 == done.sha256
+    assert (await task)[0].sha256 == done.sha256
 
 
 async def test_earlier_folders_may_be_missing_or_strange(
@@ -348,9 +346,7 @@ async def test_children_see_no_secret_of_the_service(
     fetcher = Fetcher(settings_for(youtube, tmp_path, ffmpeg=slow_ffmpeg))
     await fetcher.start()
     try:
-        task: asyncio.Task[object] = asyncio.create_task(
-            fetcher.run(order_for(youtube, tmp_path), lambda frame: None)
-        )
+        task: Run = asyncio.create_task(fetcher.run(order_for(youtube, tmp_path), lambda frame: None))
         await until(lambda: len(descendants(fetcher)) == 2)
         family = [psutil.Process(fetcher.zygote_pid), *descendants(fetcher)]
         known = {"PATH", "HOME", "LANG", "PYTHONPATH", "PWD", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"}

@@ -32,6 +32,7 @@ REASONS: dict[str, Reason] = {
     "format_unavailable": Reason(False, "Choose another quality or format for this video.", True),
     "unsupported_url": Reason(False, "The address is not of a single video on a supported site.", True),
     "file_too_large": Reason(False, "Choose a lower quality: the file is over this server's limit.", True),
+    "address_forbidden": Reason(False, "The video's site points to an address that is closed to downloads.", True),
     # The site and the way to it: later often works.
     "bot_check": Reason(
         True, "The site doubts that this server is a person; it is tried again later.", False, 600

@@ -8,6 +8,8 @@ import sys
 import time
 import traceback
 from collections import deque
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import yt_dlp
@@ -16,7 +18,8 @@ from yt_dlp.networking.exceptions import HTTPError
 from ytdl.child import confine, encode, options, verify
 from ytdl.child.errors import Refused, classify, clean, last_known, retry_after
 from ytdl.child.formats import Choice, Stream, choose, smaller_side
-from ytdl.child.frames import Frame, Metadata, Order, Setup, pack
+from ytdl.child.frames import Fault, Frame, Metadata, Order, Setup, pack
+from ytdl.child.guard import Guard
 from ytdl.child.partials import Folder, name_of
 from ytdl.child.progress import Meter, size_of
 
@@ -31,16 +34,20 @@ _OWN_WORDS = ("No video formats found!", "Requested format is not available")
 
 
 class _Client(yt_dlp.YoutubeDL):  # type: ignore[misc]  # published without types
-    """yt-dlp that remembers the last refusal with a `Retry-After`: its extractors pass on the text only."""
+    """yt-dlp that shows what it reads in answers and does not pass on: `Retry-After` and `ETag`."""
 
     asked_to_wait: float | None = None
+    on_etag: Callable[[str], None] | None = None
 
     def urlopen(self, req: Any) -> Any:
         try:
-            return super().urlopen(req)
+            answer = super().urlopen(req)
         except HTTPError as error:
             self.asked_to_wait = retry_after(error)
             raise
+        if self.on_etag and (etag := answer.headers.get("ETag")):
+            self.on_etag(etag)
+        return answer
 
 
 class Notes:
@@ -72,12 +79,18 @@ def perform(order: Order, setup: Setup, frames: int) -> None:
         while data:
             data = data[os.write(frames, data) :]
 
+    guard: Guard | None = None
     try:
         confine.limit(setup, order.job)
+        guard = Guard(setup, order)
+        guard.install()
         _Job(order, setup, notes, send).run()
     except BaseException as error:
         traceback.print_exc()
-        send(classify(error, notes.warnings))
+        if guard and guard.refused_address:
+            send(Fault("address_forbidden", "The site pointed to an address that this server may not reach."))
+        else:
+            send(classify(error, notes.warnings))
 
 
 class _Job:
@@ -109,13 +122,14 @@ class _Job:
             self._folder.adopt(self._order.earlier_dirs, info["id"], stream) for stream in choice.streams
         ]
         self._meter.begin("downloading")
-        fetched = sum(self._transfer(info, stream, n, resumed[n]) for n, stream in enumerate(choice.streams))
+        moved = [self._transfer(info, stream, n, resumed[n]) for n, stream in enumerate(choice.streams)]
         self._meter.begin("processing")
         tags = self._order.embed_metadata
         product = encode.make(choice, self._folder, self._setup.ffmpeg, info, tags, self._meter.processed)
         self._meter.begin("verifying")
         facts = self._measure(product, choice, info)
-        self._send(verify.describe(product, choice, facts, verify.seal(product), fetched, sum(resumed)))
+        fetched, kept = (sum(column) for column in zip(*moved, strict=True))
+        self._send(verify.describe(product, choice, facts, verify.seal(product), fetched, kept))
 
     def _extract(self) -> Info:
         url, key = self._order.url, None
@@ -180,13 +194,16 @@ class _Job:
             total_bytes=self._meter.total_bytes,
         )
 
-    def _transfer(self, info: Info, stream: Stream, index: int, resumed: int) -> int:
-        """Fetch one stream; the number of bytes that really came over the wire."""
+    def _transfer(self, info: Info, stream: Stream, index: int, resumed: int) -> tuple[int, int]:
+        """Fetch one stream; how many bytes came over the wire, and how many were here already and stayed."""
         name = name_of(stream)
         self._meter.fetch(index, resumed)
-        merged = {**info, **stream}
-        merged.pop("requested_formats", None)
-        success, _ = self._download(name, merged)
+        headers = dict(stream.get("http_headers") or {})
+        if resumed and (etag := self._folder.etag_of(name)):
+            headers["If-Range"] = etag
+        self._ydl.on_etag = partial(self._folder.keep_etag, name)
+        success, _ = self._download(name, {**info, **stream, "http_headers": headers})
+        self._ydl.on_etag = None
         size = self._folder.size(name)
         if not success or not (self._folder.path / name).is_file():
             code, _ = last_known(self._notes.warnings)
@@ -194,7 +211,8 @@ class _Job:
         if (expected := stream.get("filesize")) and size != expected:
             self._folder.forget()
             raise Refused("upstream_truncated", f"{size} of {expected} bytes came.")
-        return size - resumed
+        kept = resumed if self._meter.lowest[index] > resumed else 0
+        return size - kept, kept
 
     def _download(self, name: str, stream: Stream) -> tuple[bool, bool]:
         try:

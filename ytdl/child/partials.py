@@ -40,8 +40,25 @@ class Folder:
             for folder in map(Path, earlier):
                 if folder != self.path and self._take_from(folder, name, identity):
                     break
-        (self.path / (name + NOTE)).write_text(json.dumps(identity))
+        if not self._has(name):
+            self._write_note(name, identity)
         return self.size(name)
+
+    def etag_of(self, name: str) -> str | None:
+        """The entity tag that came with the first bytes of a stream, when it is a strong one."""
+        etag = (_read_note(self.path / (name + NOTE)) or {}).get("etag")
+        return etag if isinstance(etag, str) else None
+
+    def keep_etag(self, name: str, etag: str) -> None:
+        """Note a strong entity tag, so that a later attempt can ask for the rest of the same bytes only."""
+        note = _read_note(self.path / (name + NOTE))
+        if note is not None and etag.startswith('"'):
+            self._write_note(name, note | {"etag": etag})
+
+    def _write_note(self, name: str, note: dict[str, Any]) -> None:
+        fresh = self.path / (name + NOTE + ".new")
+        fresh.write_text(json.dumps(note))
+        fresh.replace(self.path / (name + NOTE))
 
     def _has(self, name: str) -> bool:
         return (self.path / name).exists() or (self.path / (name + PART)).exists()
@@ -58,9 +75,14 @@ class Folder:
         if lock is None:
             return False
         try:
-            if _read_note(folder / (name + NOTE)) != identity:
+            note = _read_note(folder / (name + NOTE)) or {}
+            if {key: value for key, value in note.items() if key != "etag"} != identity:
                 return False
-            return any(self._move(folder / each) for each in (name, name + PART) if (folder / each).is_file())
+            if not any(
+                self._move(folder / each) for each in (name, name + PART) if (folder / each).is_file()
+            ):
+                return False
+            return self._move(folder / (name + NOTE))
         finally:
             os.close(lock)
 

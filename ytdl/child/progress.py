@@ -3,6 +3,7 @@
 Frames go out at most four a second, and only when something moved: a child that hangs cannot look alive.
 """
 
+import math
 import time
 from collections import deque
 from collections.abc import Callable
@@ -31,6 +32,8 @@ class Meter:
         self._weights: list[float] = []
         self._sizes: list[int | None] = []
         self._bytes: list[int] = []
+        self.lowest: list[float] = []
+        """Least number of bytes that was reported while each stream grew; not over what it began with: fetched anew."""
         self._current = 0
         self._moments: deque[tuple[float, int]] = deque()
 
@@ -49,6 +52,7 @@ class Meter:
             float(size or guess or DEFAULT_WEIGHT) for size, guess in zip(self._sizes, guesses, strict=True)
         ]
         self._bytes = [0] * len(streams)
+        self.lowest = [math.inf] * len(streams)
 
     @property
     def total_bytes(self) -> int | None:
@@ -73,6 +77,8 @@ class Meter:
             status.get("total_bytes") if status["status"] == "finished" else 0
         )
         self._bytes[index] = int(done or self._bytes[index])
+        if status["status"] == "downloading":
+            self.lowest[index] = min(self.lowest[index], self._bytes[index])
         if status["status"] == "finished":
             self._weights[index] = float(max(self._bytes[index], 1))
         self._emit()

@@ -23,6 +23,46 @@ REFUSING_PROXY = "http://127.0.0.1:9"
 WARM_UP_URL = "https://www.youtube.com/watch?v=AAAAAAAAAAA"
 
 
+# A made-up answer of an extractor: going through it once compiles what yt-dlp compiles on first use.
+_SAMPLE: dict[str, Any] = {
+    "id": "AAAAAAAAAAA",
+    "title": "A sample",
+    "extractor": "youtube",
+    "extractor_key": "Youtube",
+    "webpage_url": WARM_UP_URL,
+    "duration": 6.0,
+    "timestamp": 1_700_000_000,
+    "thumbnails": [{"url": "https://i.ytimg.com/vi/AAAAAAAAAAA/default.jpg"}],
+    "live_status": "not_live",
+}
+_SAMPLE_STREAMS: list[dict[str, Any]] = [
+    {
+        "format_id": "a",
+        "url": "https://x.test/a",
+        "ext": "m4a",
+        "vcodec": "none",
+        "acodec": "mp4a.40.2",
+        "tbr": 128,
+    },
+    {
+        "format_id": "b",
+        "url": "https://x.test/b",
+        "ext": "webm",
+        "vcodec": "vp9",
+        "acodec": "none",
+        "height": 720,
+    },
+    {
+        "format_id": "c",
+        "url": "https://x.test/c",
+        "ext": "mp4",
+        "vcodec": "avc1.64",
+        "acodec": "mp4a",
+        "height": 360,
+    },
+]
+
+
 class _Silent:
     def debug(self, message: str) -> None:
         pass
@@ -51,6 +91,7 @@ def _extract_nothing(setup: Setup) -> None:
     except YoutubeDLError:
         pass
     finally:
+        ydl.process_ie_result(_SAMPLE | {"formats": [dict(each) for each in _SAMPLE_STREAMS]}, download=False)
         ydl.close()
 
 

@@ -179,6 +179,7 @@ def main(channel_fd: int, service_pid: int) -> None:
     confine.adopt_orphans()
     confine.take_name("ytdl forkserver")
     os.umask(0o077)
+    sys.dont_write_bytecode = True
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with socket.socket(fileno=channel_fd) as channel:
         channel.set_inheritable(False)
