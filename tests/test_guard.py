@@ -1,0 +1,191 @@
+"""What a job cannot reach: private addresses however written, other programs, files outside its folders."""
+
+import asyncio
+import ipaddress
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from tests.fetching import fail
+from ytdl.child.frames import Order, Setup
+from ytdl.child.guard import Forbidden, Guard, is_public, resolve_proxy
+from ytdl.fetcher import Fetcher, Settings
+from ytdl.fetcher.forkserver import ROOT
+
+CLOSED = """
+0.0.0.0 0.1.2.3 10.0.0.1 10.255.255.255 100.64.0.1 100.127.255.255 127.0.0.1 127.1.2.3 169.254.169.254 172.16.0.1
+172.31.255.255 192.0.0.1 192.0.2.1 192.88.99.1 192.168.0.1 198.18.0.1 198.19.255.255 198.51.100.7 203.0.113.7
+224.0.0.1 239.255.255.255 240.0.0.1 255.255.255.255
+:: ::1 ::ffff:127.0.0.1 ::ffff:10.0.0.1 ::ffff:169.254.169.254 ::127.0.0.1 64:ff9b::7f00:1 64:ff9b::808:808
+64:ff9b:1::1 100::1 2001::1 2001:0:4136:e378:8000:63bf:3fff:fdd2 2001:2::1 2001:20::1 2001:db8::1 2002:7f00:1::
+2002:808:808:: 3fff::1 fc00::1 fd12:3456::1 fe80::1 fec0::1 ff02::1 ff0e::1 5f00::1
+""".split()
+OPEN = "8.8.8.8 1.1.1.1 100.63.255.255 172.15.0.1 172.32.0.1 192.0.1.1 ::ffff:8.8.8.8 2606:4700::1111 2a00:1450::1".split()
+
+
+@pytest.mark.parametrize("text", CLOSED)
+def test_a_special_address_is_not_public(text: str) -> None:
+    assert not is_public(ipaddress.ip_address(text))
+
+
+@pytest.mark.parametrize("text", OPEN)
+def test_an_ordinary_address_is_public(text: str) -> None:
+    assert is_public(ipaddress.ip_address(text))
+
+
+def guard_for(folder: Path, **setup: Any) -> Guard:
+    order = Order("1.1", "https://x.test/", "best", "mp4", str(folder / "work"), [str(folder / "earlier")])
+    return Guard(Setup(["youtube"], **setup), order)
+
+
+def refuses(guard: Guard, event: str, *args: Any) -> bool:
+    try:
+        guard.hook(event, args)
+    except Forbidden:
+        return True
+    return False
+
+
+ODD_TARGETS = [
+    ("localhost", 80),
+    ("2130706433", 80),
+    ("0x7f.1", 80),
+    ("0177.0.0.1", 80),
+    ("127.1", 80),
+    ("::1%lo", 80, 0, 0),
+    ("fe80::1%eth0", 80, 0, 2),
+    ("", 80),
+    "/run/docker.sock",
+    b"\0abstract",
+]
+
+
+@pytest.mark.parametrize("target", ODD_TARGETS, ids=repr)
+@pytest.mark.parametrize("event", ["socket.connect", "socket.sendto"])
+def test_no_spelling_of_an_inner_address_gets_through(tmp_path: Path, event: str, target: Any) -> None:
+    assert refuses(guard_for(tmp_path), event, None, target)
+
+
+def test_behind_a_proxy_only_the_proxy_can_be_reached(tmp_path: Path) -> None:
+    guard = guard_for(tmp_path, proxy="http://user:secret@127.0.0.1:3128")
+    assert not refuses(guard, "socket.connect", None, ("127.0.0.1", 3128))
+    for target in (("127.0.0.1", 3129), ("8.8.8.8", 3128), ("10.0.0.1", 3128)):
+        assert refuses(guard, "socket.connect", None, target)
+
+
+def test_a_proxy_by_name_is_reached_by_its_address(tmp_path: Path) -> None:
+    assert ("127.0.0.1", 80) in resolve_proxy("http://localhost")
+    assert ("127.0.0.1", 1080) in resolve_proxy("socks5h://localhost")
+    assert resolve_proxy(None) == set()
+
+
+def test_an_admin_can_open_a_network(tmp_path: Path) -> None:
+    guard = guard_for(tmp_path, allowed_networks=["10.1.0.0/16", "fd00::/8"])
+    for host, refused in (("10.1.2.3", False), ("10.2.0.1", True), ("fd00::1", False), ("127.0.0.1", True)):
+        assert refuses(guard, "socket.connect", None, (host, 80)) is refused
+
+
+def test_only_our_two_programs_can_be_started(tmp_path: Path) -> None:
+    guard = guard_for(tmp_path, ffmpeg="/rt/bin/ffmpeg", deno="/rt/bin/deno")
+    assert not refuses(guard, "subprocess.Popen", None, ["/rt/bin/ffmpeg", "-i", "x"], None, None)
+    assert not refuses(guard, "subprocess.Popen", "/rt/bin/deno", ["deno"], None, None)
+    for executable, arguments in (
+        (None, ["ffmpeg"]),
+        ("/bin/sh", ["/rt/bin/ffmpeg"]),
+        (None, ["/usr/bin/aria2c"]),
+    ):
+        assert refuses(guard, "subprocess.Popen", executable, arguments, None, None)
+    for event in ("os.system", "os.exec", "os.fork", "os.forkpty", "pty.spawn"):
+        assert refuses(guard, event, "x")
+
+
+def test_files_are_written_inside_the_folders_of_the_download_only(tmp_path: Path) -> None:
+    guard = guard_for(tmp_path)
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work" / "link").symlink_to("/etc")
+    inside = [tmp_path / "work" / "a", tmp_path / "earlier" / "lock", Path("/dev/null")]
+    outside = [
+        tmp_path / "a",
+        tmp_path / "work" / ".." / "a",
+        tmp_path / "work" / "link" / "passwd",
+        tmp_path / "work2",
+    ]
+    for flags in (os.O_WRONLY, os.O_RDWR, os.O_RDONLY | os.O_CREAT, os.O_WRONLY | os.O_TRUNC):
+        assert not any(refuses(guard, "open", path, None, flags) for path in inside)
+        assert all(refuses(guard, "open", path, None, flags) for path in outside)
+    assert not refuses(guard, "open", "/etc/passwd", "r", os.O_RDONLY)
+
+
+def test_the_rules_hold_in_a_real_interpreter_and_cannot_be_taken_off(tmp_path: Path) -> None:
+    code = """
+import os, socket, subprocess, sys
+from pathlib import Path
+from ytdl.child.frames import Order, Setup
+from ytdl.child.guard import Guard
+Guard(Setup(["youtube"]), Order("1.1", "u", "best", "mp4", sys.argv[1])).install()
+def tries():
+    yield lambda: socket.create_connection(("127.0.0.1", 1), 1)
+    yield lambda: socket.create_connection(("localhost", 1), 1)
+    yield lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b"x", ("127.0.0.1", 1))
+    yield lambda: socket.socket().bind(("127.0.0.1", 0))
+    yield lambda: subprocess.run(["/bin/true"])
+    yield lambda: os.system("true")
+    yield lambda: os.posix_spawn("/bin/true", ["true"], {})
+    yield lambda: os.fork()
+    yield lambda: Path("/tmp/outside").write_text("x")
+for each in tries():
+    try:
+        each()
+        print("allowed")
+    except PermissionError as error:
+        print(type(error).__name__)
+"""
+    command = [sys.executable, "-W", "ignore", "-c", code, str(tmp_path)]
+    output = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    assert output.split() == ["Forbidden"] * 9
+
+
+Site = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+@pytest.fixture
+async def inner() -> AsyncIterator[tuple[int, list[str]]]:
+    """A server on loopback that should never be asked, and what it was asked for."""
+    asked: list[str] = []
+
+    async def answer(request: web.Request) -> web.Response:
+        asked.append(request.path)
+        return web.Response(text="secret", content_type="video/mp4")
+
+    runner = web.AppRunner(web.Application(), access_log=None)
+    runner.app.router.add_get("/{path:.*}", answer)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    yield runner.addresses[0][1], asked
+    await runner.cleanup()
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "2130706433", "0x7f000001", "[::ffff:127.0.0.1]"])
+async def test_even_the_generic_extractor_cannot_reach_inside(
+    tmp_path: Path, inner: tuple[int, list[str]], host: str
+) -> None:
+    port, asked = inner
+    fetcher = Fetcher(
+        Settings(tmp_path / "runtime", allowed_extractors=("generic",), socket_timeout_seconds=2.0)
+    )
+    await fetcher.start()
+    try:
+        url = f"http://{host}:{port}/movie.mp4"
+        failure = await fail(fetcher, Order("1.1", url, "best", "any", str(tmp_path / "work")))
+    finally:
+        await fetcher.stop()
+    assert failure.failure.code == "address_forbidden" and not failure.failure.retryable
+    await asyncio.sleep(0)
+    assert asked == []
