@@ -192,7 +192,7 @@ def downloading_config(config: Config, youtube: YouTube) -> Config:
         download_concurrency=4,
         download_lease_seconds=3.0,
         download_backoff_seconds=0.2,
-        download_stall_seconds=3.0,
+        download_stall_seconds=8.0,
         drain_seconds=0.0,
         outbound_proxy=youtube.proxy_url,
         outbound_ca_file=str(youtube.ca_file),

@@ -163,12 +163,18 @@ class Worker:
             logger.warning("worker.outcome_not_written", extra={"job": s.claim.job})
         except Exception:
             logger.exception("worker.attempt_failed", extra={"job": s.claim.job})
-            with contextlib.suppress(errors.Unavailable):
-                await self._failed(run, Failed("internal", "Something went wrong on the server.", True, None), None)
+            await self._broken(run)
         finally:
             self._runs.pop(s.claim.job, None)
             metrics.worker_running.set(len(self._runs))
             self._wake.set()
+
+    async def _broken(self, run: Run) -> None:
+        """A bug of ours: said in the download, or left to the lease's end if not even that can be written."""
+        try:
+            await self._failed(run, Failed("internal", "Something went wrong on the server.", True, None), None)
+        except Exception:
+            logger.exception("worker.outcome_not_written", extra={"job": run.started.claim.job})
 
     async def _run(self, run: Run) -> None:
         try:

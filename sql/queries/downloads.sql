@@ -94,9 +94,10 @@ UPDATE downloads SET status = %(status)s, stage = %(status)s, error = coalesce(%
 WHERE job_id = %(job)s;
 
 -- name: close_log :exec
--- What became of an attempt and what it cost.
+-- What became of an attempt and what it cost; the download itself may have been deleted meanwhile.
 UPDATE download_logs l SET finished_at = now(), status = %(status)s, error_code = %(error_code)s, error_message = %(error_message)s,
-    title = d.title, duration_seconds = d.duration_seconds, percent = d.percent, file_bytes = %(file_bytes)s,
+    title = coalesce(d.title, l.title), duration_seconds = coalesce(d.duration_seconds, l.duration_seconds),
+    percent = coalesce(d.percent, l.percent), file_bytes = %(file_bytes)s,
     downloaded_bytes = %(downloaded_bytes)s,
     speed_bytes_per_second = %(downloaded_bytes)s::float8 / nullif(extract(epoch FROM now() - l.started_at), 0)::float8,
     file_path = %(file_path)s, output_format = %(output_format)s, peak_memory_bytes = %(peak_memory_bytes)s,

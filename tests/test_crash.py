@@ -1,0 +1,139 @@
+"""kill -9, SIGTERM and lost servers, with the whole service as a process of its own."""
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import psutil
+import pytest
+
+from tests import instance
+from tests.conftest import PASSWORD, Person
+from tests.fakes.youtube import YouTube
+from tests.following import ask, ended, until
+
+MEGABYTE = 2**20
+
+
+@asynccontextmanager
+async def served(
+    folder: Path, youtube: YouTube, **more: str
+) -> AsyncIterator[tuple[instance.Instance, Person]]:
+    """The service over `folder`, and its admin signed in."""
+    settings = {
+        "ADMIN_PASSWORD": PASSWORD,
+        "OUTBOUND_PROXY": youtube.proxy_url,
+        "OUTBOUND_CA_FILE": str(youtube.ca_file),
+        "YTDLP_EXTRACTOR_ARGS": youtube.extractor_args,
+        "DOWNLOAD_BACKOFF_SECONDS": "0.2",
+    }
+    async with instance.serving(folder, **(settings | more)) as running:
+        async with aiohttp.ClientSession(running.url) as client:
+            credentials = {"username": "admin", "password": PASSWORD}
+            async with client.post("/api/v1/auth/login", json=credentials) as answer:
+                tokens: dict[str, Any] = await answer.json()
+            client.headers["Authorization"] = f"Bearer {tokens['access_token']}"
+            yield running, Person(None, tokens["access_token"], tokens["refresh_token"], client)  # type: ignore[arg-type]
+
+
+def family(pid: int) -> list[psutil.Process]:
+    return [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
+
+
+async def gone(processes: list[psutil.Process], seconds: float = 10.0) -> None:
+    _, alive = await asyncio.to_thread(psutil.wait_procs, processes, seconds)
+    assert alive == []
+
+
+def starts(youtube: YouTube) -> list[int]:
+    """Where each request for media began, in order."""
+    ranges = [seen.range for seen in youtube.requests if seen.path == "/videoplayback"]
+    return [int(text.removeprefix("bytes=").partition("-")[0] or 0) for text in ranges]
+
+
+async def test_a_killed_download_goes_on_from_its_partial_file(tmp_path: Path, youtube: YouTube) -> None:
+    youtube.misbehave("*", media_throttle=3 * MEGABYTE)
+    async with served(tmp_path, youtube) as (running, admin):
+        id = (await ask(admin, youtube.url("big008_0001"), quality="360p"))["id"]
+        seen = await until(admin, id, lambda d: d["progress"]["downloaded_bytes"] > 4 * MEGABYTE)
+        processes = family(running.pid)
+        os.kill(running.pid, signal.SIGKILL)
+        await gone(processes)
+    before = len(starts(youtube))
+    youtube.behave()
+    async with served(tmp_path, youtube) as (_, admin):
+        done = await ended(admin, id, 30)
+        rows = await (await admin.get(f"/downloads/{id}/logs")).json()
+    total = seen["progress"]["total_bytes"]
+    assert (done["status"], [r["status"] for r in rows]) == ("completed", ["lost", "completed"])
+    # What had reached the disk is not asked for again.
+    assert starts(youtube)[before] > 3.9 * MEGABYTE
+    assert rows[1]["downloaded_bytes"] < total - 3.9 * MEGABYTE
+
+
+async def test_sigterm_hands_back_and_ends_everything(tmp_path: Path, youtube: YouTube) -> None:
+    youtube.misbehave("*", media_throttle=MEGABYTE)
+    async with served(tmp_path, youtube) as (running, admin):
+        id = (await ask(admin, youtube.url("big008_0002"), quality="360p"))["id"]
+        await until(admin, id, lambda d: d["progress"]["downloaded_bytes"] > MEGABYTE)
+        processes = family(running.pid)
+        os.kill(running.pid, signal.SIGTERM)
+        await gone(processes, 20)
+    youtube.behave()
+    async with served(tmp_path, youtube) as (_, admin):
+        assert (await ended(admin, id, 30))["status"] == "completed"
+        rows = await (await admin.get(f"/downloads/{id}/logs")).json()
+    assert [(r["status"], r["retries"]) for r in rows] == [("yielded", 0), ("completed", 0)]
+
+
+async def test_a_running_job_may_end_within_the_drain(tmp_path: Path, youtube: YouTube) -> None:
+    youtube.misbehave("*", media_throttle=40_000)
+    async with served(tmp_path, youtube, DRAIN_SECONDS="20") as (running, admin):
+        id = (await ask(admin, youtube.url("ordinary"), quality="360p"))["id"]
+        await until(admin, id, lambda d: d["progress"]["downloaded_bytes"] > 0)
+        processes = family(running.pid)
+        os.kill(running.pid, signal.SIGTERM)
+        await until_draining(admin)
+        await gone(processes, 20)
+    async with served(tmp_path, youtube) as (_, admin):
+        done = await ended(admin, id)
+    assert (done["status"], done["attempts"]) == ("completed", 1)
+
+
+async def until_draining(person: Person) -> None:
+    """The service says so while it still answers."""
+    async with asyncio.timeout(5):
+        while (await person.get("//readyz")).status != 503:
+            await asyncio.sleep(0.02)
+
+
+@pytest.mark.parametrize("server", ["postgres", "redis-server"])
+async def test_a_server_that_dies_costs_an_error_but_no_download(
+    tmp_path: Path, youtube: YouTube, server: str
+) -> None:
+    youtube.misbehave("*", media_throttle=MEGABYTE)
+    async with served(tmp_path, youtube, DOWNLOAD_LEASE_SECONDS="3") as (running, admin):
+        id = (await ask(admin, youtube.url("big008_0003"), quality="360p"))["id"]
+        await until(admin, id, lambda d: d["progress"]["downloaded_bytes"] > MEGABYTE)
+        victim = next(p for p in psutil.Process(running.pid).children() if server in p.name())
+        victim.kill()
+        statuses = {(await admin.get("/downloads")).status for _ in range(20)}
+        assert statuses <= {200, 503}
+        await until_answered(admin)
+        assert (await ended(admin, id, 40))["status"] == "completed"
+        assert (await ended(admin, (await ask(admin, youtube.url("ordinary"), quality="144p"))["id"], 30))[
+            "status"
+        ] == "completed"
+
+
+async def until_answered(person: Person) -> None:
+    for _ in range(300):
+        if (await person.get("/downloads")).status == 200:
+            return
+        await asyncio.sleep(0.1)
+    pytest.fail("The service did not come back within 30 s.")

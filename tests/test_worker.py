@@ -1,0 +1,259 @@
+"""The worker under all that can happen to a download while it runs."""
+
+import asyncio
+import dataclasses
+import time
+from collections.abc import Awaitable, Callable
+
+import psutil
+import pytest
+
+from tests.conftest import Person, Service, running
+from tests.fakes.youtube import YouTube
+from tests.following import Download, ask, ended, look, until
+from ytdl import metrics
+from ytdl.api.keys import DB, EVENTS, WORKER
+from ytdl.config import Config
+from ytdl.sql import Query
+
+SLOW = 100_000
+
+
+def children() -> list[psutil.Process]:
+    """Job processes below this one: whatever the fork server has forked, ffmpeg included."""
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        try:
+            if "YTDL_JOB" in process.environ() or process.name().startswith("ffmpeg"):
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
+def leftovers(service: Service) -> list[str]:
+    data = service.config.data_dir
+    return [str(p) for folder in ("work", "media") for p in (data / folder).iterdir()]
+
+
+async def in_stage(person: Person, id: str, stage: str) -> Download:
+    return await until(person, id, lambda d: d["progress"]["stage"] == stage)
+
+
+async def cancel_takes(person: Person, id: str) -> float:
+    """Seconds from the request to `cancelled`."""
+    begun = time.monotonic()
+    assert (await person.post(f"/downloads/{id}/cancel")).status == 202
+    await until(person, id, lambda d: d["status"] == "cancelled", 10)
+    return time.monotonic() - begun
+
+
+async def test_cancelling_an_extraction_leaves_nothing(
+    ann: Person, youtube: YouTube, downloading: Service
+) -> None:
+    youtube.misbehave("ordinary", player_delay=20.0)
+    id = (await ask(ann, youtube.url("ordinary")))["id"]
+    await in_stage(ann, id, "extracting")
+    assert await cancel_takes(ann, id) < 2
+    assert (children(), leftovers(downloading)) == ([], [])
+
+
+async def test_cancelling_a_transfer_leaves_nothing(
+    ann: Person, youtube: YouTube, downloading: Service
+) -> None:
+    youtube.misbehave("ordinary", media_throttle=SLOW)
+    id = (await ask(ann, youtube.url("ordinary")))["id"]
+    await until(ann, id, lambda d: d["progress"]["downloaded_bytes"] > 0)
+    assert await cancel_takes(ann, id) < 2
+    assert (children(), leftovers(downloading)) == ([], [])
+
+
+async def test_cancelling_the_processing_leaves_nothing(
+    ann: Person, youtube: YouTube, downloading: Service
+) -> None:
+    id = (await ask(ann, youtube.url("big"), format="flac"))["id"]
+    await until(
+        ann, id, lambda d: d["progress"]["stage"] in ("processing", "verifying") or d["status"] == "completed"
+    )
+    response = await ann.post(f"/downloads/{id}/cancel")
+    download = await ended(ann, id)
+    # A machine that was quicker than the request has completed it; then there is something left to keep.
+    assert (response.status, download["status"]) in (
+        (202, "cancelled"),
+        (409, "completed"),
+        (202, "completed"),
+    )
+    assert children() == []
+    assert bool(leftovers(downloading)) == (download["status"] == "completed")
+
+
+async def test_deleting_a_running_download_stops_it(
+    ann: Person, youtube: YouTube, downloading: Service
+) -> None:
+    youtube.misbehave("ordinary", media_throttle=SLOW)
+    id = (await ask(ann, youtube.url("ordinary")))["id"]
+    await until(ann, id, lambda d: d["progress"]["downloaded_bytes"] > 0)
+    await ann.delete(f"/downloads/{id}")
+    await eventually(lambda: not children() and not leftovers(downloading))
+
+
+async def eventually(holds: Callable[[], bool], seconds: float = 5.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.05)
+
+
+# Faults upstream: name, what the stand-in does, and which code the first attempt shows.
+TRANSIENT = {
+    "forbidden": ({"media_status": 403}, "upstream_forbidden"),
+    "too many": ({"media_status": 429}, "rate_limited"),
+    "broken": ({"media_status": 503}, "upstream_error"),
+    "stalled": ({"media_stall_after": 40_000}, "upstream_stalled"),
+    "cut": ({"media_cut_after": 40_000}, "upstream_truncated"),
+}
+
+
+@pytest.mark.parametrize("fault", TRANSIENT)
+async def test_a_passing_fault_is_said_and_tried_again(
+    ann: Person, youtube: YouTube, downloading: Service, fault: str
+) -> None:
+    fields, code = TRANSIENT[fault]
+    youtube.misbehave("ordinary", **fields)
+    id = (await ask(ann, youtube.url("ordinary"), quality="360p"))["id"]
+    waiting = await until(ann, id, lambda d: d["error"] is not None, 30)
+    assert (waiting["status"], waiting["error"]["code"], waiting["error"]["retryable"]) == (
+        "queued",
+        code,
+        True,
+    )
+    assert waiting["next_attempt_at"] is not None and waiting["error"]["hint"]
+    youtube.behave()
+    await hurry(downloading)
+    assert (await ended(ann, id))["status"] == "completed"
+
+
+async def hurry(service: Service) -> None:
+    """Makes every waiting retry due now; the reconciler tells the index."""
+    due = Query("test.hurry", "exec", "", b"UPDATE jobs SET run_at = now() WHERE state = 'retry_wait'")
+    await service.app[DB].exec(due)
+    await service.app[WORKER]._queue.index.reconcile()
+    await service.app[EVENTS].tell("wake", "")
+
+
+async def test_a_fault_that_stays_ends_in_failed(ann: Person, youtube: YouTube, downloading: Service) -> None:
+    youtube.misbehave("ordinary", player_status=500)
+    id = (await ask(ann, youtube.url("ordinary")))["id"]
+    download = await ended(ann, id, 60)
+    assert (download["status"], download["attempts"], download["error"]["code"]) == (
+        "failed",
+        5,
+        "upstream_error",
+    )
+
+
+async def test_a_cancelled_download_is_no_failure(ann: Person, youtube: YouTube) -> None:
+    youtube.misbehave("ordinary", player_status=500)
+    id = (await ask(ann, youtube.url("ordinary")))["id"]
+    await until(ann, id, lambda d: d["error"] is not None)
+    await ann.post(f"/downloads/{id}/cancel")
+    assert (await ended(ann, id))["status"] == "cancelled"
+
+
+async def test_a_lost_lease_stops_the_attempt_and_another_completes(
+    ann: Person, youtube: YouTube, downloading: Service
+) -> None:
+    youtube.misbehave("ordinary", media_throttle=SLOW)
+    id = (await ask(ann, youtube.url("ordinary"), quality="360p"))["id"]
+    await until(ann, id, lambda d: d["progress"]["downloaded_bytes"] > 0)
+    fenced = metrics.queue_fenced.labels("beat")._value.get()
+    lose = Query(
+        "test.lose",
+        "exec",
+        "",
+        b"UPDATE jobs SET lease_until = now() - interval '1 s' WHERE state = 'running'",
+    )
+    await downloading.app[DB].exec(lose)
+    await downloading.app[WORKER]._attempts.reap()
+    youtube.behave()
+    done = await ended(ann, id)
+    assert (done["status"], done["attempts"]) == ("completed", 2)
+    rows = await (await ann.get(f"/downloads/{id}/logs")).json()
+    assert [r["status"] for r in rows] == ["lost", "completed"]
+    assert metrics.queue_fenced.labels("beat")._value.get() >= fenced
+
+
+async def test_no_job_starts_on_a_disk_that_is_nearly_full(
+    downloading_config: Config, youtube: YouTube
+) -> None:
+    config = dataclasses.replace(downloading_config, download_min_free_bytes=2**60)
+    async with running(config) as service, service.person("carl") as carl:
+        id = (await ask(carl, youtube.url("ordinary")))["id"]
+        await asyncio.sleep(1.5)
+        assert (await look(carl, id))["status"] == "queued"
+
+
+async def test_one_user_does_not_take_all_places(downloading_config: Config, youtube: YouTube) -> None:
+    youtube.misbehave("*", media_throttle=20_000)
+    config = dataclasses.replace(downloading_config, download_user_concurrency=2)
+    async with running(config) as service, service.person("carl") as carl, service.person("dora") as dora:
+        for n in range(4):
+            await ask(carl, youtube.url(f"many_{n:06}"))
+        late = await ask(dora, youtube.url("many_000009"))
+        await until(dora, late["id"], lambda d: d["status"] == "downloading")
+        items = (await (await carl.get("/downloads")).json())["items"]
+        assert sorted(d["status"] for d in items) == ["downloading", "downloading", "queued", "queued"]
+
+
+async def test_draining_hands_running_jobs_back_without_blame(
+    downloading_config: Config, youtube: YouTube
+) -> None:
+    youtube.misbehave("ordinary", media_throttle=SLOW)
+    async with running(downloading_config) as service, service.person("carl") as carl:
+        id = (await ask(carl, youtube.url("ordinary"), quality="720p"))["id"]
+        seen = await until(carl, id, lambda d: d["progress"]["downloaded_bytes"] > 60_000)
+        await service.app[WORKER].drain()
+        after = await look(carl, id)
+        rows = await (await carl.get(f"/downloads/{id}/logs")).json()
+        token = carl.token
+    assert (after["status"], [r["status"] for r in rows], children()) == ("queued", ["yielded"], [])
+    youtube.behave()
+    async with running(downloading_config) as service:
+        carl = Person(carl.user_id, token, "", service.client)
+        service.client.headers["Authorization"] = f"Bearer {token}"
+        done = await ended(carl, id)
+        last = (await (await carl.get(f"/downloads/{id}/logs")).json())[-1]
+    assert (done["status"], last["retries"]) == ("completed", 0)
+    # What the first attempt had is not fetched again.
+    assert last["downloaded_bytes"] <= done["file"]["size_bytes"] - seen["progress"]["downloaded_bytes"] * 0.9
+
+
+async def test_an_api_only_process_leaves_the_work_to_others(
+    service: Service, alice: Person, downloading_config: Config, youtube: YouTube
+) -> None:
+    id = (await ask(alice, youtube.url("ordinary"), quality="144p"))["id"]
+    await asyncio.sleep(0.5)
+    assert (await look(alice, id))["status"] == "queued"
+    same = {
+        "database_url": service.config.database_url,
+        "redis_prefix": service.config.redis_prefix,
+        "data_dir": service.config.data_dir,
+    }
+    async with running(dataclasses.replace(downloading_config, **same)):
+        assert (await ended(alice, id))["status"] == "completed"
+
+
+async def test_nothing_is_said_of_the_server_in_an_error(
+    ann: Person, youtube: YouTube, downloading: Service
+) -> None:
+    async def message(name: str) -> str:
+        return str((await ended(ann, (await ask(ann, youtube.url(name)))["id"]))["error"]["message"])
+
+    look_at: Callable[[str], Awaitable[str]] = message
+    for name in ("private", "geo_blocked", "members_only"):
+        text = await look_at(name)
+        assert (
+            str(downloading.config.data_dir) not in text
+            and "Traceback" not in text
+            and "127.0.0.1" not in text
+        )
