@@ -1,0 +1,422 @@
+"""Sign-in, tokens, sessions and tickets through the real server."""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from statistics import median
+from typing import Any
+
+import psycopg
+import pytest
+
+from tests.conftest import PASSWORD, SECRET, Person, Service
+from tests.test_crypto import REFUSED, signed, worst_lag
+from ytdl import auth, errors
+from ytdl.api.keys import AUTH
+from ytdl.auth import Auth
+from ytdl.crypto import Hasher
+from ytdl.db import DB as Database
+from ytdl.events import Events
+from ytdl.kv import KV
+
+NO_TEXT: tuple[Any, ...] = (None, 1, True, ["x"], {})
+
+
+async def post(service: Service, path: str, json: Any = None, **kwargs: Any) -> tuple[int, Any]:
+    async with service.client.post(f"/api/v1{path}", json=json, **kwargs) as answer:
+        return answer.status, await answer.json()
+
+
+async def login(service: Service, username: str = "alice", password: str = PASSWORD) -> tuple[int, Any]:
+    return await post(service, "/auth/login", {"username": username, "password": password})
+
+
+async def refresh(service: Service, token: str) -> tuple[int, Any]:
+    return await post(service, "/security/refresh", {"refresh_token": token})
+
+
+async def opens(service: Service, token: str) -> bool:
+    """Whether this access token is believed; anything but 200 and 401 is an error."""
+    headers = {"Authorization": f"Bearer {token}"}
+    async with service.client.get("/api/v1/auth/profile", headers=headers) as answer:
+        assert answer.status in (200, 401)
+        return answer.status == 200
+
+
+async def change(database_url: str, statement: str) -> None:
+    """What somebody does behind the service's back."""
+    async with await psycopg.AsyncConnection.connect(database_url, autocommit=True) as connection:
+        await connection.execute(statement.encode())
+
+
+async def listening(events: Events) -> None:
+    for _ in range(500):
+        if events.live:
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError("no subscription after five seconds")
+
+
+@asynccontextmanager
+async def second_process(service: Service, *, live: bool = True) -> AsyncIterator[Auth]:
+    """What another process of the service has: its own connections, caches and subscription."""
+    db = Database(service.config.database_url)
+    kv = KV(service.config.redis_url, service.config.redis_prefix)
+    events = Events(kv)
+    await db.open()
+    if live:
+        await events.start()
+        await listening(events)
+    other = Auth(db, events, service.config, SECRET.encode(), hasher=Hasher(cost=4))
+    yield other
+    await other.close()
+    await events.stop()
+    await kv.close()
+    await db.close()
+
+
+def lines(caplog: pytest.LogCaptureFixture, event: str) -> list[dict[str, Any]]:
+    return [vars(record) for record in caplog.records if record.getMessage() == event]
+
+
+async def test_a_login_answers_a_pair_that_works(service: Service, alice: Person) -> None:
+    status, tokens = await login(service)
+    assert status == 200
+    assert (tokens["token_type"], tokens["expires_in"]) == ("bearer", 30 * 60)
+    assert await opens(service, tokens["access_token"])
+    profile = await (await alice.get("/auth/profile")).json()
+    assert profile["last_login"] >= profile["created_at"]
+
+
+async def test_a_name_signs_in_in_any_case(service: Service, alice: Person) -> None:
+    assert (await login(service, "ALICE"))[0] == 200
+
+
+async def test_an_address_is_not_a_name(service: Service, alice: Person) -> None:
+    assert (await login(service, "alice@example.org"))[0] == 401
+
+
+async def test_every_failed_login_looks_the_same(
+    service: Service, alice: Person, bob: Person, database_url: str
+) -> None:
+    await change(database_url, "UPDATE users SET is_active = false WHERE username = 'bob'")
+    tries = [("alice", "wrong"), ("nobody", PASSWORD), ("bob", PASSWORD), ("bob", "wrong"), ("a b", PASSWORD)]
+    answers = [await login(service, *attempt) for attempt in [*tries, ("", ""), ("x" * 254, "x" * 1024)]]
+    for _, problem in answers:
+        del problem["request_id"]
+    assert answers == [answers[0]] * len(answers)
+    assert (answers[0][0], answers[0][1]["code"]) == (401, "unauthorized")
+
+
+async def test_a_failed_login_takes_as_long_for_a_name_that_nobody_has(service: Service) -> None:
+    carol = {"username": "carol", "email": "c@example.org", "password": "Corr3ct-Horse", "full_name": "C"}
+    assert (await post(service, "/auth/register", carol))[0] == 201
+    took: dict[str, list[float]] = {"carol": [], "nobody": [], "not a name": []}
+    for name in list(took) * 5:
+        begun = time.perf_counter()
+        assert (await login(service, name, "wrong"))[0] == 401
+        took[name].append(time.perf_counter() - begun)
+    known, *unknown = (median(times) for times in took.values())
+    assert all(0.5 < other / known < 2 for other in unknown)
+
+
+BODIES: dict[str, dict[str, tuple[str, ...]]] = {
+    "/auth/login": {"username": ("x" * 255, "a\0b"), "password": ("x" * 1025, "a\0b")},
+    "/security/token": {
+        "username": ("x" * 255,), "password": ("x" * 1025,), "grant_type": ("client_credentials", ""),
+        "scope": ("x" * 1025,), "client_id": ("x" * 255,), "client_secret": ("x" * 255,),
+    },
+    "/security/refresh": {"refresh_token": ("x" * 513, "a\0b")},
+}  # fmt: skip
+REQUIRED = ("username", "password", "refresh_token")
+
+
+async def test_every_bad_field_is_named(service: Service) -> None:
+    for path, fields in BODIES.items():
+        good = {name: "x" for name in fields if name in REQUIRED}
+        bad = [(name, good | {name: v}) for name, values in fields.items() for v in (*NO_TEXT, *values)]
+        bad += [(name, {n: v for n, v in good.items() if n != name}) for name in good]
+        bad += [("surprise", good | {"surprise": 1})]
+        for name, body in bad:
+            status, problem = await post(service, path, body)
+            assert (status, problem["code"]) == (422, "invalid"), (path, body)
+            assert [fault["field"] for fault in problem["errors"]] == [name], (path, body)
+
+
+@pytest.mark.parametrize("path", ["/auth/register", *BODIES])
+async def test_a_body_that_is_no_object_is_refused(service: Service, path: str) -> None:
+    for raw, status in ((b"[]", 422), (b'"x"', 422), (b"{", 400), (b"\xff", 400), (b"", 400)):
+        headers = {"Content-Type": "application/json"}
+        async with service.client.post(f"/api/v1{path}", data=raw, headers=headers) as answer:
+            assert answer.status == status, raw
+
+
+async def test_the_token_route_takes_a_form_and_json(service: Service, alice: Person) -> None:
+    grant = {"grant_type": "password", "username": "alice", "password": PASSWORD, "scope": ""}
+    short = {"username": "alice", "password": PASSWORD}
+    for how in ({"data": grant}, {"data": short}, {"json": grant}, {"json": short}):
+        status, tokens = await post(service, "/security/token", **how)
+        assert status == 200
+        assert await opens(service, tokens["access_token"])
+    status, _ = await post(service, "/security/token", data=grant | {"password": "wrong"})
+    assert status == 401
+
+
+async def test_a_form_is_not_taken_where_json_is_wanted(service: Service, alice: Person) -> None:
+    status, _ = await post(service, "/auth/login", data={"username": "alice", "password": PASSWORD})
+    assert status == 415
+
+
+async def test_bad_tokens_are_refused_by_the_server(service: Service, alice: Person) -> None:
+    vectors = {name: make(SECRET.encode()) for name, make in REFUSED.items()}
+    for name in ("huge", "not ASCII", "half a surrogate", "empty"):
+        del vectors[name]  # HTTP itself refuses these, or has no way to say them
+    identity = await service.app[AUTH].identify(alice.token)
+    session, user = str(identity.session_id), str(identity.user_id)
+    vectors["of a session that never was"] = signed(SECRET.encode(), sub=user)
+    vectors["of another's session"] = signed(SECRET.encode(), sid=session)
+    assert await opens(service, signed(SECRET.encode(), sub=user, sid=session))
+    for name, token in vectors.items():
+        assert not await opens(service, token), name
+    assert await opens(service, alice.token)
+
+
+async def test_a_huge_header_is_answered(service: Service) -> None:
+    headers = {"Authorization": "Bearer " + "x" * 7000}
+    async with service.client.get("/api/v1/auth/profile", headers=headers) as answer:
+        assert answer.status == 401
+
+
+@pytest.mark.parametrize("header", ["", "Bearer", "Bearer ", "Basic YTpi", "Bearer \xff\xfe", "bearer x y"])
+async def test_a_strange_header_is_no_sign_in(service: Service, header: str) -> None:
+    async with service.client.get("/api/v1/auth/profile", headers={"Authorization": header}) as answer:
+        assert answer.status == 401
+        assert answer.headers["WWW-Authenticate"].startswith("Bearer")
+
+
+async def test_no_token_is_taken_for_one_of_another_kind(service: Service, alice: Person) -> None:
+    ticket = (await (await alice.post("/auth/ticket")).json())["ticket"]
+    assert not await opens(service, alice.refresh_token)
+    assert not await opens(service, ticket)
+    for wrong in (alice.token, ticket):
+        assert (await refresh(service, wrong[:512]))[0] == 401
+    for wrong in (alice.token, alice.refresh_token):
+        with pytest.raises(errors.Unauthorized):
+            await service.app[AUTH].redeem(wrong)
+
+
+async def test_a_refresh_answers_a_new_pair_of_the_same_session(service: Service, alice: Person) -> None:
+    status, pair = await refresh(service, alice.refresh_token)
+    assert status == 200
+    assert pair["refresh_token"] != alice.refresh_token
+    assert await opens(service, pair["access_token"])
+    assert await opens(service, alice.token)
+    assert (await refresh(service, pair["refresh_token"]))[0] == 200
+
+
+async def test_a_spent_refresh_token_ends_its_session_and_no_other(
+    service: Service, alice: Person, caplog: pytest.LogCaptureFixture
+) -> None:
+    _, elsewhere = await login(service)
+    _, pair = await refresh(service, alice.refresh_token)
+    status, problem = await refresh(service, alice.refresh_token)
+    assert (status, problem["code"]) == (401, "unauthorized")
+    assert not await opens(service, pair["access_token"])
+    assert (await refresh(service, pair["refresh_token"]))[0] == 401
+    assert await opens(service, elsewhere["access_token"])
+    (line,) = lines(caplog, "authn_token_reuse")
+    assert line["user_id"] == str(alice.user_id)
+
+
+async def test_of_many_refreshes_at_once_one_lives_at_most(service: Service, alice: Person) -> None:
+    answers = await asyncio.gather(*(refresh(service, alice.refresh_token) for _ in range(20)))
+    won = [pair for status, pair in answers if status == 200]
+    assert len(won) == 1
+    assert sorted({status for status, _ in answers}) == [200, 401]
+    assert not await opens(service, won[0]["access_token"])
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE sessions SET expires_at = now()",
+        "UPDATE sessions SET revoked_at = now()",
+        "UPDATE users SET is_active = false",
+        "DELETE FROM users WHERE username = 'alice'",
+    ],
+)
+async def test_a_session_that_ended_gives_nothing(
+    service: Service, alice: Person, database_url: str, statement: str
+) -> None:
+    ticket = await service.app[AUTH].issue_ticket(await service.app[AUTH].identify(alice.token))
+    await change(database_url, statement)
+    assert (await refresh(service, alice.refresh_token))[0] == 401
+    with pytest.raises(errors.Unauthorized):
+        await service.app[AUTH].redeem(ticket.ticket)
+    async with second_process(service) as other:
+        with pytest.raises(errors.Unauthorized):
+            await other.identify(alice.token)
+
+
+async def test_a_refresh_does_not_prolong_the_session(
+    service: Service, alice: Person, db: Database, database_url: str
+) -> None:
+    await change(database_url, "UPDATE sessions SET expires_at = now() + interval '1 second'")
+    _, pair = await refresh(service, alice.refresh_token)
+    await asyncio.sleep(1.1)
+    assert (await refresh(service, pair["refresh_token"]))[0] == 401
+
+
+async def test_a_logout_ends_the_session_at_once(service: Service, alice: Person) -> None:
+    _, elsewhere = await login(service)
+    ticket = (await (await alice.post("/auth/ticket")).json())["ticket"]
+    assert await opens(service, alice.token)
+    assert (await alice.post("/auth/logout")).status == 204
+    assert not await opens(service, alice.token)
+    assert (await alice.post("/auth/logout")).status == 401
+    assert (await refresh(service, alice.refresh_token))[0] == 401
+    with pytest.raises(errors.Unauthorized):
+        await service.app[AUTH].redeem(ticket)
+    assert await opens(service, elsewhere["access_token"])
+
+
+async def test_a_logout_reaches_other_processes(service: Service, alice: Person) -> None:
+    async with second_process(service) as other:
+        assert (await other.identify(alice.token)).user_id == alice.user_id
+        await alice.post("/auth/logout")
+        await asyncio.sleep(0.3)
+        with pytest.raises(errors.Unauthorized):
+            await other.identify(alice.token)
+
+
+async def test_without_events_every_request_asks_the_database(
+    service: Service, alice: Person, database_url: str
+) -> None:
+    async with second_process(service, live=False) as other:
+        assert await other.identify(alice.token)
+        await change(database_url, "UPDATE sessions SET revoked_at = now()")
+        with pytest.raises(errors.Unauthorized):
+            await other.identify(alice.token)
+
+
+async def test_a_change_that_nobody_told_is_believed_after_a_while(
+    service: Service, alice: Person, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with second_process(service) as other:
+        assert (await other.identify(alice.token)).role == "user"
+        await change(database_url, "UPDATE users SET role = 'admin' WHERE username = 'alice'")
+        assert (await other.identify(alice.token)).role == "user"
+        monkeypatch.setattr(auth, "BELIEVED_SECONDS", 0.0)
+        assert (await other.identify(alice.token)).role == "admin"
+
+
+async def test_what_was_read_while_a_revocation_came_is_not_remembered(
+    service: Service, alice: Person, database_url: str
+) -> None:
+    async with second_process(service) as other:
+        async with await psycopg.AsyncConnection.connect(database_url) as connection:
+            await connection.execute("LOCK TABLE sessions IN ACCESS EXCLUSIVE MODE")
+            reading = asyncio.create_task(other.identify(alice.token))
+            await asyncio.sleep(0.2)
+            await service.app[AUTH]._events.tell("revoked", "another session")
+            await asyncio.sleep(0.2)
+        await reading
+        await change(database_url, "UPDATE sessions SET revoked_at = now()")
+        with pytest.raises(errors.Unauthorized):
+            await other.identify(alice.token)
+
+
+async def test_knowing_who_asks_costs_next_to_nothing(service: Service, alice: Person) -> None:
+    async with second_process(service) as other:
+        costs = []
+        for _ in range(20):
+            begun = time.perf_counter()
+            for _ in range(100):
+                await other.identify(alice.token)
+            costs.append((time.perf_counter() - begun) / 100)
+    assert min(costs) < 100e-6
+
+
+async def test_a_ticket_is_redeemed_once(service: Service, alice: Person) -> None:
+    answer = await alice.post("/auth/ticket")
+    ticket = await answer.json()
+    assert (answer.status, ticket["expires_in"]) == (200, 60)
+    tries = [service.app[AUTH].redeem(ticket["ticket"]) for _ in range(10)]
+    outcomes = await asyncio.gather(*tries, return_exceptions=True)
+    (identity,) = [o for o in outcomes if not isinstance(o, errors.Unauthorized)]
+    assert isinstance(identity, auth.Identity) and identity.user_id == alice.user_id
+
+
+async def test_a_ticket_expires(service: Service, alice: Person, database_url: str) -> None:
+    ticket = (await (await alice.post("/auth/ticket")).json())["ticket"]
+    await change(database_url, "UPDATE tickets SET expires_at = expires_at - interval '60 seconds'")
+    with pytest.raises(errors.Unauthorized):
+        await service.app[AUTH].redeem(ticket)
+
+
+async def test_only_digests_are_stored(service: Service, alice: Person, db: Database) -> None:
+    await alice.post("/auth/ticket")
+    for table in ("refresh_tokens", "tickets", "users", "sessions"):
+        async with await psycopg.AsyncConnection.connect(db.url) as connection:
+            rows = await (await connection.execute(f"SELECT t::text FROM {table} t".encode())).fetchall()
+        assert rows
+        for secret in (alice.refresh_token, alice.refresh_token.encode().hex(), PASSWORD):
+            assert secret not in str(rows)
+
+
+async def test_a_session_remembers_where_it_came_from(service: Service, alice: Person, database_url: str) -> None:
+    headers = {"User-Agent": "curl/8 " + "x" * 1000}
+    body = {"username": "alice", "password": PASSWORD}
+    assert (await post(service, "/auth/login", body, headers=headers))[0] == 200
+    tokens = await service.app[AUTH].sign_in("alice", PASSWORD, ip="2001:db8::1", agent="\udcff\0")
+    assert tokens.access_token
+    async with await psycopg.AsyncConnection.connect(database_url) as connection:
+        rows = await connection.execute("SELECT host(ip), user_agent FROM sessions ORDER BY id DESC LIMIT 2")
+        assert await rows.fetchall() == [("2001:db8::1", "?"), ("127.0.0.1", headers["User-Agent"][:400])]
+
+
+async def test_too_many_logins_at_once_are_turned_away(service: Service, alice: Person) -> None:
+    narrow, own = Hasher(threads=1, waiting=1), service.app[AUTH].hasher
+    service.app[AUTH].hasher = narrow
+    answers = await asyncio.gather(*(login(service, "nobody") for _ in range(10)))
+    service.app[AUTH].hasher = own
+    narrow.close()
+    assert sorted({status for status, _ in answers}) == [401, 503]
+    assert {problem["code"] for status, problem in answers if status == 503} == {"unavailable"}
+
+
+async def test_logins_leave_the_event_loop_free(service: Service) -> None:
+    # Another process may hold both cores for a moment; hashing on the loop would fail every round.
+    for _ in range(3):
+        lag = await worst_lag(asyncio.gather(*(login(service, "nobody", "wrong") for _ in range(4))))
+        if lag < 0.05:
+            break
+    assert lag < 0.05
+
+
+async def test_sign_ins_are_logged_without_secrets(
+    service: Service, alice: Person, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    _, tokens = await login(service)
+    await login(service, "alice", "my-wrong-password")
+    await login(service, "my-password-in-the-name-field", "x")
+    assert [line["user_id"] for line in lines(caplog, "authn_login_success")] == [str(alice.user_id)]
+    failed = lines(caplog, "authn_login_fail")
+    assert [line.get("user_id") for line in failed] == [str(alice.user_id), None]
+    logged = "".join(str(vars(record)) for record in caplog.records if record.name.startswith("ytdl"))
+    for secret in (PASSWORD, "my-wrong", "my-password", tokens["access_token"], tokens["refresh_token"]):
+        assert secret not in logged
+
+
+async def test_the_sweep_takes_only_what_nobody_can_use(
+    service: Service, alice: Person, db: Database, database_url: str
+) -> None:
+    await alice.post("/auth/ticket")
+    assert await auth.sweep(db) == {"tickets": 0, "sessions": 0}
+    await change(database_url, "UPDATE tickets SET expires_at = now() - interval '1 second'")
+    assert await auth.sweep(db) == {"tickets": 1, "sessions": 0}
+    await change(database_url, "UPDATE sessions SET expires_at = now() - interval '31 days'")
+    assert await auth.sweep(db) == {"tickets": 0, "sessions": 1}
