@@ -34,15 +34,26 @@ def _packaged() -> dict[str, Path]:
     }
 
 
+# Said outright, because what the system thinks of a suffix differs.
+TYPES = {
+    ".css": "text/css; charset=utf-8",
+    ".html": "text/html; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".svg": "image/svg+xml",
+}
 # A closed list: a name that a client sends never becomes a path.
 ASSETS = {
     path.name: path for path in STATIC.iterdir() if path.suffix in (".css", ".js", ".svg")
 } | _packaged()
 
 
+def _file(path: Path, caching: str, **headers: str) -> web.FileResponse:
+    known = {hdrs.CONTENT_TYPE: TYPES[path.suffix], hdrs.CACHE_CONTROL: caching}
+    return web.FileResponse(path, headers=known | headers)
+
+
 def _page(name: str, policy: str) -> web.FileResponse:
-    headers = {"Content-Security-Policy": policy, hdrs.CACHE_CONTROL: "no-cache"}
-    return web.FileResponse(STATIC / name, headers=headers)
+    return _file(STATIC / name, "no-cache", **{"Content-Security-Policy": policy})
 
 
 async def index(request: web.Request) -> web.FileResponse:
@@ -70,7 +81,7 @@ async def asset(request: web.Request) -> web.FileResponse:
     path = ASSETS.get(request.match_info["name"])
     if path is None:
         raise errors.NotFound("There is no file by that name.")
-    return web.FileResponse(path, headers={hdrs.CACHE_CONTROL: "public, max-age=3600"})
+    return _file(path, "public, max-age=3600")
 
 
 async def document(request: web.Request) -> web.Response:

@@ -1,0 +1,209 @@
+"""The operational addresses and the pages, as `ytdl serve` answers them."""
+
+import asyncio
+import dataclasses
+import re
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from prometheus_client.openmetrics import parser as openmetrics
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.conftest import Person, Service, running
+from tests.servers import Servers
+from ytdl import health
+from ytdl.api import docs
+from ytdl.api.keys import HEALTH
+from ytdl.config import Config
+from ytdl.db import DB
+from ytdl.health import Health
+from ytdl.kv import KV
+from ytdl.storage import Storage
+
+PAGES = ("/", "/docs", "/api/docs", "/redoc")
+
+
+async def readiness(service: Service, status: int) -> dict[str, Any]:
+    async with service.client.get("/readyz") as response:
+        assert response.status == status
+        found: dict[str, Any] = await response.json()
+        return found
+
+
+def failing(found: dict[str, Any]) -> list[str]:
+    return [check["name"] for check in found["checks"] if not check["ok"]]
+
+
+async def test_a_running_service_is_alive_and_ready(service: Service) -> None:
+    async with service.client.get("/healthz") as response:
+        assert (response.status, await response.json()) == (200, {"status": "ok"})
+    found = await readiness(service, 200)
+    assert found["status"] == "ready"
+    assert [check["name"] for check in found["checks"]] == ["postgres", "redis", "disk"]
+    assert all(0 <= check["latency_seconds"] < 2 and check["detail"] for check in found["checks"])
+
+
+def shut(servers: Servers, database_url: str) -> None:
+    """Nobody can connect to the database any more, and those who had are thrown out."""
+    name = database_url.rpartition("?")[0].rpartition("/")[2]
+    with psycopg.connect(servers.postgres_url, autocommit=True) as connection:
+        connection.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false".encode())
+        connection.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", (name,)
+        )
+
+
+async def test_a_lost_database_is_named_and_the_process_stays_alive(
+    service: Service, servers: Servers, database_url: str
+) -> None:
+    await asyncio.to_thread(shut, servers, database_url)
+    # The pool trusts a connection that it used within the last second.
+    await asyncio.sleep(1.1)
+    found = await readiness(service, 503)
+    assert (found["status"], failing(found)) == ("not_ready", ["postgres"])
+    assert database_url not in str(found)
+    async with service.client.get("/healthz") as response:
+        assert response.status == 200
+
+
+async def test_a_full_disk_is_named(config: Config) -> None:
+    async with running(dataclasses.replace(config, download_min_free_bytes=2**62)) as service:
+        assert failing(await readiness(service, 503)) == ["disk"]
+
+
+async def test_a_draining_service_is_not_ready(service: Service) -> None:
+    service.app[HEALTH].draining = True
+    found = await readiness(service, 503)
+    assert (found["status"], failing(found)) == ("draining", [])
+
+
+@pytest.fixture
+async def mute_redis() -> AsyncIterator[str]:
+    """A server that takes connections and never says a word."""
+    open_writers = []
+
+    async def hold(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        open_writers.append(writer)
+
+    server = await asyncio.start_server(hold, "127.0.0.1", 0)
+    yield f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    server.close()
+    for writer in open_writers:
+        writer.close()
+
+
+async def test_a_check_that_hangs_does_not_hold_up_the_answer(
+    config: Config, db: DB, mute_redis: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(health, "LIMIT_SECONDS", 0.3)
+    storage = Storage(tmp_path)
+    storage.open()
+    kv = KV(mute_redis, "t")
+    async with asyncio.timeout(1):
+        found = await Health(
+            dataclasses.replace(config, data_dir=tmp_path), db, kv, storage, None
+        ).readiness()
+    await kv.close()
+    assert [c.name for c in found.checks if not c.ok] == ["redis"]
+
+
+async def test_metrics_are_plain_text_or_openmetrics(service: Service) -> None:
+    async with service.client.get("/metrics") as response:
+        assert response.headers["Content-Type"].startswith("text/plain")
+        names = {family.name for family in text_string_to_metric_families(await response.text())}
+    assert {"ytdl_http_requests", "ytdl_ready", "process_cpu_seconds"} <= names
+    async with service.client.get("/metrics", headers={"Accept": "application/openmetrics-text"}) as response:
+        assert response.headers["Content-Type"].startswith("application/openmetrics-text")
+        assert list(openmetrics.text_string_to_metric_families(await response.text()))
+
+
+async def test_a_row_is_counted_from_the_start(service: Service) -> None:
+    async with service.client.get("/metrics") as response:
+        text = await response.text()
+    assert 'ytdl_http_requests_total{method="POST",route="/api/v1/auth/login",status="200"}' in text
+
+
+async def test_the_openapi_document_is_served(service: Service) -> None:
+    async with service.client.get("/openapi.json") as response:
+        assert response.headers["Content-Encoding"] == "gzip"
+        document = await response.json()
+    assert document["openapi"].startswith("3.1")
+    assert "/api/v1/downloads/{id}" in document["paths"]
+
+
+async def test_pages_load_only_what_the_service_has(service: Service) -> None:
+    for path in PAGES:
+        await check_page(service, path)
+
+
+async def check_page(service: Service, path: str) -> None:
+    async with service.client.get(path) as response:
+        assert (response.status, response.content_type) == (200, "text/html")
+        policy, page = response.headers["Content-Security-Policy"], await response.text()
+    assert "http" not in policy and "script-src 'unsafe" not in policy
+    assert not re.search(r"<script>|<style|\sstyle=|\son\w+=", page)
+    wanted = re.findall(r'(?:src|href)="([^"]+)"', page)
+    assert wanted and all(url.startswith("/") for url in wanted)
+    for url in wanted:
+        async with service.client.head(url) as response:
+            assert response.status == 200, url
+
+
+async def test_assets_may_be_kept_and_are_what_they_say(service: Service) -> None:
+    kinds = {"css": "text/css", "svg": "image/svg+xml", "js": "text/javascript"}
+    for name in docs.ASSETS:
+        async with service.client.get(f"/static/{name}") as response:
+            assert response.status == 200
+            assert response.headers["Cache-Control"] == "public, max-age=3600"
+            assert response.content_type == kinds[name.rpartition(".")[2]]
+
+
+async def test_no_other_file_is_served(service: Service) -> None:
+    for name in ("nothing.js", "index.html", "..%2fapp.py", "%2e%2e%2fapp.py", "%00"):
+        async with service.client.get(f"/static/{name}") as response:
+            assert (response.status, response.content_type) == (404, "application/problem+json")
+
+
+# who is asking, with real tokens
+
+
+async def test_a_token_that_is_refused_is_told_so(service: Service) -> None:
+    async with service.client.get("/api/v1/auth/profile", headers={"Authorization": "Bearer x"}) as response:
+        assert response.status == 401
+        assert response.headers["WWW-Authenticate"] == 'Bearer realm="ytdl", error="invalid_token"'
+
+
+async def test_the_schemes_case_does_not_matter(service: Service, alice: Person) -> None:
+    headers = {"Authorization": f"bEARER {alice.token}"}
+    async with service.client.get("/api/v1/auth/profile", headers=headers) as response:
+        assert response.status == 200
+
+
+async def test_a_token_in_the_query_string_does_not_count(service: Service, alice: Person) -> None:
+    for name in ("ticket", "access_token", "token"):
+        async with service.client.get(f"/api/v1/auth/profile?{name}={alice.token}") as response:
+            assert response.status == 401
+
+
+async def test_a_ticket_opens_a_stream_once(service: Service, alice: Person) -> None:
+    ticket = (await (await alice.post("/auth/ticket")).json())["ticket"]
+    async with service.client.get(f"/api/v1/downloads/events?ticket={ticket}") as response:
+        assert response.status == 200
+    async with service.client.get(f"/api/v1/downloads/events?ticket={ticket}") as response:
+        assert response.status == 401
+
+
+async def test_a_ticket_does_not_count_where_a_header_can_be_set(service: Service, alice: Person) -> None:
+    ticket = (await (await alice.post("/auth/ticket")).json())["ticket"]
+    async with service.client.get(f"/api/v1/downloads?ticket={ticket}") as response:
+        assert response.status == 401
+
+
+async def test_the_own_profile_is_not_sent_again_unchanged(alice: Person) -> None:
+    tag = (await alice.get("/auth/profile")).headers["ETag"]
+    assert (await alice.get("/auth/profile", headers={"If-None-Match": tag})).status == 304
+    await alice.put("/auth/profile", {"full_name": "Alice Again"})
+    assert (await alice.get("/auth/profile", headers={"If-None-Match": tag})).status == 200
