@@ -3,6 +3,7 @@
 Later tests believe the stand-in; these show that they may. A long file: it is one list of short tests.
 """
 
+import gc
 import hashlib
 import http.client
 import json
@@ -145,9 +146,7 @@ def test_an_odd_title_arrives_as_it_is(described: dict[str, Any], name: str) -> 
 
 
 @pytest.mark.parametrize(("name", "size"), [("portrait", (1080, 1920)), ("small", (640, 360))])
-def test_an_uncommon_picture_has_its_size(
-    described: dict[str, Any], name: str, size: tuple[int, int]
-) -> None:
+def test_an_uncommon_picture_has_its_size(described: dict[str, Any], name: str, size: tuple[int, int]) -> None:
     info = described[CATALOGUE[name].id]
     assert (info["width"], info["height"]) == size
 
@@ -231,9 +230,7 @@ def test_a_stall_ends_in_a_timeout(youtube: YouTube, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("fault", [{"player_status": 403}, {"player_status": 429, "retry_after": 7}])
-def test_a_refused_player_call_leaves_no_formats(
-    youtube: YouTube, tmp_path: Path, fault: dict[str, int]
-) -> None:
+def test_a_refused_player_call_leaves_no_formats(youtube: YouTube, tmp_path: Path, fault: dict[str, int]) -> None:
     youtube.misbehave("ordinary", **fault)
     done = run(youtube, tmp_path, "-s", youtube.url("ordinary"))
     assert f"HTTP Error {fault['player_status']}" in done.stderr
@@ -312,6 +309,13 @@ def test_an_endless_body_goes_on_past_the_files_end(youtube: YouTube, stream: Cl
     assert len(answer.read(5_000_000)) == 5_000_000
 
 
+def test_an_endless_body_ends_when_its_client_leaves(youtube: YouTube, stream: Client) -> None:
+    youtube.misbehave("ordinary", media_endless=True)
+    stream.open(place("ordinary")).read(1_000_000)
+    stream.connection.close()
+    wait_until(lambda: youtube.requests[-1].seconds > 0, 5)
+
+
 @pytest.mark.parametrize("change", ["etag", "bytes", "length", "file"])
 def test_a_changed_file_differs_as_told(youtube: YouTube, stream: Client, change: str) -> None:
     before = stream.open(place("small"))
@@ -342,9 +346,7 @@ def test_a_throttled_body_takes_its_time(youtube: YouTube, stream: Client) -> No
 def test_a_slow_answer_is_slow(youtube: YouTube, stream: Client, fault: str, method: str, path: str) -> None:
     youtube.misbehave("ordinary", **{fault: 0.3})
     began = time.monotonic()
-    answer = stream.open(
-        path, method=method, body=b'{"videoId": "ordinary_01"}' if method == "POST" else None
-    )
+    answer = stream.open(path, method=method, body=b'{"videoId": "ordinary_01"}' if method == "POST" else None)
     assert answer.status == 200
     assert time.monotonic() - began > 0.3
 
@@ -397,9 +399,7 @@ def test_a_misspelt_fault_is_an_error(youtube: YouTube, wrong: dict[str, Any]) -
         youtube.misbehave("ordinary", **wrong)
 
 
-@pytest.mark.parametrize(
-    ("suffix", "length", "outside"), [("mp4", slice(8, 16), 0), ("webm", slice(2, 9), 9)]
-)
+@pytest.mark.parametrize(("suffix", "length", "outside"), [("mp4", slice(8, 16), 0), ("webm", slice(2, 9), 9)])
 def test_padding_says_how_long_it_is(suffix: str, length: slice, outside: int) -> None:
     media = padded(b"", suffix, 1000)
     assert int.from_bytes(media.head[length], "big") + outside == media.size == 1000
@@ -421,6 +421,21 @@ async def test_it_serves_inside_a_tests_own_loop_and_leaves_nothing() -> None:
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", port), 2)
     assert not youtube.ca_file.exists()
+
+
+def test_it_stops_at_once_with_connections_open() -> None:
+    with YouTube() as youtube:
+        port = int(youtube.proxy_url.rsplit(":", 1)[1])
+        idle = socket.create_connection(("127.0.0.1", port), 2)
+        youtube.misbehave(media_stall_after=10)
+        stalled = Client(youtube, STREAM_HOST)
+        stalled.open(place("ordinary")).read(10)
+        began = time.monotonic()
+    assert time.monotonic() - began < 2
+    assert idle.recv(1) == b""
+    idle.close()
+    stalled.connection.close()
+    gc.collect()  # an unclosed socket in the stand-in would warn now, and warnings are errors
 
 
 def test_a_process_of_its_own_is_driven_over_http(tmp_path: Path) -> None:

@@ -38,9 +38,7 @@ def environment(youtube: YouTube) -> dict[str, str]:
 def run(youtube: YouTube, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Runs yt-dlp in `folder` to its end, a minute at most."""
     line, names = command(youtube, *arguments), environment(youtube)
-    return subprocess.run(
-        line, env=names, cwd=folder, capture_output=True, text=True, timeout=RUN_SECONDS, check=False
-    )
+    return subprocess.run(line, env=names, cwd=folder, capture_output=True, text=True, timeout=RUN_SECONDS, check=False)
 
 
 class Client:
@@ -72,7 +70,5 @@ def talk(url: str, method: str = "GET", body: dict[str, Any] | None = None) -> t
 
 def probe(path: Path) -> str:
     """What ffmpeg says of a file after decoding all of it; `ERROR` stands first when it could not."""
-    done = subprocess.run(
-        [ffmpeg(), "-i", path, "-f", "null", "-"], capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([ffmpeg(), "-i", path, "-f", "null", "-"], capture_output=True, text=True, check=False)
     return ("ERROR " if done.returncode else "") + done.stderr

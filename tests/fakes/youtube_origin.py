@@ -127,9 +127,7 @@ class Origin:
 
     async def _live_master(self, request: web.BaseRequest, seen: Seen) -> web.StreamResponse:
         seen.video = request.path.split("/id/")[1].split("/")[0]
-        return web.Response(
-            text=replies.live_master(seen.video), content_type="application/vnd.apple.mpegurl"
-        )
+        return web.Response(text=replies.live_master(seen.video), content_type="application/vnd.apple.mpegurl")
 
     async def _media(self, request: web.BaseRequest, seen: Seen) -> web.StreamResponse:
         video, form = find(seen.video), BY_ITAG.get(seen.itag)

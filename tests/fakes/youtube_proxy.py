@@ -8,6 +8,7 @@ that nothing else was asked for.
 import asyncio
 import datetime as dt
 import ssl
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -20,6 +21,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 DOMAINS = ("youtube.com", "youtu.be", "googlevideo.com", "ytimg.com")
 HANDSHAKE_SECONDS = 20
 HEAD_LIMIT = 16_384
+SETTLE_SECONDS = 0.01
 
 
 def make_authority(folder: Path) -> tuple[Path, ssl.SSLContext]:
@@ -37,9 +39,7 @@ def make_authority(folder: Path) -> tuple[Path, ssl.SSLContext]:
     return ca_file, _server_context(folder, name, key)
 
 
-def _server_context(
-    folder: Path, issuer: x509.Name, issuer_key: ec.EllipticCurvePrivateKey
-) -> ssl.SSLContext:
+def _server_context(folder: Path, issuer: x509.Name, issuer_key: ec.EllipticCurvePrivateKey) -> ssl.SSLContext:
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "YouTube stand-in")])
     hosts = [x509.DNSName(host) for domain in DOMAINS for host in (domain, f"*.{domain}")]
@@ -107,6 +107,7 @@ class Proxy:
         self.refused_hosts: list[str] = []
         self.broken_handshakes: list[str] = []
         self.waiting: set[asyncio.Task[None]] = set()
+        self.connections: weakref.WeakSet[asyncio.Transport] = weakref.WeakSet()
         self._server: asyncio.Server | None = None
 
     async def start(self, port: int) -> int:
@@ -116,11 +117,24 @@ class Proxy:
         return int(self._server.sockets[0].getsockname()[1])
 
     async def stop(self) -> None:
-        if self._server is not None:
-            self._server.close()
+        """Stops listening and breaks every connection; a polite end of TLS would have to be waited for."""
+        await self._close_door()
         for task in self.waiting:
             task.cancel()
         await asyncio.gather(*self.waiting, return_exceptions=True)
+        for connection in list(self.connections):
+            connection.abort()
+        # Sockets are closed in the round of the loop after the one in which they were aborted.
+        await asyncio.sleep(SETTLE_SECONDS)
+
+    async def _close_door(self) -> None:
+        """Accepts no more, then closes: in one step, asyncio 3.11 loses what it has just accepted."""
+        if self._server is None:
+            return
+        for door in self._server.sockets:
+            asyncio.get_running_loop().remove_reader(door.fileno())
+        await asyncio.sleep(SETTLE_SECONDS)
+        self._server.close()
 
 
 class _Entrance(asyncio.Protocol):
@@ -135,6 +149,7 @@ class _Entrance(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self.transport = transport
+        self.proxy.connections.add(transport)
 
     def data_received(self, data: bytes) -> None:
         assert self.transport is not None
@@ -153,9 +168,7 @@ class _Entrance(asyncio.Protocol):
         target = rest.split(" ")[0]
         host, _, port = target.rpartition(":")
         if method != "CONNECT" or port != "443" or not is_ours(host):
-            self.proxy.refused_hosts.append(
-                host if method == "CONNECT" else urlsplit(target).hostname or target
-            )
+            self.proxy.refused_hosts.append(host if method == "CONNECT" else urlsplit(target).hostname or target)
             transport.write(b"HTTP/1.1 502 Not Here\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
             transport.close()
             return

@@ -156,9 +156,7 @@ def _streaming(video: Video, streams: list[Stream]) -> Json:
         "adaptiveFormats": [row for progressive, row in rows if not progressive],
     }
     if video.state == "drm":
-        answer["licenseInfos"] = [
-            {"drmFamily": "WIDEVINE", "url": "https://www.youtube.com/api/drm/widevine"}
-        ]
+        answer["licenseInfos"] = [{"drmFamily": "WIDEVINE", "url": "https://www.youtube.com/api/drm/widevine"}]
     return answer
 
 
@@ -225,9 +223,7 @@ def live_master(video_id: str) -> str:
             f'#EXT-X-STREAM-INF:BANDWIDTH={short * 2000},CODECS="mp4a.40.2,avc1.4D401F",'
             f"RESOLUTION={LONG_SIDES[short]}x{short},FRAME-RATE={FRAMES}"
         )
-        lines.append(
-            f"https://{MANIFEST_HOST}/api/manifest/hls_playlist/id/{video_id}/itag/{itag}/index.m3u8"
-        )
+        lines.append(f"https://{MANIFEST_HOST}/api/manifest/hls_playlist/id/{video_id}/itag/{itag}/index.m3u8")
     return "\n".join(lines) + "\n"
 
 
