@@ -56,7 +56,7 @@ async def db(database_url: str) -> AsyncIterator[DB]:
 
 @pytest.fixture
 def redis_url(servers: Servers) -> str:
-    return servers.redis_url
+    return str(servers.redis_url)
 
 
 @pytest.fixture

@@ -30,9 +30,7 @@ async def look(person: Person, id: str) -> Download:
     return body
 
 
-async def until(
-    person: Person, id: str, holds: Callable[[Download], bool], seconds: float = 20.0
-) -> Download:
+async def until(person: Person, id: str, holds: Callable[[Download], bool], seconds: float = 20.0) -> Download:
     """Polls a download until `holds` says so; fails after `seconds` with what was last seen."""
     deadline = time.monotonic() + seconds
     while True:

@@ -10,7 +10,7 @@ from tests.conftest import Person, Service
 from tests.fakes.youtube import YouTube
 from tests.following import fetched
 from ytdl.api.files import Unsatisfiable, disposition, span
-from ytdl.downloads import title_name
+from ytdl.titles import title_name
 
 TAG = '"abc"'
 
@@ -33,7 +33,9 @@ SPANS = [
 
 
 @pytest.mark.parametrize(("header", "expected"), SPANS)
-def test_a_single_range_is_understood_and_all_else_means_the_whole(header: str | None, expected: tuple[int, int] | None) -> None:
+def test_a_single_range_is_understood_and_all_else_means_the_whole(
+    header: str | None, expected: tuple[int, int] | None
+) -> None:
     assert span(header, None, TAG, 100) == expected
 
 
@@ -43,7 +45,10 @@ def test_a_range_behind_the_end_is_unsatisfiable(header: str) -> None:
         span(header, None, TAG, 100)
 
 
-@pytest.mark.parametrize(("if_range", "expected"), [(TAG, (5, 95)), ('"other"', None), ("W/" + TAG, None), ("Mon, 23 Nov 2026 00:00:00 GMT", None)])
+@pytest.mark.parametrize(
+    ("if_range", "expected"),
+    [(TAG, (5, 95)), ('"other"', None), ("W/" + TAG, None), ("Mon, 23 Nov 2026 00:00:00 GMT", None)],
+)
 def test_a_range_of_another_representation_means_the_whole(if_range: str, expected: tuple[int, int] | None) -> None:
     assert span("bytes=5-", if_range, TAG, 100) == expected
 
@@ -130,7 +135,9 @@ async def test_what_the_client_has_is_not_sent_again(ann: Person, youtube: YouTu
     assert (response.status, await response.read()) == (304, b"")
 
 
-@pytest.mark.parametrize("video", ["emoji", "quotes", "newlines", "slashes", "dots", "long", "right_to_left", "template", "dash"])
+@pytest.mark.parametrize(
+    "video", ["emoji", "quotes", "newlines", "slashes", "dots", "long", "right_to_left", "template", "dash"]
+)
 async def test_any_title_arrives_as_a_name(ann: Person, youtube: YouTube, video: str) -> None:
     done = await fetched(ann, youtube.url(video), quality="144p")
     response = await ann.get(f"/downloads/{done['id']}/file")

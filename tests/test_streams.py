@@ -134,7 +134,9 @@ async def readers(service: Service, count: int) -> bool:
     return False
 
 
-async def test_a_stream_survives_a_redis_that_forgot_everything(ann: Person, youtube: YouTube, downloading: Service) -> None:
+async def test_a_stream_survives_a_redis_that_forgot_everything(
+    ann: Person, youtube: YouTube, downloading: Service
+) -> None:
     youtube.misbehave("ordinary", media_throttle=SLOW)
     id = (await ask(ann, youtube.url("ordinary"), quality="720p"))["id"]
     stream = told(await ann.get(f"/downloads/{id}/events"))

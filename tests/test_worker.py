@@ -48,9 +48,7 @@ async def cancel_takes(person: Person, id: str) -> float:
     return time.monotonic() - begun
 
 
-async def test_cancelling_an_extraction_leaves_nothing(
-    ann: Person, youtube: YouTube, downloading: Service
-) -> None:
+async def test_cancelling_an_extraction_leaves_nothing(ann: Person, youtube: YouTube, downloading: Service) -> None:
     youtube.misbehave("ordinary", player_delay=20.0)
     id = (await ask(ann, youtube.url("ordinary")))["id"]
     await in_stage(ann, id, "extracting")
@@ -58,9 +56,7 @@ async def test_cancelling_an_extraction_leaves_nothing(
     assert (children(), leftovers(downloading)) == ([], [])
 
 
-async def test_cancelling_a_transfer_leaves_nothing(
-    ann: Person, youtube: YouTube, downloading: Service
-) -> None:
+async def test_cancelling_a_transfer_leaves_nothing(ann: Person, youtube: YouTube, downloading: Service) -> None:
     youtube.misbehave("ordinary", media_throttle=SLOW)
     id = (await ask(ann, youtube.url("ordinary")))["id"]
     await until(ann, id, lambda d: d["progress"]["downloaded_bytes"] > 0)
@@ -68,13 +64,9 @@ async def test_cancelling_a_transfer_leaves_nothing(
     assert (children(), leftovers(downloading)) == ([], [])
 
 
-async def test_cancelling_the_processing_leaves_nothing(
-    ann: Person, youtube: YouTube, downloading: Service
-) -> None:
+async def test_cancelling_the_processing_leaves_nothing(ann: Person, youtube: YouTube, downloading: Service) -> None:
     id = (await ask(ann, youtube.url("big"), format="flac"))["id"]
-    await until(
-        ann, id, lambda d: d["progress"]["stage"] in ("processing", "verifying") or d["status"] == "completed"
-    )
+    await until(ann, id, lambda d: d["progress"]["stage"] in ("processing", "verifying") or d["status"] == "completed")
     response = await ann.post(f"/downloads/{id}/cancel")
     download = await ended(ann, id)
     # A machine that was quicker than the request has completed it; then there is something left to keep.
@@ -87,9 +79,7 @@ async def test_cancelling_the_processing_leaves_nothing(
     assert bool(leftovers(downloading)) == (download["status"] == "completed")
 
 
-async def test_deleting_a_running_download_stops_it(
-    ann: Person, youtube: YouTube, downloading: Service
-) -> None:
+async def test_deleting_a_running_download_stops_it(ann: Person, youtube: YouTube, downloading: Service) -> None:
     youtube.misbehave("ordinary", media_throttle=SLOW)
     id = (await ask(ann, youtube.url("ordinary")))["id"]
     await until(ann, id, lambda d: d["progress"]["downloaded_bytes"] > 0)
@@ -183,9 +173,7 @@ async def test_a_lost_lease_stops_the_attempt_and_another_completes(
     assert metrics.queue_fenced.labels("beat")._value.get() >= fenced
 
 
-async def test_no_job_starts_on_a_disk_that_is_nearly_full(
-    downloading_config: Config, youtube: YouTube
-) -> None:
+async def test_no_job_starts_on_a_disk_that_is_nearly_full(downloading_config: Config, youtube: YouTube) -> None:
     config = dataclasses.replace(downloading_config, download_min_free_bytes=2**60)
     async with running(config) as service, service.person("carl") as carl:
         id = (await ask(carl, youtube.url("ordinary")))["id"]
@@ -205,9 +193,7 @@ async def test_one_user_does_not_take_all_places(downloading_config: Config, you
         assert sorted(d["status"] for d in items) == ["downloading", "downloading", "queued", "queued"]
 
 
-async def test_draining_hands_running_jobs_back_without_blame(
-    downloading_config: Config, youtube: YouTube
-) -> None:
+async def test_draining_hands_running_jobs_back_without_blame(downloading_config: Config, youtube: YouTube) -> None:
     youtube.misbehave("ordinary", media_throttle=SLOW)
     async with running(downloading_config) as service, service.person("carl") as carl:
         id = (await ask(carl, youtube.url("ordinary"), quality="720p"))["id"]
@@ -234,26 +220,19 @@ async def test_an_api_only_process_leaves_the_work_to_others(
     id = (await ask(alice, youtube.url("ordinary"), quality="144p"))["id"]
     await asyncio.sleep(0.5)
     assert (await look(alice, id))["status"] == "queued"
-    same = {
-        "database_url": service.config.database_url,
-        "redis_prefix": service.config.redis_prefix,
-        "data_dir": service.config.data_dir,
-    }
-    async with running(dataclasses.replace(downloading_config, **same)):
+    here = service.config
+    same = dataclasses.replace(
+        downloading_config, database_url=here.database_url, redis_prefix=here.redis_prefix, data_dir=here.data_dir
+    )
+    async with running(same):
         assert (await ended(alice, id))["status"] == "completed"
 
 
-async def test_nothing_is_said_of_the_server_in_an_error(
-    ann: Person, youtube: YouTube, downloading: Service
-) -> None:
+async def test_nothing_is_said_of_the_server_in_an_error(ann: Person, youtube: YouTube, downloading: Service) -> None:
     async def message(name: str) -> str:
         return str((await ended(ann, (await ask(ann, youtube.url(name)))["id"]))["error"]["message"])
 
     look_at: Callable[[str], Awaitable[str]] = message
     for name in ("private", "geo_blocked", "members_only"):
         text = await look_at(name)
-        assert (
-            str(downloading.config.data_dir) not in text
-            and "Traceback" not in text
-            and "127.0.0.1" not in text
-        )
+        assert str(downloading.config.data_dir) not in text and "Traceback" not in text and "127.0.0.1" not in text

@@ -69,7 +69,7 @@ async def _start(app: web.Application, stack: AsyncExitStack) -> None:
     alone = not config.database_url
     config = await _servers(config, stack)
 
-    await database.until_up(config.database_url, timeout=30)
+    await database.until_up(config.database_url, seconds=30)
     await database.migrate(config.database_url)
     db = app[DB] = database.DB(config.database_url, size=config.database_pool_size)
     await db.open()
@@ -129,8 +129,8 @@ async def _servers(config: Config, stack: AsyncExitStack) -> Config:
     for failure in started:
         if isinstance(failure, BaseException):
             raise failure
-    urls = {name: server.url for name, server in zip(wanted, started, strict=True) if isinstance(server, embedded.Server)}
-    return dataclasses.replace(config, **urls)
+    urls = given | {n: s.url for n, s in zip(wanted, started, strict=True) if isinstance(s, embedded.Server)}
+    return dataclasses.replace(config, database_url=urls["database_url"], redis_url=urls["redis_url"])
 
 
 def _key(config: Config) -> bytes:

@@ -64,7 +64,8 @@ class Attempts:
     async def describe(self, s: Started, video: Metadata) -> None:
         await self._db.exec(
             q.describe, job=s.claim.job, fence=s.claim.fence, title=_text(video.title), uploader=_text(video.uploader),
-            duration_seconds=video.duration_seconds, thumbnail_url=_text(video.thumbnail_url), width=video.width, height=video.height,
+            duration_seconds=video.duration_seconds, thumbnail_url=_text(video.thumbnail_url),
+            width=video.width, height=video.height,
         )  # fmt: skip
         await self._tell(s, "downloading")
 
@@ -95,8 +96,9 @@ class Attempts:
             state = await self._queue.complete(tx, s.claim)
             if state == "completed":
                 row = await tx.maybe(
-                    q.complete, job=s.claim.job, file_name=name, size_bytes=done.size_bytes, content_type=done.content_type,
-                    sha256=done.sha256, width=done.width, height=done.height, duration_seconds=done.duration_seconds,
+                    q.complete, job=s.claim.job, file_name=name, size_bytes=done.size_bytes,
+                    content_type=done.content_type, sha256=done.sha256, width=done.width, height=done.height,
+                    duration_seconds=done.duration_seconds,
                 )  # fmt: skip
             if state == "cancelled":
                 await tx.exec(q.end, job=s.claim.job, status="cancelled", error=None)
@@ -121,7 +123,12 @@ class Attempts:
     async def fail(self, s: Started, failure: Failed, usage: Usage | None) -> str | None:
         """`failed`, `retry_wait`, `cancelled`, or `None` when the lease was lost (or this was committed before)."""
         reason = REASONS[failure.code]
-        error = {"code": failure.code, "message": _text(failure.message), "retryable": failure.retryable, "hint": reason.hint}
+        error = {
+            "code": failure.code,
+            "message": _text(failure.message),
+            "retryable": failure.retryable,
+            "hint": reason.hint,
+        }
         floor = max(failure.retry_after_seconds or 0.0, reason.delay_seconds)
         async with self._db.transaction() as tx:
             row = await self._queue.fail(tx, s.claim, error=error, permanent=not failure.retryable, floor=floor)

@@ -1,4 +1,4 @@
-"""Every setting, declared once: the fields of `Config` are the table.
+"""Every setting, declared once: the fields of `Config` are the table, a line each however long.
 
 A setting is read from the environment variable of its upper-case name; a secret also from the file that
 `NAME_FILE` names. `docs/CONFIGURATION.md` and `.env.example` are made from this table, and a test keeps them equal.
@@ -31,6 +31,7 @@ def setting(default: Any, help: str, *, section: str, secret: bool = False, leas
     return dataclasses.field(default=default, metadata=meta)
 
 
+# fmt: off
 @dataclass(frozen=True)
 class Config:
     host: str = setting("127.0.0.1", "Address to listen on.", section="Service")
@@ -66,6 +67,8 @@ class Config:
     ytdlp_extractor_args: str = setting("", "Arguments for yt-dlp's extractors, as on its command line.", section="Outbound")
     ytdlp_cookies_file: str = setting("", "Cookies in Netscape form for yt-dlp; each job gets a private copy.", section="Outbound")
     metrics_collection_interval: float = setting(15.0, "Seconds between two refreshes of the gauges.", section="Observability", least=0.1)
+
+    # fmt: on
 
     @property
     def base_url(self) -> str:
@@ -143,6 +146,7 @@ def _parse(field: "dataclasses.Field[Any]", text: str) -> Any:
 def _combined(c: Config) -> list[str]:
     """Faults that only show when settings are seen together, or that need more than a type."""
     network_faults = [f"TRUSTED_PROXIES has {n!r}, which is not a network." for n in c.trusted_proxies if not _network(n)]
+    # fmt: off
     rules = (
         (c.port > 65535, "PORT must be at most 65535."),
         (c.log_level not in ("DEBUG", "INFO", "WARNING", "ERROR"), "LOG_LEVEL must be DEBUG, INFO, WARNING or ERROR."),
@@ -158,6 +162,7 @@ def _combined(c: Config) -> list[str]:
         (bool(c.ytdlp_cookies_file) and not Path(c.ytdlp_cookies_file).is_file(), "YTDLP_COOKIES_FILE names a file that is not there."),
         (c.allowed_extractors != ("youtube",), "ALLOWED_EXTRACTORS must be youtube; other sites cannot be opened yet."),
     )
+    # fmt: on
     return network_faults + [sentence for broken, sentence in rules if broken]
 
 

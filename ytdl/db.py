@@ -13,12 +13,12 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 from weakref import WeakKeyDictionary
 
+import msgspec
 import psycopg
 from psycopg.rows import dict_row
 from psycopg.types.json import set_json_dumps, set_json_loads
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
-import msgspec
 from ytdl import errors, metrics, sql
 from ytdl.sql import Query
 
@@ -112,10 +112,10 @@ class DB(Statements):
         if time.monotonic() - self._used.get(connection, 0.0) > 1.0:
             await AsyncConnectionPool.check_connection(connection)
 
-    async def open(self, timeout: float = 10.0) -> None:
-        """Raises `errors.Unavailable` when no connection stands within `timeout` seconds."""
+    async def open(self, seconds: float = 10.0) -> None:
+        """Raises `errors.Unavailable` when no connection stands within that time."""
         try:
-            await self._pool.open(wait=True, timeout=timeout)
+            await self._pool.open(wait=True, timeout=seconds)
         except (PoolTimeout, psycopg.Error):
             await self._pool.close()
             raise errors.Unavailable("PostgreSQL does not answer; look at DATABASE_URL.") from None
@@ -186,7 +186,10 @@ async def migrate(url: str) -> list[str]:
     An advisory lock lets several processes start at once. Raises `SchemaMismatch` when the database holds a migration
     that this version does not know, or knows with another text, and `errors.Unavailable` when no server answers.
     """
-    async with _translated(), await psycopg.AsyncConnection.connect(url, autocommit=True, connect_timeout=10) as connection:
+    async with (
+        _translated(),
+        await psycopg.AsyncConnection.connect(url, autocommit=True, connect_timeout=10) as connection,
+    ):
         await connection.execute("SELECT pg_advisory_lock(%s)", (MIGRATION_LOCK,))
         await connection.execute(
             "CREATE TABLE IF NOT EXISTS schema_migrations (version integer PRIMARY KEY, name text NOT NULL,"
@@ -205,7 +208,9 @@ def _compare(applied: dict[int, str]) -> None:
     known = {m.version: m.checksum for m in migrations()}
     for version, checksum in applied.items():
         if version not in known:
-            raise SchemaMismatch(f"The database has migration {version:04}, which this version does not know; run a newer version.")
+            raise SchemaMismatch(
+                f"The database has migration {version:04}, which this version does not know; run a newer version."
+            )
         if known[version] != checksum:
             raise SchemaMismatch(f"Migration {version:04} was changed after it had been applied.")
 
@@ -220,12 +225,12 @@ async def _apply(connection: "psycopg.AsyncConnection[Any]", migration: Migratio
     log.info("db.migrated", extra={"version": migration.version, "migration": migration.name})
 
 
-async def until_up(url: str, timeout: float) -> None:
+async def until_up(url: str, seconds: float) -> None:
     """Waits until the server answers; for a start beside a server that is still coming up.
 
-    Raises `errors.Unavailable` after `timeout` seconds.
+    Raises `errors.Unavailable` when the time is up.
     """
-    deadline = time.monotonic() + timeout
+    deadline = time.monotonic() + seconds
     while True:
         try:
             async with await psycopg.AsyncConnection.connect(url, connect_timeout=3):

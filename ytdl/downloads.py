@@ -6,7 +6,6 @@ change in one transaction, so the two never disagree.
 
 import hashlib
 import re
-import unicodedata
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -22,6 +21,7 @@ from ytdl.db import DB, Row, Transaction
 from ytdl.events import Events
 from ytdl.queue import Queue
 from ytdl.storage import Storage
+from ytdl.titles import title_name
 
 q = sql.load("downloads")
 
@@ -68,7 +68,7 @@ class Failure(msgspec.Struct, frozen=True):
 
 
 class Download(msgspec.Struct, frozen=True):
-    """`queue_position` counts the same user's downloads before this one; it is known in single answers while waiting."""
+    """`queue_position` counts the same user's downloads before this one; known in single answers."""
 
     id: UUID
     url: str
@@ -161,8 +161,12 @@ def view(row: Row, *, position: int | None = None, deduplicated: bool = False) -
     values = {name: row[name] for name in Download.__struct_fields__ if name in row}
     values |= {
         "progress": Progress(
-            row["stage"], round(row["percent"], 1), row["downloaded_bytes"], row["total_bytes"],
-            row["speed_bytes_per_second"], row["eta_seconds"],
+            row["stage"],
+            round(row["percent"], 1),
+            row["downloaded_bytes"],
+            row["total_bytes"],
+            row["speed_bytes_per_second"],
+            row["eta_seconds"],
         ),
         "file": _file(row) if row["status"] == "completed" else None,
         "error": Failure(**row["error"]) if row["error"] else None,
@@ -182,12 +186,9 @@ def _file(row: Row) -> File:
     return File(name, row["file_bytes"], row["file_type"], row["file_sha256"], f"/api/v1/downloads/{row['id']}/file")
 
 
-def title_name(title: str | None, video_id: str, ext: str) -> str:
-    """A name for people to save the file under: the title without what a file system, a shell or the eye could be
-    tricked by, at most 150 bytes long; the video's id where nothing is left."""
-    kept = "".join(" " if unicodedata.category(c)[0] in "CZ" else "_" if c in '/\\:*?"<>|' else c for c in title or "")
-    stem = " ".join(kept.split()).lstrip(".-~ ").encode()[:150].decode(errors="ignore").rstrip(". ")
-    return f"{stem or video_id}.{ext}"
+def options_of(new: NewDownload) -> dict[str, Any]:
+    """What makes a difference to the file beside quality and format."""
+    return {"embed_metadata": new.embed_metadata}
 
 
 def dedup_key(video_id: str, quality: str, format: str, options: dict[str, Any]) -> bytes:
@@ -244,8 +245,7 @@ class Downloads:
         self, tx: Transaction, asker: Asker, new: NewDownload, video: urls.Video
     ) -> tuple[Row | None, Download]:
         """The new job and its download, or no job and the live download of the same file."""
-        options = {"embed_metadata": new.embed_metadata}
-        key = dedup_key(video.video_id, new.quality, new.format, options)
+        key = dedup_key(video.video_id, new.quality, new.format, options_of(new))
         # Between the two statements a live job may end; then there is room for the new one.
         for _ in range(5):
             id = uuid7()
@@ -253,7 +253,7 @@ class Downloads:
                 tx, "download", id, asker.user_id, priority=new.priority, dedup_key=key, max_tries=self._max_attempts
             )
             if job:
-                await self._insert(tx, id, job["id"], asker, new, video, options)
+                await self._insert(tx, id, job["id"], asker, new, video)
                 return job, view(await tx.one(q.by_id, id=id, user_id=asker.user_id, admin=False))
             live = await self._queue.live_subject(tx, asker.user_id, key)
             row = live and await tx.maybe(q.by_id, id=live, user_id=asker.user_id, admin=False)
@@ -262,12 +262,13 @@ class Downloads:
         raise errors.Conflict("The same download is just ending; try again.", retry_after=1)
 
     async def _insert(
-        self, tx: Transaction, id: UUID, job: int, asker: Asker, new: NewDownload, video: urls.Video, options: dict[str, Any]
+        self, tx: Transaction, id: UUID, job: int, asker: Asker, new: NewDownload, video: urls.Video
     ) -> None:
         await tx.exec(
             q.insert, id=id, user_id=asker.user_id, session_id=asker.session_id, job_id=job, url=new.url,
-            canonical_url=video.canonical_url, extractor=video.extractor, video_id=video.video_id, quality=new.quality,
-            format=new.format, options=Jsonb(options), ip=asker.ip, user_agent=asker.user_agent, headers=Jsonb(asker.headers or {}),
+            canonical_url=video.canonical_url, extractor=video.extractor, video_id=video.video_id,
+            quality=new.quality, format=new.format, options=Jsonb(options_of(new)), ip=asker.ip,
+            user_agent=asker.user_agent, headers=Jsonb(asker.headers or {}),
         )  # fmt: skip
 
     async def _announce(self, job: Row) -> None:
@@ -297,7 +298,14 @@ class Downloads:
     async def page(self, asker: Asker, f: Filter) -> Page:
         """Own downloads only, for an admin too."""
         rows = await self._db.many(
-            q.page, user_id=asker.user_id, before=f.cursor, statuses=f.status, title=f.q, since=f.from_, until=f.to, limit=f.limit + 1
+            q.page,
+            user_id=asker.user_id,
+            before=f.cursor,
+            statuses=f.status,
+            title=f.q,
+            since=f.from_,
+            until=f.to,
+            limit=f.limit + 1,
         )
         items = [view(row) for row in rows[: f.limit]]
         return Page(items, str(items[-1].id) if len(rows) > f.limit else None)
@@ -352,10 +360,18 @@ class Downloads:
         async with self._db.transaction() as tx:
             row = await self._locked(tx, asker, id)
             if row["status"] not in ENDED - {"completed"}:
-                raise errors.Conflict(f"Only a failed, cancelled or expired download can be tried again; this one is {row['status']}.")
+                raise errors.Conflict(
+                    f"Only a failed, cancelled or expired download can be tried again; this one is {row['status']}."
+                )
             key = dedup_key(row["video_id"], row["quality"], row["format"], row["options"])
             job = await self._queue.submit(
-                tx, "download", id, row["user_id"], priority=row["priority"], dedup_key=key, max_tries=self._max_attempts
+                tx,
+                "download",
+                id,
+                row["user_id"],
+                priority=row["priority"],
+                dedup_key=key,
+                max_tries=self._max_attempts,
             )
             if job is None:
                 raise errors.Conflict("Another download of the same file is under way.")

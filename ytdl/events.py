@@ -11,7 +11,7 @@ import logging
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, cast
 from uuid import UUID
 
 import msgspec
@@ -79,10 +79,10 @@ class Mailbox:
         self.closed = True
         self._arrived.set()
 
-    async def take(self, timeout: float) -> list[Event]:
-        """Everything unread, in order; empty after `timeout` seconds of silence or when closed."""
+    async def take(self, seconds: float) -> list[Event]:
+        """Everything unread, in order; empty after that long a silence or when closed."""
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._arrived.wait(), timeout)
+            await asyncio.wait_for(self._arrived.wait(), seconds)
         self._arrived.clear()
         events = list(self._unread.values())
         self._unread.clear()
@@ -160,9 +160,10 @@ class Events:
         """What came after `id`; `None` when that cannot be told any more, or `id` is none of ours."""
         try:
             order(id)
-            entries = await self._kv.client.xrange(self._stream(user), min=id, max="+")
+            found = await self._kv.client.xrange(self._stream(user), min=id, max="+")
         except (ValueError, RedisError, OSError):
             return None
+        entries = cast("list[tuple[str, dict[str, str]]]", found)
         if not entries or entries[0][0] != id:
             return None
         return [msgspec.structs.replace(_event.decode(fields["e"]), id=at) for at, fields in entries[1:]]

@@ -11,6 +11,8 @@ from ytdl import errors, metrics
 
 log = logging.getLogger("ytdl.loops")
 JITTER = 0.1
+# A round that fails at once must not be done again at once, however short its distance is.
+FAILED_SECONDS = 1.0
 T = TypeVar("T")
 
 

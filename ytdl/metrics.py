@@ -1,4 +1,4 @@
-"""Every metric of the service, declared once, in sections by feature.
+"""Every metric of the service, declared once, in sections by feature, mostly a line each.
 
 Names are `ytdl_<feature>_<thing>_<unit>[_total]`. Label values come from closed lists and are made here, so a rate
 works from the first failure on. Never a label: user, URL, video, raw path, raw error text. One catalogue (and not
@@ -8,7 +8,15 @@ metrics beside their code) because dashboards, rules and load thresholds are com
 from collections.abc import Iterable
 from itertools import product
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, GCCollector, Histogram, PlatformCollector, ProcessCollector
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    GCCollector,
+    Histogram,
+    PlatformCollector,
+    ProcessCollector,
+)
 
 from ytdl.reasons import REASONS
 
@@ -48,6 +56,7 @@ def _histogram(name: str, help: str, buckets: tuple[float, ...], **labels: Itera
     return metric
 
 
+# fmt: off
 # build
 build_info = _gauge("ytdl_build_info", "1, with the service's and yt-dlp's versions as labels.", version=(), ytdlp=())
 
@@ -115,4 +124,4 @@ kv_errors = _counter("ytdl_kv_errors_total", "Redis calls that failed.")
 # process
 loop_lag_seconds = _histogram("ytdl_loop_lag_seconds", "How late the event loop woke a sleeper.", LAG_SECONDS)
 disk_free_bytes = _gauge("ytdl_disk_free_bytes", "Free space where downloads are written.")
-ready = _gauge("ytdl_ready", "1 while the service is ready, by what it needs.", check=("postgres", "redis", "disk", "ytdlp", "javascript", "ffmpeg"))
+health_ready = _gauge("ytdl_health_ready", "1 while the service is ready, by what it needs.", check=("postgres", "redis", "disk", "ytdlp", "javascript", "ffmpeg"))

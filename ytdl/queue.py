@@ -6,9 +6,11 @@ The index in Redis may be stale, doubled, rolled back or empty: that costs laten
 What a job is about is not known here; callers write their own rows in the same transaction.
 """
 
+import asyncio
 import logging
+import math
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -26,7 +28,10 @@ q = sql.load("queue")
 # A job whose worker died this often is taken to be what kills them.
 MAX_CRASHES = 3
 BACKOFF_CAP_SECONDS = 900.0
-REBUILD_LOCK = 7_402_002
+# What upstream asks for is honoured up to a day; beyond that it is an error or a trick.
+FLOOR_CAP_SECONDS = 86_400.0
+# An advisory lock of its own: `db` and `users` have the two numbers before it.
+REBUILD_LOCK = 7_402_003
 
 
 def backoff(tries: int, base: float, floor: float = 0.0) -> float:
@@ -35,7 +40,8 @@ def backoff(tries: int, base: float, floor: float = 0.0) -> float:
     `floor` is what upstream asked for (Retry-After); the jitter then comes on top of it, so that jobs that were
     refused together do not come back together.
     """
-    return floor + random.uniform(0, min(BACKOFF_CAP_SECONDS, base * 2 ** min(tries, 20)))
+    asked = max(0.0, min(FLOOR_CAP_SECONDS, floor))
+    return asked + random.uniform(0, min(BACKOFF_CAP_SECONDS, base * 2 ** min(tries, 20)))
 
 
 def score(job: int, priority: int) -> int:
@@ -44,7 +50,8 @@ def score(job: int, priority: int) -> int:
 
 
 def due_ms(run_at: datetime) -> int:
-    return int(run_at.timestamp() * 1000)
+    """Rounded up: a job suggested a moment too early is refused, and dropped until the next reconciliation."""
+    return math.ceil(run_at.timestamp() * 1000)
 
 
 @dataclass(frozen=True)
@@ -71,13 +78,14 @@ class Index:
         self._lease_ms = int(lease_seconds * 1000)
         self._prefix = kv.key("queue")
         self._epoch = ""
+        self._rejoining = asyncio.Lock()
 
     async def claim(self, n: int) -> list[int]:
         return [int(job) for job in await self._call("claim", n, self._lease_ms)]
 
     async def ensure(self, rows: Iterable[Row]) -> int:
         """How many of the waiting jobs the index did not know."""
-        args = [a for r in rows for a in (r["id"], str(r["user_id"]), score(r["id"], r["priority"]), due_ms(r["run_at"]))]
+        args = _members(rows)
         return int(await self._call("ensure", *args)) if args else 0
 
     async def beat(self, confirmed: Iterable[Row]) -> None:
@@ -96,42 +104,64 @@ class Index:
 
     async def _call(self, op: str, *args: Any) -> Any:
         for _ in range(3):
-            reply = await self._kv.script("queue", [self._prefix], [op, self._epoch, self._cap, *args])
+            epoch = self._epoch
+            reply = await self._move(op, *args)
             if reply != "EPOCH":
                 return reply
-            await self._rejoin()
-        raise Down("The queue's index changes faster than it can be followed.")
+            await self._rejoin(epoch)
+        raise Down("The queue's index changes faster than it can be followed.", retry_after=2)
 
-    async def _rejoin(self) -> None:
-        """Takes on the index's incarnation, or makes it anew when Redis has lost it."""
-        async with self._db.transaction() as tx:
-            await tx.one(q.lock_index, lock=REBUILD_LOCK)
-            current = await self._kv.get(f"{self._prefix}:epoch")
-            if current and current != self._epoch:
-                self._epoch = current
+    async def _move(self, op: str, *args: Any) -> Any:
+        return await self._kv.script("queue", [self._prefix], [op, self._epoch, self._cap, *args])
+
+    async def _rejoin(self, refused: str) -> None:
+        """Takes on the index's incarnation, or makes it anew when Redis has lost it or went back to an older one.
+
+        One coroutine at a time, so that those that wait hold no connection.
+        """
+        async with self._rejoining:
+            if self._epoch != refused:
                 return
-            await self._rebuild(tx)
+            async with self._db.transaction() as tx:
+                await tx.one(q.lock_index, lock=REBUILD_LOCK)
+                current = await self._kv.get(f"{self._prefix}:epoch")
+                if current and int(current) > int(refused or 0):
+                    self._epoch = current
+                else:
+                    await self._rebuild(tx)
 
     async def _rebuild(self, tx: Statements) -> None:
-        epoch = str(await tx.value(q.next_epoch))
-        await self._kv.script("queue", [self._prefix], ["reset", epoch, self._cap])
-        self._epoch = epoch
-        jobs = await self._sweep(tx)
+        self._epoch = str(await tx.value(q.next_epoch))
+        await self._move("reset")
+        jobs = await self._sweep(tx, self._put)
         metrics.queue_rebuilds.inc()
-        log.warning("queue.rebuilt", extra={"epoch": epoch, "jobs": jobs})
+        log.warning("queue.rebuilt", extra={"epoch": self._epoch, "jobs": jobs})
+
+    async def _put(self, rows: Iterable[Row]) -> int:
+        """`ensure` while the index is being made: whoever makes it must not wait for himself to make it again."""
+        reply = await self._move("ensure", *_members(rows))
+        if reply == "EPOCH":
+            raise Down("Redis lost the queue's index while it was being made.", retry_after=2)
+        return int(reply)
 
     async def reconcile(self) -> int:
         """Puts waiting jobs that the index lost back into it and returns how many those were."""
-        found = await self._sweep(self._db)
+        found = await self._sweep(self._db, self.ensure)
         metrics.queue_ensured.inc(found)
         return found
 
-    async def _sweep(self, db: Statements) -> int:
+    async def _sweep(self, db: Statements, put: Callable[[list[Row]], Awaitable[int]]) -> int:
         after, found = 0, 0
         while page := await db.many(q.open_page, after=after):
-            found += await self.ensure(page)
+            found += await put(page)
             after = page[-1]["id"]
         return found
+
+
+def _members(rows: Iterable[Row]) -> list[Any]:
+    return [
+        a for r in rows for a in (r["id"], str(r["user_id"]), score(r["id"], r["priority"]), due_ms(r["run_at"]))
+    ]
 
 
 class Queue:
@@ -147,11 +177,25 @@ class Queue:
         self.index = Index(db, kv, user_cap=user_cap, lease_seconds=lease_seconds)
 
     async def submit(
-        self, tx: Statements, kind: str, subject: UUID, user_id: UUID, *, priority: int, dedup_key: bytes | None, max_tries: int
+        self,
+        tx: Statements,
+        kind: str,
+        subject: UUID,
+        user_id: UUID,
+        *,
+        priority: int,
+        dedup_key: bytes | None,
+        max_tries: int,
     ) -> Row | None:
         """The new job's row, for `announce` after the commit; `None` when the user has a live one like it."""
         row = await tx.maybe(
-            q.submit, kind=kind, subject=subject, user_id=user_id, priority=priority, dedup_key=dedup_key, max_tries=max_tries
+            q.submit,
+            kind=kind,
+            subject=subject,
+            user_id=user_id,
+            priority=priority,
+            dedup_key=dedup_key,
+            max_tries=max_tries,
         )
         if row:
             metrics.queue_transitions.labels("submit").inc()
@@ -199,7 +243,10 @@ class Queue:
     async def complete(self, tx: Statements, claim: Claim) -> str | None:
         """The job's end state, `completed` or `cancelled`; `None` when the lease was lost."""
         row = await tx.maybe(q.complete, id=claim.job, fence=claim.fence)
-        return self._counted("complete", row)["state"] if row else self._fenced("complete")
+        if row is None:
+            self._fenced("complete")
+            return None
+        return str(self._counted("complete", row)["state"])
 
     async def fail(
         self, tx: Statements, claim: Claim, *, error: dict[str, Any], permanent: bool, floor: float = 0.0
@@ -209,18 +256,25 @@ class Queue:
         row = await tx.maybe(
             q.fail, id=claim.job, fence=claim.fence, error=Jsonb(error), permanent=permanent, delay_seconds=delay
         )
-        return self._counted("retry" if row["state"] == "retry_wait" else "fail", row) if row else self._fenced("fail")
+        if row is None:
+            self._fenced("fail")
+            return None
+        return self._counted("retry" if row["state"] == "retry_wait" else "fail", row)
 
     async def hand_back(self, tx: Statements, claim: Claim) -> Row | None:
         """Hands the job back without using up a try; `None` when the lease was lost."""
         row = await tx.maybe(q.hand_back, id=claim.job, fence=claim.fence)
-        return self._counted("yield", row) if row else self._fenced("yield")
+        if row is None:
+            self._fenced("yield")
+            return None
+        return self._counted("yield", row)
 
     def _counted(self, op: str, row: Row) -> Row:
         metrics.queue_transitions.labels(op).inc()
         return row
 
     def _fenced(self, op: str) -> None:
+        """Counts a refused write."""
         metrics.queue_fenced.labels(op).inc()
 
     async def outcome(self, claim: Claim) -> Row | None:

@@ -1,4 +1,4 @@
-"""Gauges that are refreshed from state now and then, not in a scrape: a dead database must not take `/metrics` along."""
+"""Gauges, refreshed from state now and then and not in a scrape: a dead database must not take `/metrics` along."""
 
 import asyncio
 
@@ -41,9 +41,7 @@ class Sampler:
         metrics.queue_oldest_ready_seconds.set(await self._db.value(queue_queries.oldest_ready_seconds))
 
     async def _count(self, column: str, known: tuple[str, ...], query: sql.Query) -> None:
-        gauge, number = (
-            (metrics.queue_jobs, "jobs") if column == "state" else (metrics.downloads_state, "downloads")
-        )
+        gauge, number = (metrics.queue_jobs, "jobs") if column == "state" else (metrics.downloads_state, "downloads")
         counts = {row[column]: row[number] for row in await self._db.many(query)}
         for value in known:
             gauge.labels(value).set(counts.get(value, 0))

@@ -16,7 +16,7 @@ from ytdl import errors, log, loops, metrics, storage
 from ytdl.attempts import Attempts, Started
 from ytdl.config import Config
 from ytdl.events import Events
-from ytdl.fetcher import Done, Failed, FetchFailed, Fetcher, Metadata, Order, Progress, Usage
+from ytdl.fetcher import Done, Failed, Fetcher, FetchFailed, Metadata, Order, Progress, Usage
 from ytdl.queue import Queue
 from ytdl.storage import Storage
 
@@ -56,8 +56,9 @@ class Run:
             return
         self._floor = max(self._floor, min(frame.percent, 99.9))
         self.latest = Progress(
-            stage=frame.stage, percent=self._floor, downloaded_bytes=frame.downloaded_bytes, total_bytes=frame.total_bytes,
-            speed_bytes_per_second=frame.speed_bytes_per_second, eta_seconds=frame.eta_seconds,
+            stage=frame.stage, percent=self._floor, downloaded_bytes=frame.downloaded_bytes,
+            total_bytes=frame.total_bytes, speed_bytes_per_second=frame.speed_bytes_per_second,
+            eta_seconds=frame.eta_seconds,
         )  # fmt: skip
 
 

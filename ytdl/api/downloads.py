@@ -1,5 +1,7 @@
 """`/downloads`: asking for videos, looking at them, changing one's mind, fetching the file."""
 
+from collections.abc import Mapping
+
 from aiohttp import hdrs, web
 
 from ytdl import log
@@ -9,14 +11,24 @@ from ytdl.api.keys import DOWNLOADS
 from ytdl.downloads import Asker, Attempt, Download, Filter, NewDownload, Page
 
 # What of a request's headers is kept for statistics; whatever may hold a secret is not on the list.
-KEPT_HEADERS = ("User-Agent", "Accept", "Accept-Language", "Accept-Encoding", "Content-Type", "Origin", "Host", "X-Request-Id")
+KEPT_HEADERS = (
+    "User-Agent",
+    "Accept",
+    "Accept-Language",
+    "Accept-Encoding",
+    "Content-Type",
+    "Origin",
+    "Host",
+    "X-Request-Id",
+)
 KEPT_LENGTH = 300
 
 
 def asker(request: web.Request) -> Asker:
     """Who asks, with the circumstances that the log rows keep."""
     identity = who(request)
-    headers = {name: _clean(request.headers[name]) for name in KEPT_HEADERS if name in request.headers}
+    sent: Mapping[str, str] = request.headers
+    headers = {name: _clean(value) for name in KEPT_HEADERS if (value := sent.get(name)) is not None}
     return Asker(
         user_id=identity.user_id,
         admin=identity.role == "admin",
@@ -41,7 +53,7 @@ async def create(request: web.Request, body: NewDownload) -> Answer:
     """
     created = await request.app[DOWNLOADS].create(asker(request), body, request.headers.get("Idempotency-Key"))
     download = created.download
-    headers = {hdrs.LOCATION: f"{BASE}/downloads/{download.id}"}
+    headers: dict[str, str] = {hdrs.LOCATION: f"{BASE}/downloads/{download.id}"}
     if created.replayed:
         headers["Idempotency-Replayed"] = "true"
     return Answer(download, status=200 if download.deduplicated else 202, headers=headers)
@@ -82,4 +94,3 @@ async def file(request: web.Request) -> web.StreamResponse:
 async def attempts(request: web.Request) -> list[Attempt]:
     """What happened to a download, attempt by attempt."""
     return await request.app[DOWNLOADS].attempts(asker(request), path_uuid(request, "id"))
-

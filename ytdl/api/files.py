@@ -65,7 +65,7 @@ class FileAnswer(web.StreamResponse):
         self.headers["Content-Security-Policy"] = "sandbox; default-src 'none'"
 
     async def send(self, request: web.Request) -> web.StreamResponse:
-        """Everything, body included. Raises `errors.Gone` when the file is not there any more, before anything was sent."""
+        """Everything, body included. Raises `errors.Gone`, before anything was sent, when there is no file any more."""
         try:
             file = await asyncio.to_thread(self._path.open, "rb")
         except FileNotFoundError:
@@ -96,9 +96,7 @@ class FileAnswer(web.StreamResponse):
         try:
             return span(request.headers.get(hdrs.RANGE), request.headers.get(hdrs.IF_RANGE), self._tag, size)
         except Unsatisfiable:
-            raise web.HTTPRequestRangeNotSatisfiable(
-                headers={hdrs.CONTENT_RANGE: f"bytes */{size}"}
-            ) from None
+            raise web.HTTPRequestRangeNotSatisfiable(headers={hdrs.CONTENT_RANGE: f"bytes */{size}"}) from None
 
     async def _transfer(self, request: web.Request, file: BinaryIO, offset: int, count: int) -> None:
         if request.transport is None:
@@ -109,6 +107,4 @@ class FileAnswer(web.StreamResponse):
 
 def _names(wanted: str | None, tag: str) -> bool:
     """The weak comparison of RFC 9110, section 8.8.3.2."""
-    return wanted is not None and any(
-        part.strip().removeprefix("W/") in (tag, "*") for part in wanted.split(",")
-    )
+    return wanted is not None and any(part.strip().removeprefix("W/") in (tag, "*") for part in wanted.split(","))

@@ -118,7 +118,11 @@ class Stream:
 
 
 async def _pump(
-    request: web.Request, only: UUID | None, last_id: str | None, alive: Callable[[], bool], send: Callable[[Message], Awaitable[None]]
+    request: web.Request,
+    only: UUID | None,
+    last_id: str | None,
+    alive: Callable[[], bool],
+    send: Callable[[Message], Awaitable[None]],
 ) -> None:
     """Sends until the stream is over, the service stops or the reader is gone."""
     who, downloads, events = asker(request), request.app[DOWNLOADS], request.app[EVENTS]
