@@ -14,7 +14,7 @@ import pytest
 from tests.conftest import PASSWORD, SECRET, Person, Service
 from tests.test_crypto import REFUSED, signed, worst_lag
 from ytdl import auth, errors
-from ytdl.api.keys import AUTH
+from ytdl.api.keys import AUTH, EVENTS
 from ytdl.auth import Auth
 from ytdl.crypto import Hasher
 from ytdl.db import DB as Database
@@ -60,15 +60,14 @@ async def listening(events: Events) -> None:
 
 
 @asynccontextmanager
-async def second_process(service: Service, *, live: bool = True) -> AsyncIterator[Auth]:
+async def second_process(service: Service) -> AsyncIterator[Auth]:
     """What another process of the service has: its own connections, caches and subscription."""
     db = Database(service.config.database_url)
     kv = KV(service.config.redis_url, service.config.redis_prefix)
     events = Events(kv)
     await db.open()
-    if live:
-        await events.start()
-        await listening(events)
+    await events.start()
+    await listening(events)
     other = Auth(db, events, service.config, SECRET.encode(), hasher=Hasher(cost=4))
     yield other
     await other.close()
@@ -294,8 +293,11 @@ async def test_a_logout_reaches_other_processes(service: Service, alice: Person)
 async def test_without_events_every_request_asks_the_database(
     service: Service, alice: Person, database_url: str
 ) -> None:
-    async with second_process(service, live=False) as other:
+    async with second_process(service) as other:
         assert await other.identify(alice.token)
+        await other._events.stop()
+        await change(database_url, "UPDATE users SET role = 'admin' WHERE username = 'alice'")
+        assert (await other.identify(alice.token)).role == "admin"
         await change(database_url, "UPDATE sessions SET revoked_at = now()")
         with pytest.raises(errors.Unauthorized):
             await other.identify(alice.token)
@@ -320,7 +322,7 @@ async def test_what_was_read_while_a_revocation_came_is_not_remembered(
             await connection.execute("LOCK TABLE sessions IN ACCESS EXCLUSIVE MODE")
             reading = asyncio.create_task(other.identify(alice.token))
             await asyncio.sleep(0.2)
-            await service.app[AUTH]._events.tell("revoked", "another session")
+            await service.app[EVENTS].tell("revoked", "another session")
             await asyncio.sleep(0.2)
         await reading
         await change(database_url, "UPDATE sessions SET revoked_at = now()")
