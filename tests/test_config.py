@@ -78,9 +78,7 @@ def test_only_secrets_are_read_from_files(tmp_path: Path) -> None:
 
 
 def test_no_fault_repeats_a_secret() -> None:
-    assert "hunter2" not in str(
-        faults(JWT_SECRET_KEY="hunter2", ADMIN_PASSWORD="password", DATABASE_URL="hunter2")
-    )
+    assert "hunter2" not in str(faults(JWT_SECRET_KEY="hunter2", ADMIN_PASSWORD="password", DATABASE_URL="hunter2"))
 
 
 def test_shown_settings_hide_secrets_that_are_set() -> None:
@@ -92,9 +90,5 @@ def test_shown_settings_hide_secrets_that_are_set() -> None:
 def test_the_example_sets_nothing_and_reads_back_as_the_defaults() -> None:
     lines = config.env_example().splitlines()
     assert all(not line or line.startswith("#") for line in lines)
-    pairs = [
-        line[1:].partition("=")
-        for line in lines
-        if line.startswith("#") and line[1:2].isupper() and "=" in line
-    ]
+    pairs = [line[1:].partition("=") for line in lines if line.startswith("#") and line[1:2].isupper() and "=" in line]
     assert config.load({name: value for name, _, value in pairs if value}) == Config()

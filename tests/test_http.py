@@ -195,15 +195,11 @@ async def test_of_two_equal_names_the_last_counts(client: ClientSession) -> None
         assert (await response.json())["name"] == "b"
 
 
-@pytest.mark.parametrize(
-    "kind", ["text/plain", "multipart/form-data", "application/json; charset=latin-1", None]
-)
+@pytest.mark.parametrize("kind", ["text/plain", "multipart/form-data", "application/json; charset=latin-1", None])
 async def test_only_json_in_utf_8_is_read(client: ClientSession, kind: str | None) -> None:
     headers = {"Content-Type": kind} if kind else {}
     skipped = [] if kind else ["Content-Type"]
-    async with client.post(
-        "/api/v1/things", data=b"{}", headers=headers, skip_auto_headers=skipped
-    ) as response:
+    async with client.post("/api/v1/things", data=b"{}", headers=headers, skip_auto_headers=skipped) as response:
         await problem(response, 415, "unsupported_media_type")
 
 
@@ -308,9 +304,7 @@ async def test_a_wrong_method_is_told_the_right_ones(client: ClientSession) -> N
             assert set(response.headers["Allow"].split(",")) == {"GET", "HEAD", "POST", "PUT", "DELETE"}
 
 
-@pytest.mark.parametrize(
-    "id", ["1", "%00", "019a0000-0000-7000-8000-00000000000g", "019a000000007000800000000000000a"]
-)
+@pytest.mark.parametrize("id", ["1", "%00", "019a0000-0000-7000-8000-00000000000g", "019a000000007000800000000000000a"])
 async def test_a_malformed_id_is_not_found(client: ClientSession, id: str) -> None:
     async with client.get(f"/api/v1/things/{id}") as response:
         await problem(response, 404, "not_found")
@@ -377,11 +371,7 @@ def _count(method: str, route: str, status: str) -> float:
 def test_every_error_has_a_status_a_meaning_and_a_counter() -> None:
     from ytdl.api import openapi
 
-    codes = {
-        kind.code
-        for kind in vars(errors).values()
-        if isinstance(kind, type) and issubclass(kind, errors.Error)
-    }
+    codes = {kind.code for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.Error)}
     assert codes <= set(problems.STATUS)
     counted = {s.labels["code"] for f in metrics.http_errors.collect() for s in f.samples}
     assert set(problems.STATUS) == set(openapi.MEANINGS) == counted
@@ -506,9 +496,7 @@ async def test_what_no_route_knows_is_counted_under_one_name(client: ClientSessi
     assert _count("other", "unmatched", "404") == before + 1
 
 
-async def test_the_access_line_has_no_query_string(
-    client: ClientSession, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_the_access_line_has_no_query_string(client: ClientSession, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "ytdl.access")
     async with client.get(f"/api/v1/things?q={SECRET}", headers={"X-Request-Id": "r1"}):
         pass

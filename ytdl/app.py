@@ -12,7 +12,7 @@ from contextlib import AsyncExitStack
 
 from aiohttp import web
 
-from ytdl import crypto, embedded, users
+from ytdl import __version__, crypto, embedded, metrics, users
 from ytdl import db as database
 from ytdl.api import http, openapi
 from ytdl.api.keys import AUTH, CONFIG, DB, DOWNLOADS, EVENTS, FIRST_PASSWORD, HEALTH, KV, OPENAPI, WORKER
@@ -93,6 +93,8 @@ async def _start(app: web.Application, stack: AsyncExitStack) -> None:
     if config.download_concurrency:
         await fetcher.start()
         stack.push_async_callback(fetcher.stop)
+    tools = await fetcher.probe_tools()
+    metrics.build_info.labels(__version__, str(tools.get("yt_dlp", "none"))).set(1)
     queue = Queue(
         db,
         kv,

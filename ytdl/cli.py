@@ -19,9 +19,7 @@ from ytdl import __version__, config, errors, log
 from ytdl.config import Config, ConfigError
 
 SENTENCE = "Downloads videos for people who have an account, and hands them out by link."
-SETTINGS = (
-    "Settings come from the environment; `ytdl config` shows them, docs/CONFIGURATION.md explains them."
-)
+SETTINGS = "Settings come from the environment; `ytdl config` shows them, docs/CONFIGURATION.md explains them."
 HEALTH_SECONDS = 5.0
 
 
@@ -70,14 +68,10 @@ def _parser() -> argparse.ArgumentParser:
     admin.add_argument("username", help="3 to 50 letters, digits, '_', '-' or '.'")
     admin.add_argument("email", help="e-mail address of the account")
     admin.add_argument("--full-name", help="name that is shown; the user name where it is not given")
-    admin.add_argument(
-        "--password-file", type=Path, metavar="FILE", help="file whose first line is the password"
-    )
+    admin.add_argument("--password-file", type=Path, metavar="FILE", help="file whose first line is the password")
     settings = command("config", show_config, "Show the settings in force, secrets hidden.")
     way = settings.add_mutually_exclusive_group()
-    way.add_argument(
-        "--check", action="store_true", help="only say what is wrong; exit code 2 if anything is"
-    )
+    way.add_argument("--check", action="store_true", help="only say what is wrong; exit code 2 if anything is")
     way.add_argument("--markdown", action="store_true", help="print docs/CONFIGURATION.md")
     way.add_argument("--env", action="store_true", help="print .env.example")
     command("openapi", show_openapi, "Print the OpenAPI document of the API.")

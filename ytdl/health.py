@@ -77,7 +77,7 @@ class Health:
     async def _check(self, name: str) -> Check:
         begun = time.perf_counter()
         ok, detail = await self._found(name)
-        metrics.ready.labels(name).set(ok)
+        metrics.health_ready.labels(name).set(ok)
         return Check(name, ok, round(time.perf_counter() - begun, 6), detail)
 
     async def _found(self, name: str) -> tuple[bool, str]:

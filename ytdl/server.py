@@ -75,9 +75,7 @@ async def _started(runner: serving.Runner, stop: asyncio.Event) -> bool:
     return True
 
 
-async def _serve(
-    config: Config, application: web.Application, runner: serving.Runner, stop: asyncio.Event
-) -> None:
+async def _serve(config: Config, application: web.Application, runner: serving.Runner, stop: asyncio.Event) -> None:
     try:
         url = await _listen(runner, config)
         log.info("serve.listening", extra={"url": url})
@@ -116,7 +114,5 @@ def _greet(url: str, password: str | None, config: Config) -> None:
 def _refused(config: Config, e: OSError) -> errors.Unavailable:
     where = f"Port {config.port} on {config.host}"
     if e.errno == errno.EADDRINUSE:
-        return errors.Unavailable(
-            f"{where} is in use; stop the other program, or set PORT to another number."
-        )
+        return errors.Unavailable(f"{where} is in use; stop the other program, or set PORT to another number.")
     return errors.Unavailable(f"{where} cannot be listened on: {e.strerror or e}. Look at HOST and PORT.")

@@ -10,30 +10,44 @@ from ytdl.users import Profile, ProfileChange, Registration
 
 
 async def register(request: web.Request, body: Registration) -> Profile:
+    """Make an account.
+
+    Where registration is closed, this is answered with 403 and an admin makes the accounts.
+    """
     db, config = request.app[DB], request.app[CONFIG]
     user = await users.register(db, request.app[AUTH].hasher, config, body)
     return await users.profile(db, config, user.id)
 
 
 async def login(request: web.Request, body: Credentials) -> Tokens:
-    """Also answers the token route, which differs only in what it reads."""
+    """Sign in with a user name and a password, for an access token and a refresh token."""
     agent = request.headers.get(hdrs.USER_AGENT)
     ip = client_ip(request) or None
     return await request.app[AUTH].sign_in(body.username, body.password, ip=ip, agent=agent)
 
 
 async def logout(request: web.Request) -> None:
+    """Sign out.
+
+    Ends this session: its access tokens and its refresh token stop working at once, here and everywhere.
+    """
     await request.app[AUTH].sign_out(who(request))
 
 
 async def profile(request: web.Request) -> Profile:
+    """Look at your account, what it may use and what it uses."""
     return await users.profile(request.app[DB], request.app[CONFIG], who(request).user_id)
 
 
 async def change_profile(request: web.Request, body: ProfileChange) -> Profile:
+    """Change your e-mail address or full name; what is left out stays."""
     await users.change(request.app[DB], who(request).user_id, body)
     return await profile(request)
 
 
 async def issue_ticket(request: web.Request) -> Ticket:
+    """Get a ticket for a stream or a file.
+
+    For browsers, which cannot send a header there: `?ticket=` is good for one use within a minute.
+    """
     return await request.app[AUTH].issue_ticket(who(request))

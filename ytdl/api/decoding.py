@@ -149,8 +149,4 @@ def _sentence(what: str) -> str:
     if length := _LENGTH.fullmatch(what):
         return f"must have {_LENGTH_WORDS[length[2]]} {length[3]} {_KIND_WORDS[length[1]]}"
     plain = what.replace("`", "")
-    return (
-        plain.replace("Expected", "must be", 1)
-        if plain.startswith("Expected")
-        else plain[:1].lower() + plain[1:200]
-    )
+    return plain.replace("Expected", "must be", 1) if plain.startswith("Expected") else plain[:1].lower() + plain[1:200]

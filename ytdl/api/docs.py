@@ -42,9 +42,7 @@ TYPES = {
     ".svg": "image/svg+xml",
 }
 # A closed list: a name that a client sends never becomes a path.
-ASSETS = {
-    path.name: path for path in STATIC.iterdir() if path.suffix in (".css", ".js", ".svg")
-} | _packaged()
+ASSETS = {path.name: path for path in STATIC.iterdir() if path.suffix in (".css", ".js", ".svg")} | _packaged()
 
 
 def _file(path: Path, caching: str, **headers: str) -> web.FileResponse:

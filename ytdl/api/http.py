@@ -89,9 +89,7 @@ class Answer:
 
 def application() -> web.Application:
     """An application without routes, with everything around them."""
-    app = web.Application(
-        client_max_size=BODY_LIMIT_BYTES, middlewares=[middleware.identified, problems.to_problems]
-    )
+    app = web.Application(client_max_size=BODY_LIMIT_BYTES, middlewares=[middleware.identified, problems.to_problems])
     app.on_response_prepare.append(middleware.finish_headers)
     return app
 
@@ -142,9 +140,7 @@ def _encoded(request: web.Request, row: Route, result: Any) -> web.Response:
     return _response(request, row, result.value, result.status or row.status, result.headers)
 
 
-def _response(
-    request: web.Request, row: Route, value: Any, status: int, headers: LooseHeaders | None
-) -> web.Response:
+def _response(request: web.Request, row: Route, value: Any, status: int, headers: LooseHeaders | None) -> web.Response:
     if value is None:
         return web.Response(status=204 if status == 200 else status, headers=headers)
     body = _encode(value)

@@ -153,9 +153,7 @@ def _responses(row: Route, schemas: dict[int, Schema]) -> Schema:
     for code in codes(row):
         responses[str(problems.STATUS[code])] = {"$ref": f"#/components/responses/{code}"}
     if row.tagged:
-        responses["304"] = {
-            "description": "Not changed since the answer whose ETag was sent in If-None-Match."
-        }
+        responses["304"] = {"description": "Not changed since the answer whose ETag was sent in If-None-Match."}
     responses[str(row.status)] = _success(row, row.status, schemas.get(id(row.returns)))
     for status, type_ in row.also.items():
         responses[str(status)] = _success(row, status, schemas.get(id(type_)))

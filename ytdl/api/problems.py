@@ -77,9 +77,7 @@ def answer(error: errors.Error, request_id: str, *, status: int | None = None) -
         errors=error.faults,
     )
     members: dict[str, Any] = dict(error.extra) | {"type": problem.type} | msgspec.to_builtins(problem)
-    response = web.Response(
-        body=msgspec.json.encode(members), status=status, content_type="application/problem+json"
-    )
+    response = web.Response(body=msgspec.json.encode(members), status=status, content_type="application/problem+json")
     if error.retry_after is not None:
         response.headers[hdrs.RETRY_AFTER] = str(max(1, math.ceil(error.retry_after)))
     return response

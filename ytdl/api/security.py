@@ -9,8 +9,16 @@ from ytdl.auth import Grant, RefreshToken, Tokens
 
 
 async def token(request: web.Request, body: Grant) -> Tokens:
+    """Sign in by the OAuth 2 password grant, as a form or as JSON.
+
+    The same as signing in at `/auth/login`; the documentation page's Authorize uses it.
+    """
     return await auth.login(request, body)
 
 
 async def refresh(request: web.Request, body: RefreshToken) -> Tokens:
+    """Exchange a refresh token for a new pair of tokens.
+
+    The old refresh token is spent with it. One that was spent before ends its session, for somebody stole it.
+    """
     return await request.app[AUTH].refresh(body.refresh_token, ip=client_ip(request) or None)
