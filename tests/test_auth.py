@@ -1,6 +1,7 @@
 """Sign-in, tokens, sessions and tickets through the real server."""
 
 import asyncio
+import itertools
 import logging
 import time
 from collections.abc import AsyncIterator
@@ -144,12 +145,12 @@ async def test_every_bad_field_is_named(service: Service) -> None:
             assert [fault["field"] for fault in problem["errors"]] == [name], (path, body)
 
 
-@pytest.mark.parametrize("path", ["/auth/register", *BODIES])
-async def test_a_body_that_is_no_object_is_refused(service: Service, path: str) -> None:
-    for raw, status in ((b"[]", 422), (b'"x"', 422), (b"{", 400), (b"\xff", 400), (b"", 400)):
-        headers = {"Content-Type": "application/json"}
+async def test_a_body_that_is_no_object_is_refused(service: Service) -> None:
+    bodies = ((b"[]", 422), (b'"x"', 422), (b"{", 400), (b"\xff", 400), (b"", 400))
+    headers = {"Content-Type": "application/json"}
+    for path, (raw, status) in itertools.product(("/auth/register", *BODIES), bodies):
         async with service.client.post(f"/api/v1{path}", data=raw, headers=headers) as answer:
-            assert answer.status == status, raw
+            assert answer.status == status, (path, raw)
 
 
 async def test_the_token_route_takes_a_form_and_json(service: Service, alice: Person) -> None:
@@ -188,11 +189,12 @@ async def test_a_huge_header_is_answered(service: Service) -> None:
         assert answer.status == 401
 
 
-@pytest.mark.parametrize("header", ["", "Bearer", "Bearer ", "Basic YTpi", "Bearer \xff\xfe", "bearer x y"])
-async def test_a_strange_header_is_no_sign_in(service: Service, header: str) -> None:
-    async with service.client.get("/api/v1/auth/profile", headers={"Authorization": header}) as answer:
-        assert answer.status == 401
-        assert answer.headers["WWW-Authenticate"].startswith("Bearer")
+async def test_a_strange_header_is_no_sign_in(service: Service) -> None:
+    for header in ("", "Bearer", "Bearer ", "Basic YTpi", "Bearer \xff\xfe", "bearer x y"):
+        headers = {"Authorization": header}
+        async with service.client.get("/api/v1/auth/profile", headers=headers) as answer:
+            assert answer.status == 401, header
+            assert answer.headers["WWW-Authenticate"].startswith("Bearer")
 
 
 async def test_no_token_is_taken_for_one_of_another_kind(service: Service, alice: Person) -> None:
