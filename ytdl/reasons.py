@@ -1,7 +1,7 @@
 """The closed table of why a download can fail: one stable code a reason, and what follows from it.
 
-The child process picks the code, the queue reads `retryable` and `delay_seconds`, users read `hint`, and the service's
-objective leaves out what was the user's own choice. Nothing else may invent a code.
+The child process picks the code, the queue reads `retryable` and `delay_seconds`, users read `hint`, and
+the service's objective leaves out what was the user's own choice. Nothing else may invent a code.
 """
 
 from typing import NamedTuple
@@ -26,30 +26,20 @@ REASONS: dict[str, Reason] = {
     "login_required": Reason(False, "The site wants a signed-in user for this video.", True),
     "drm_protected": Reason(False, "The video is copy-protected and cannot be downloaded.", True),
     "live_now": Reason(False, "This is a live broadcast; try again when it has ended.", True),
-    "not_yet_available": Reason(
-        True, "The video has not been released yet; it is tried again then.", True, 300
-    ),
+    "not_yet_available": Reason(True, "The video has not been released yet; it is tried again then.", True, 300),
     "format_unavailable": Reason(False, "Choose another quality or format for this video.", True),
     "unsupported_url": Reason(False, "The address is not of a single video on a supported site.", True),
     "file_too_large": Reason(False, "Choose a lower quality: the file is over this server's limit.", True),
-    "address_forbidden": Reason(False, "The video's site points to an address that is closed to downloads.", True),
+    "address_forbidden": Reason(False, "The site points to an address that is closed to downloads.", True),
     # The site and the way to it: later often works.
-    "bot_check": Reason(
-        True, "The site doubts that this server is a person; it is tried again later.", False, 600
-    ),
-    "rate_limited": Reason(
-        True, "The site asks this server to slow down; it is tried again later.", False, 300
-    ),
-    "upstream_forbidden": Reason(
-        True, "The site refused the file; fresh addresses are asked for.", False, 10
-    ),
+    "bot_check": Reason(True, "The site doubts that this server is a person; it is tried again later.", False, 600),
+    "rate_limited": Reason(True, "The site asks this server to slow down; it is tried again later.", False, 300),
+    "upstream_forbidden": Reason(True, "The site refused the file; fresh addresses are asked for.", False, 10),
     "upstream_error": Reason(True, "The site failed to answer properly; it is tried again."),
     "upstream_stalled": Reason(True, "The site stopped sending; the download goes on from where it stopped."),
     "upstream_truncated": Reason(True, "The site cut the transfer short; it goes on from where it stopped."),
     "network_error": Reason(True, "The site could not be reached; it is tried again."),
-    "proxy_error": Reason(
-        True, "The server's outbound proxy failed; tell the operator if it stays so.", False, 30
-    ),
+    "proxy_error": Reason(True, "The server's outbound proxy failed; tell the operator if it stays so.", False, 30),
     "tls_error": Reason(True, "The site's certificate was not accepted; tell the operator.", False, 60),
     # This machine.
     "disk_full": Reason(True, "The server's disk is full; the operator has to make room.", False, 120),

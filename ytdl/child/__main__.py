@@ -1,4 +1,4 @@
-"""Entry of the fork server: `python -m ytdl.child <descriptor of the control socket> <pid of the service>`."""
+"""Entry of the fork server: `python -m ytdl.child <control descriptor> <pid of the service>`."""
 
 import sys
 

@@ -55,8 +55,8 @@ def take_own_group(parent: int, stderr: int) -> None:
 def limit(setup: Setup, job: str) -> None:
     """Bound file size, memory, time and descriptors; lower the priority; leave a mark that names the job.
 
-    Memory is bounded by RLIMIT_DATA, not RLIMIT_AS: the JavaScript runtime reserves address space that it never
-    touches and would not start under the latter.
+    Memory is bounded by RLIMIT_DATA, not RLIMIT_AS: the JavaScript runtime reserves address space that it
+    never touches and would not start under the latter.
     """
     os.environ["YTDL_JOB"] = job
     take_name(f"ytdl {job}")

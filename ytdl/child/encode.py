@@ -96,9 +96,7 @@ def _tags(info: dict[str, Any]) -> list[str]:
     return [word for key, value in pairs.items() for word in ("-metadata", f"{key}={value}")]
 
 
-def _run(
-    arguments: list[str], folder: Folder, duration: float | None, report: Callable[[float], None]
-) -> None:
+def _run(arguments: list[str], folder: Folder, duration: float | None, report: Callable[[float], None]) -> None:
     process = subprocess.Popen(
         arguments,
         cwd=folder.path,
@@ -138,6 +136,4 @@ def _explain(code: int, words: list[str]) -> Refused:
         return Refused(known, "The file could not be written.")
     if "Cannot allocate memory" in said:
         return Refused("out_of_memory", "The memory limit of a download was reached.")
-    return Refused(
-        "processing_failed", f"ffmpeg could not make the file: {clean(words[-1] if words else '')}"
-    )
+    return Refused("processing_failed", f"ffmpeg could not make the file: {clean(words[-1] if words else '')}")

@@ -1,7 +1,7 @@
 """From whatever went wrong in a job to one code and a sentence that may be shown.
 
-The exception object decides where it says enough; yt-dlp tells many reasons by text only, so a table of texts follows.
-The codes' meaning (retry or not, hint) is the service's: `ytdl.reasons`.
+The exception object decides where it says enough; yt-dlp tells many reasons by text only, so a table of
+texts follows. The codes' meaning (retry or not, hint) is the service's: `ytdl.reasons`.
 """
 
 import errno
@@ -60,23 +60,23 @@ _TEXTS = [
     (r"sign in|log ?in|account cookies|registered users", "login_required"),
     (r"Requested format is not available", "format_unavailable"),
     (r"Netscape format|cookies? (file|database)|failed to load cookies", "cookies_invalid"),
-    (r"please report this issue|Unable to extract|No video formats found", "extractor_broken"),
     (r"No suitable extractor|Unsupported URL|is not a valid URL", "unsupported_url"),
-    (
-        r"\bremoved|\bterminated|no longer available|video (is )?unavailable|does not exist|not available",
-        "video_unavailable",
-    ),
     (r"No space left|Errno 28", "disk_full"),
     (r"File too large|Errno 27", "file_too_large"),
     (r"more expected|content too short|Did not get any data blocks|IncompleteRead", "upstream_truncated"),
     (r"proxy", "proxy_error"),
     (r"timed out|timeout", "upstream_stalled"),
-    (r"certificate|SSL|TLS", "tls_error"),
+    (r"certificate|\bSSL|\bTLS", "tls_error"),
     (r"HTTP Error 403", "upstream_forbidden"),
     (r"HTTP Error (404|410)", "video_unavailable"),
     (r"HTTP Error \d", "upstream_error"),
     (r"refused|reset|unreachable|resolve|name or service|connection", "network_error"),
     (r"Giving up after|fragment .*not found", "upstream_error"),
+    (r"please report this issue|Unable to extract|No video formats found", "extractor_broken"),
+    (
+        r"\bremoved|\bterminated|no longer available|video (is )?unavailable|does not exist|not available",
+        "video_unavailable",
+    ),
 ]
 _TABLE = [(re.compile(pattern, re.IGNORECASE), code) for pattern, code in _TEXTS]
 
@@ -114,18 +114,21 @@ _NOISE = [
 
 
 def clean(text: str) -> str:
-    """A sentence of yt-dlp's or ffmpeg's without addresses, paths, control characters and advice for a terminal."""
+    """A sentence of yt-dlp's or ffmpeg's without addresses, paths, escapes and advice for a terminal."""
     for pattern, replacement in _NOISE:
         text = pattern.sub(replacement, text)
     return text.strip()[:MAX_MESSAGE] or "No reason was given."
 
 
 def classify(error: BaseException, warnings: Sequence[str]) -> Fault:
-    """One fault for any exception. `warnings` are yt-dlp's last words, for where the exception says nothing."""
+    """One fault for any exception. `warnings` are yt-dlp's last words, where the exception has none."""
     code, wait = _judge(error, warnings)
-    if not isinstance(error, Refused) and code in _SENTENCES:
-        return Fault(code, _SENTENCES[code], wait)
-    return Fault(code, clean(str(error)), wait)
+    return Fault(code, clean(str(error)) if isinstance(error, Refused) else phrase(code, str(error)), wait)
+
+
+def phrase(code: str, text: str) -> str:
+    """What users read: a sentence of ours where a library's words would say nothing, else the site's reason."""
+    return _SENTENCES.get(code) or clean(text)
 
 
 def _judge(error: BaseException, warnings: Sequence[str]) -> tuple[str, float | None]:
@@ -140,9 +143,7 @@ def _judge(error: BaseException, warnings: Sequence[str]) -> tuple[str, float | 
         return found
     if isinstance(error, (DownloadError, ExtractorError, RequestError)):
         return by_text(str(error)) or last_known(warnings)[0] or "upstream_error", None
-    if isinstance(cause, (KeyError, TypeError, IndexError, AttributeError, ValueError)) and _is_of_yt_dlp(
-        cause
-    ):
+    if isinstance(cause, (KeyError, TypeError, IndexError, AttributeError, ValueError)) and _is_of_yt_dlp(cause):
         return "extractor_broken", None
     return "internal", None
 
@@ -162,7 +163,7 @@ def last_known(words: Sequence[str]) -> tuple[str | None, str]:
 
 
 def _cause(error: BaseException) -> BaseException:
-    """The exception that yt-dlp wrapped, found through `exc_info` of a DownloadError and `cause` of an ExtractorError."""
+    """The exception that yt-dlp wrapped, by `exc_info` of DownloadError and `cause` of ExtractorError."""
     for _ in range(4):
         inner = getattr(error, "exc_info", None)
         below = inner[1] if inner and inner[1] is not None else getattr(error, "cause", None)
@@ -210,11 +211,7 @@ def retry_after(error: HTTPError) -> float | None:
     if not value:
         return None
     try:
-        seconds = (
-            float(value)
-            if value.strip().isdigit()
-            else parsedate_to_datetime(value).timestamp() - time.time()
-        )
+        seconds = float(value) if value.strip().isdigit() else parsedate_to_datetime(value).timestamp() - time.time()
     except ValueError:
         return None
     return min(max(seconds, 0.0), MAX_RETRY_AFTER_SECONDS)

@@ -1,7 +1,8 @@
 """Which of a video's streams to fetch for a quality and a format, and into which container they go.
 
-Pure functions over yt-dlp's format dictionaries (worst first, as yt-dlp sorts them). A cap is hard in every branch:
-a stream whose smaller side is unknown or above it is never chosen. Within the cap, size decides before codec.
+Pure functions over yt-dlp's format dictionaries (worst first, as yt-dlp sorts them). A cap is hard in every
+branch: a stream whose smaller side is unknown or above it is never chosen. Within the cap, size decides
+before codec.
 """
 
 from collections.abc import Callable, Iterable
@@ -27,7 +28,7 @@ CONTENT_TYPES = {
 
 PROTOCOLS = ("https", "http", "m3u8_native", "m3u8", "http_dash_segments")
 
-# Families of codecs by the prefix that sites write, in the order in which they are liked where a choice exists.
+# Families of codecs by the prefix that sites write, the most liked first.
 _FITTING_VIDEO = {
     "mp4": ("avc", "h264", "hev", "hvc", "h265", "av01", "av1", "vp09", "vp9"),
     "webm": ("vp09", "vp9", "av01", "av1", "vp8"),
@@ -73,9 +74,7 @@ def smaller_side(stream: Stream) -> int | None:
     return None
 
 
-def choose(
-    streams: Iterable[Stream], quality: str, wanted: str, *, can_process: bool = True
-) -> Choice | None:
+def choose(streams: Iterable[Stream], quality: str, wanted: str, *, can_process: bool = True) -> Choice | None:
     """The streams to fetch, or None when no combination keeps to the quality and the format.
 
     Without ffmpeg (`can_process` False) only a single stream that needs nothing done to it is taken.
@@ -123,9 +122,7 @@ def _choose_video(usable: list[Stream], quality: str, wanted: str, can_process: 
     sound = _best_sound(usable, wanted)
     if not can_process:
         pictures = [
-            pair
-            for pair in pictures
-            if _has_audio(pair[1]) and _container(pair[1], wanted) == pair[1].get("ext")
+            pair for pair in pictures if _has_audio(pair[1]) and _container(pair[1], wanted) == pair[1].get("ext")
         ]
     elif sound is None and any(_has_audio(stream) for _, stream in pictures):
         # The sound that fits comes only inside a stream with a picture: a silent one would lose it.
@@ -150,9 +147,7 @@ def _fits(stream: Stream, wanted: str) -> bool:
     if wanted not in _FITTING_VIDEO or (wanted == stream.get("ext") and not codec):
         return True
     sound_fits = (
-        not _has_audio(stream)
-        or not stream.get("acodec")
-        or _rank(stream["acodec"], _FITTING_AUDIO[wanted]) > 0
+        not _has_audio(stream) or not stream.get("acodec") or _rank(stream["acodec"], _FITTING_AUDIO[wanted]) > 0
     )
     return _rank(codec, _FITTING_VIDEO[wanted]) > 0 and sound_fits
 

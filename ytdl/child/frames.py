@@ -129,7 +129,7 @@ class Started(msgspec.Struct, frozen=True, tag="started"):
 
 
 class Ended(msgspec.Struct, frozen=True, tag="ended"):
-    """No process of the job is left. `status` is a wait status; usage covers ffmpeg and other grandchildren."""
+    """No process of the job is left. `status` is a wait status; usage covers ffmpeg too."""
 
     number: int
     status: int

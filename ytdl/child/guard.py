@@ -1,8 +1,9 @@
 """What a job may reach: public addresses or the proxy alone, two programs, its own folders for writing.
 
-Python's audit hooks see every connection with its resolved address, every program start and every opened file of this
-process, whoever's code does it, and cannot be taken off again. It stops a confused downloader (a redirect or manifest
-that points inside, a name that resolves to loopback); it is no sandbox against native code.
+Python's audit hooks see every connection with its resolved address, every program start and every opened
+file of this process, whoever's code does it, and cannot be taken off again. It stops a confused downloader
+(a redirect or manifest that points inside, a name that resolves to loopback); it is no sandbox against
+native code.
 """
 
 import ipaddress
@@ -18,8 +19,8 @@ from ytdl.child.frames import Order, Setup
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
-# IANA's special-purpose registries, written out: what `ipaddress` calls global differs between Python's releases and
-# takes multicast and translated loopback for public.
+# IANA's special-purpose registries, written out: what `ipaddress` calls global differs between Python's
+# releases and takes multicast and translated loopback for public.
 _CLOSED_V4 = [
     ipaddress.ip_network(text)
     for text in (
@@ -55,7 +56,10 @@ class Guard:
         sys.addaudithook(self.hook)
 
     def hook(self, event: str, args: tuple[Any, ...]) -> None:
-        """Raises Forbidden for what is not allowed. Called by the interpreter for everything, so quick to say no."""
+        """Raises Forbidden for what is not allowed.
+
+        Called by the interpreter for everything, so quick to say no.
+        """
         if event == "open":
             self._check_file(args[0], args[2])
         elif event in ("socket.connect", "socket.sendto"):

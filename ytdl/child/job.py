@@ -1,6 +1,6 @@
 """One download from order to verified file, in a process of its own: straight-line wiring of the steps.
 
-extract (once) -> refuse what cannot be fetched -> choose -> take over partials -> transfer -> ffmpeg -> verify.
+extract (once) -> refuse what cannot be had -> choose -> adopt partials -> transfer -> ffmpeg -> verify.
 """
 
 import os
@@ -16,7 +16,7 @@ import yt_dlp
 from yt_dlp.networking.exceptions import HTTPError
 
 from ytdl.child import confine, encode, options, verify
-from ytdl.child.errors import Refused, classify, clean, last_known, retry_after
+from ytdl.child.errors import Refused, classify, last_known, phrase, retry_after
 from ytdl.child.formats import Choice, Stream, choose, smaller_side
 from ytdl.child.frames import Fault, Frame, Metadata, Order, Setup, pack
 from ytdl.child.guard import Guard
@@ -118,9 +118,7 @@ class _Job:
         choice = self._choose(info)
         self._meter.plan(choice.streams, info.get("duration"))
         self._send(self._describe(info, choice))
-        resumed = [
-            self._folder.adopt(self._order.earlier_dirs, info["id"], stream) for stream in choice.streams
-        ]
+        resumed = [self._folder.adopt(self._order.earlier_dirs, info["id"], stream) for stream in choice.streams]
         self._meter.begin("downloading")
         moved = [self._transfer(info, stream, n, resumed[n]) for n, stream in enumerate(choice.streams)]
         self._meter.begin("processing")
@@ -159,14 +157,14 @@ class _Job:
             raise Refused("not_yet_available", "The broadcast has just ended.", POST_LIVE_WAIT_SECONDS)
 
     def _refuse_without_streams(self, info: Info) -> None:
-        """No streams: the site's reason came as a warning, since that keeps the video's release time readable."""
+        """The site's reason came as a warning, since that way the release time can be read as well."""
         if info.get("formats") or info.get("url"):
             return
         if info.get("_has_drm"):
             raise Refused("drm_protected", "The video is protected by DRM.")
         code, text = last_known(self._notes.warnings)
-        message = clean(text) if text else "The site offers nothing that can be downloaded."
-        raise Refused(code or "extractor_broken", message, self._ydl.asked_to_wait)
+        code = code or "extractor_broken"
+        raise Refused(code, phrase(code, text), self._ydl.asked_to_wait)
 
     def _choose(self, info: Info) -> Choice:
         streams = info.get("formats") or [info]

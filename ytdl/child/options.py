@@ -1,7 +1,8 @@
 """The options that yt-dlp is built with: one closed dictionary, nothing of a user's in it.
 
-The library's own defaults differ from its command line's (no retries, holes counted as success), so every value that
-matters is written out. yt-dlp ignores keys it does not know; a test compares the keys with its documentation.
+The library's own defaults differ from its command line's (no retries, holes counted as success), so every
+value that matters is written out. yt-dlp ignores keys it does not know; a test compares the keys with its
+documentation.
 """
 
 import io
@@ -50,9 +51,7 @@ def build(setup: Setup, logger: Any, hook: Callable[[dict[str, Any]], None]) -> 
         "fragment_retries": RETRIES,
         "extractor_retries": 2,
         "file_access_retries": 3,
-        "retry_sleep_functions": dict.fromkeys(
-            ("http", "fragment", "extractor", "file_access"), wait_before_retry
-        ),
+        "retry_sleep_functions": dict.fromkeys(("http", "fragment", "extractor", "file_access"), wait_before_retry),
         "skip_unavailable_fragments": False,
         "concurrent_fragment_downloads": 1,
         "socket_timeout": setup.socket_timeout_seconds,
@@ -88,7 +87,7 @@ def _copy_cookies(path: str | None) -> io.StringIO | None:
 
 
 def parse_extractor_args(text: str) -> dict[str, dict[str, list[str]]]:
-    """`youtube:player_client=web,tv;formats=x other:key=v`, as on yt-dlp's command line, separated by spaces."""
+    """`youtube:player_client=web,tv;formats=x other:key=v`: yt-dlp's own notation, separated by spaces."""
     found: dict[str, dict[str, list[str]]] = {}
     for item in text.split():
         name, _, pairs = item.partition(":")

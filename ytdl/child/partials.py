@@ -1,8 +1,8 @@
 """A job's own folder: its lock, the names in it, and what is taken over from earlier attempts.
 
-Each attempt holds an exclusive lock on its folder for life, inherited by ffmpeg, so a lock that can be had proves that
-the writer is dead. A note beside each partial says what it is part of; where that differs from what the site offers
-now, or says too little to be sure, the partial is not used.
+Each attempt holds an exclusive lock on its folder for life, inherited by ffmpeg, so a lock that can be had
+proves that the writer is dead. A note beside each partial says what it is part of; where that differs from
+what the site offers now, or says too little to be sure, the partial is not used.
 """
 
 import fcntl
@@ -32,7 +32,7 @@ class Folder:
         self.lock_fd = lock
 
     def adopt(self, earlier: list[str], video_id: str, stream: Stream) -> int:
-        """Take over what earlier attempts fetched of this stream; the number of bytes that need no fetching."""
+        """Take over what earlier attempts fetched of this stream; the bytes that are here already."""
         name, identity = name_of(stream), identify(video_id, stream)
         if identity is None:
             return 0
@@ -78,9 +78,7 @@ class Folder:
             note = _read_note(folder / (name + NOTE)) or {}
             if {key: value for key, value in note.items() if key != "etag"} != identity:
                 return False
-            if not any(
-                self._move(folder / each) for each in (name, name + PART) if (folder / each).is_file()
-            ):
+            if not any(self._move(folder / each) for each in (name, name + PART) if (folder / each).is_file()):
                 return False
             return self._move(folder / (name + NOTE))
         finally:
@@ -97,7 +95,7 @@ class Folder:
 
 
 def take_lock(folder: Path, *, create: bool) -> int | None:
-    """A descriptor that holds the folder's lock, or None when its writer may live or there is no lock file."""
+    """A descriptor that holds the folder's lock; None when its writer may live or it has no lock file."""
     flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | (os.O_CREAT if create else 0)
     try:
         lock = os.open(folder / LOCK, flags, 0o600)
@@ -112,11 +110,9 @@ def take_lock(folder: Path, *, create: bool) -> int | None:
 
 
 def name_of(stream: Stream) -> str:
-    """The file name of a stream, the same in every attempt; nothing but its id and a known extension is in it."""
+    """The file name of a stream, the same in every attempt: its id, tamed, and its extension."""
     ext = str(stream.get("ext"))
-    return (
-        f"{re.sub(r'[^A-Za-z0-9_-]', '_', str(stream['format_id']))[:60]}.{ext if ext.isalnum() else 'bin'}"
-    )
+    return f"{re.sub(r'[^A-Za-z0-9_-]', '_', str(stream['format_id']))[:60]}.{ext if ext.isalnum() else 'bin'}"
 
 
 def identify(video_id: str, stream: Stream) -> dict[str, Any] | None:

@@ -33,7 +33,7 @@ class Meter:
         self._sizes: list[int | None] = []
         self._bytes: list[int] = []
         self.lowest: list[float] = []
-        """Least number of bytes that was reported while each stream grew; not over what it began with: fetched anew."""
+        """Least bytes reported while each stream grew; not over what it began with: fetched anew."""
         self._current = 0
         self._moments: deque[tuple[float, int]] = deque()
 
@@ -73,9 +73,7 @@ class Meter:
         total = status.get("total_bytes") or status.get("total_bytes_estimate")
         if total and not self._sizes[index]:
             self._weights[index] = max(float(total), 1.0)
-        done = status.get("downloaded_bytes") or (
-            status.get("total_bytes") if status["status"] == "finished" else 0
-        )
+        done = status.get("downloaded_bytes") or (status.get("total_bytes") if status["status"] == "finished" else 0)
         self._bytes[index] = int(done or self._bytes[index])
         if status["status"] == "downloading":
             self.lowest[index] = min(self.lowest[index], self._bytes[index])

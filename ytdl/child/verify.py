@@ -1,7 +1,7 @@
 """Nothing is called done before it was opened, measured and hashed.
 
-A download tool's exit code says little: holes, cut tails and wrong containers pass it. Here the finished file is
-demuxed with PyAV and compared with what was asked for and what the site said.
+A download tool's exit code says little: holes, cut tails and wrong containers pass it. Here the finished
+file is demuxed with PyAV and compared with what was asked for and what the site said.
 """
 
 import hashlib
@@ -31,7 +31,10 @@ _CONTAINERS = {
 
 
 def measure(path: Path, choice: Choice, duration: float | None) -> dict[str, Any]:
-    """The facts of the file, as fields of `Done`. Refused("verification_failed") names the first thing amiss."""
+    """The facts of the file, as fields of `Done`.
+
+    Refused("verification_failed") names the first thing amiss.
+    """
     _check(path.is_file() and path.stat().st_size > 0, "it is empty")
     try:
         with av.open(str(path), "r") as container:
@@ -106,9 +109,7 @@ def seal(path: Path) -> str:
     return digest
 
 
-def describe(
-    path: Path, choice: Choice, facts: dict[str, Any], sha256: str, fetched: int, resumed: int
-) -> Done:
+def describe(path: Path, choice: Choice, facts: dict[str, Any], sha256: str, fetched: int, resumed: int) -> Done:
     """The last frame of a job that succeeded."""
     return Done(
         path=str(path),

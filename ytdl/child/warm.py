@@ -1,6 +1,7 @@
 """Warming the fork server: imports, one extraction that reaches no network, and the versions of the tools.
 
-What is loaded here is shared by every job's memory. Nothing here may start a thread: the process forks afterwards.
+What is loaded here is shared by every job's memory. Nothing here may start a thread: the process forks
+afterwards.
 """
 
 import gc

@@ -1,7 +1,8 @@
-"""The fork server: imports yt-dlp once, forks one child a job, reaps it, and kills its process group on request.
+"""The fork server: imports yt-dlp once, forks one child a job, reaps it, kills its group on request.
 
-Single-threaded. It is the sub-reaper of everything its jobs start, so "the job has ended" means that no process of it
-is left. When the service goes away (end of file on the control socket), it kills all jobs and exits.
+Single-threaded. It is the sub-reaper of everything its jobs start, so "the job has ended" means that no
+process of it is left. When the service goes away (end of file on the control socket), it kills all jobs and
+exits.
 """
 
 import contextlib
@@ -127,7 +128,7 @@ class Zygote:
     def _bury(self, pid: int) -> None:
         group = os.getpgid(pid)
         if pid in self._by_pid:
-            # Its number cannot be given to another process while it is unreaped: the moment to kill what it left.
+            # While it is unreaped its number is nobody else's: the moment to kill what it left.
             _kill_group(pid)
         _, status, usage = os.wait4(pid, 0)
         job = self._by_pid.get(pid) or self._by_pid.get(group)

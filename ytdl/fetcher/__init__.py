@@ -1,7 +1,7 @@
 """Downloads in child processes: one fork server, one process group a job, frames in, kill out.
 
-The service never imports yt-dlp; everything that does lives in `ytdl.child`. Who calls this owns the folders it names
-and decides about retries; `ytdl.reasons` says what a failure means.
+The service never imports yt-dlp; everything that does lives in `ytdl.child`. Who calls this owns the
+folders it names and decides about retries; `ytdl.reasons` says what a failure means.
 """
 
 from ytdl.child.frames import Done, Metadata, Order, Progress

@@ -1,7 +1,7 @@
 """The service's end of one fork server: starting it, asking it for jobs, hearing how they ended.
 
-One object is one process; after its death it is of no more use and the fetcher makes another. Requests are datagrams
-that the fork server takes at once, so sending never waits for a job.
+One object is one process; after its death it is of no more use and the fetcher makes another. Requests are
+datagrams that the fork server takes at once, so sending never waits for a job.
 """
 
 import asyncio
@@ -65,9 +65,7 @@ class ForkServer:
             await self._send(setup)
             await self._ready
 
-    async def begin(
-        self, number: int, order: Order, frames: int, stderr: int
-    ) -> asyncio.Future[Ended | None]:
+    async def begin(self, number: int, order: Order, frames: int, stderr: int) -> asyncio.Future[Ended | None]:
         """Ask for a job. The future gets its end, or None when the fork server died with it."""
         if self.gone.is_set():
             raise ForkServerGone
@@ -87,7 +85,7 @@ class ForkServer:
                 await self._send(Kill(number))
 
     async def stop(self) -> None:
-        """Close the channel, which ends the fork server and all its jobs; kill it when that takes too long."""
+        """Close the channel, which ends it and all its jobs; kill it when that takes too long."""
         self._lose()
         if self._process is None:
             return

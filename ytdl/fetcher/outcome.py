@@ -15,9 +15,9 @@ from ytdl.reasons import REASONS
 class Settings:
     """How jobs run. Times in seconds, sizes in bytes.
 
-    `ffmpeg` and `deno` are paths of the real programs; without ffmpeg only streams that need no work are delivered.
-    `extractor_args` is text as on yt-dlp's command line. `memory_bytes` bounds the private data of each process, not
-    of the job; deno does not start below 768 MiB.
+    `ffmpeg` and `deno` are paths of the real programs; without ffmpeg only streams that need no work are
+    delivered. `extractor_args` is text as on yt-dlp's command line. `memory_bytes` bounds the private data
+    of each process, not of the job; deno does not start below 768 MiB.
     """
 
     runtime_dir: Path
@@ -44,8 +44,8 @@ class Settings:
 class Usage(msgspec.Struct, frozen=True):
     """What one attempt used, ffmpeg included.
 
-    Memory is the largest resident size of one process, pages shared with the fork server counted; disk is what lay in
-    the attempt's folder at its end.
+    Memory is the largest resident size of one process, pages shared with the fork server counted; disk is
+    what lay in the attempt's folder at its end.
     """
 
     peak_memory_bytes: int = 0
@@ -85,7 +85,7 @@ def judge(fault: Fault) -> Failed:
 
 
 def explain_death(status: int | None) -> Fault:
-    """The fault for a child that ended without a last frame; `status` is None when its fork server died too."""
+    """The fault for a child without a last frame; `status` is None when its fork server died too."""
     if status is None:
         return Fault("child_killed", "The download's process was killed.")
     number = status & 0x7F

@@ -1,6 +1,7 @@
 """Running jobs: one `run` is one child process from its order to its end.
 
-It keeps the fork server alive, watches every job's progress, and does not return before no process of the job is left.
+It keeps the fork server alive, watches every job's progress, and does not return before no process of the
+job is left.
 """
 
 import asyncio
@@ -55,7 +56,7 @@ class Fetcher:
         return self._server.pid if self._server and self._up.is_set() else None
 
     async def start(self) -> None:
-        """Start the fork server and return when it is warm, or when it is clear that it needs more than one try."""
+        """Start the fork server; returns when it is warm, or after `start_seconds` while it is tried on."""
         if self._keeper is not None:
             return
         setup = await asyncio.to_thread(self._prepare)
@@ -75,7 +76,7 @@ class Fetcher:
     async def run(self, order: Order, on_frame: OnFrame) -> tuple[Done, Usage]:
         """Run one job to its verified file; FetchFailed says why there is none.
 
-        Cancelling kills the job's process group, and the cancellation is passed on only when none of it is left.
+        Cancelling kills the job's process group and is passed on only when none of it is left.
         """
         self.running += 1
         try:
@@ -84,7 +85,7 @@ class Fetcher:
             self.running -= 1
 
     async def probe_tools(self) -> dict[str, Any]:
-        """Versions of yt-dlp, deno, ejs and ffmpeg as the fork server found them; `ready` is whether it takes jobs."""
+        """Versions of yt-dlp, deno, ejs, av and ffmpeg; `ready` is whether jobs are taken."""
         known = self._server.tools if self._server else {}
         self._ffmpeg_version = self._ffmpeg_version or await ask_ffmpeg_version(self._settings.ffmpeg)
         return {**known, "ffmpeg": self._ffmpeg_version, "ready": self._up.is_set()}
@@ -247,7 +248,7 @@ class _Job:
             self._close()
 
     async def _outlive_orphans(self) -> None:
-        """The fork server is dead: its jobs are killed by the kernel, and their pipes close when they are gone."""
+        """The fork server is dead: the kernel kills its jobs, and their pipes close when they are gone."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(ORPHAN_SECONDS):
                 await self._frames.closed()
@@ -265,16 +266,14 @@ class _Job:
 def _sum_up(ended: Ended | None, work_dir: str) -> Usage:
     disk = 0
     with contextlib.suppress(FileNotFoundError):
-        disk = sum(
-            {e.inode(): e.stat().st_blocks * 512 for e in os.scandir(work_dir) if e.is_file()}.values()
-        )
+        disk = sum({e.inode(): e.stat().st_blocks * 512 for e in os.scandir(work_dir) if e.is_file()}.values())
     if ended is None:
         return Usage(disk_bytes=disk)
     return Usage(ended.peak_memory_bytes, round(ended.cpu_seconds, 4), disk)
 
 
 async def _finish_whatever_comes(work: Coroutine[Any, Any, T]) -> T:
-    """Await something that must not be left half done; a cancellation that arrives meanwhile is passed on after it."""
+    """Await what must not be left half done; a cancellation that arrives meanwhile is raised after it."""
     task = asyncio.ensure_future(work)
     cancelled: asyncio.CancelledError | None = None
     while not task.done():

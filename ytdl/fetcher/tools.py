@@ -1,6 +1,7 @@
-"""The programs that jobs run: where they are found, and the private folder of wrappers through which they start.
+"""The programs that jobs run: where they are found, and the wrappers through which they start.
 
-A wrapper makes the program die with the process that started it, which the kernel does not pass on to grandchildren.
+A wrapper makes the program die with the process that started it, which the kernel does not pass on to
+grandchildren.
 """
 
 import asyncio
@@ -38,7 +39,10 @@ def _find_in_package(package: str, pattern: str) -> str | None:
 
 
 def write_wrapper(folder: Path, name: str, program: str) -> str:
-    """A script `folder/name` that becomes `program`, bound to the life of its parent. Blocks for a small write."""
+    """A script `folder/name` that becomes `program`, bound to the life of its parent.
+
+    Blocks for a small write.
+    """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     setpriv = shutil.which("setpriv")
     leash = f"{shlex.quote(setpriv)} --pdeathsig KILL -- " if setpriv else ""
