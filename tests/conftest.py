@@ -108,7 +108,7 @@ class Service:
     async def person(self, username: str, role: users.Role = "user") -> AsyncIterator["Person"]:
         """A new account, signed in."""
         created = await users.create(
-            self.app[DB_KEY], Hasher(cost=4), username=username, email=f"{username}@example.org",
+            self.app[DB_KEY], self.app[AUTH].hasher, username=username, email=f"{username}@example.org",
             password=PASSWORD, full_name=username.title(), role=role,
         )  # fmt: skip
         tokens = await self.app[AUTH].sign_in(username, PASSWORD)
@@ -147,9 +147,9 @@ class Person:
 
 
 @asynccontextmanager
-async def running(config: Config) -> AsyncIterator[Service]:
-    """The service as `ytdl serve` runs it, on a free port."""
-    app = await wiring.new(config)
+async def running(config: Config, *, cost: int = 4) -> AsyncIterator[Service]:
+    """The service as `ytdl serve` runs it, on a free port; `cost` is that of a password's hash."""
+    app = await wiring.new(config, hasher=Hasher(cost=cost))
     runner = serving.Runner(app)
     await runner.setup()
     try:

@@ -39,9 +39,9 @@ async def test_progress_rises_and_never_falls(ann: Person, youtube: YouTube) -> 
 async def test_ids_rise_and_a_reader_who_comes_back_misses_nothing(ann: Person, youtube: YouTube) -> None:
     id = (await ask(ann, youtube.url("ordinary"), quality="144p"))["id"]
     first = [e for e in await watched(ann, f"/downloads/{id}/events") if e.id]
-    async for event in told(await ann.get("/downloads/events", headers={"Last-Event-ID": first[0].id})):
-        assert event.id == first[1].id
-        break
+    response = await ann.get("/downloads/events", headers={"Last-Event-ID": first[0].id})
+    assert (await anext(told(response))).id == first[1].id
+    response.close()
 
 
 async def test_a_reader_who_comes_back_with_an_unknown_id_gets_a_snapshot(ann: Person, youtube: YouTube) -> None:

@@ -15,7 +15,7 @@ from aiohttp import web
 from ytdl import __version__, crypto, embedded, metrics, users
 from ytdl import db as database
 from ytdl.api import http, openapi
-from ytdl.api.keys import AUTH, CONFIG, DB, DOWNLOADS, EVENTS, FIRST_PASSWORD, HEALTH, KV, OPENAPI, WORKER
+from ytdl.api.keys import AUTH, CONFIG, DB, DOWNLOADS, EVENTS, FIRST_PASSWORD, HASHER, HEALTH, KV, OPENAPI, WORKER
 from ytdl.attempts import Attempts
 from ytdl.auth import Auth
 from ytdl.config import Config
@@ -35,11 +35,15 @@ from ytdl.worker import Worker
 log = logging.getLogger("ytdl.app")
 
 
-async def new(config: Config) -> web.Application:
-    """Starting the application starts everything; ending it ends everything, embedded servers included."""
+async def new(config: Config, *, hasher: Hasher | None = None) -> web.Application:
+    """Starting the application starts everything; ending it ends everything, embedded servers included.
+
+    `hasher` is for tests, which want passwords to cost little.
+    """
     app = http.application()
     app[CONFIG] = config
     app[OPENAPI] = openapi.encode(ROUTES)
+    app[HASHER] = hasher or Hasher()
     app.cleanup_ctx.append(_live)
     app.on_shutdown.append(_end_streams)
     http.register(app, ROUTES)
@@ -83,7 +87,7 @@ async def _start(app: web.Application, stack: AsyncExitStack) -> None:
     await events.start()
     stack.push_async_callback(events.stop)
 
-    auth = app[AUTH] = Auth(db, events, config, await asyncio.to_thread(_key, config), hasher=Hasher())
+    auth = app[AUTH] = Auth(db, events, config, await asyncio.to_thread(_key, config), hasher=app[HASHER])
     stack.push_async_callback(auth.close)
     app[FIRST_PASSWORD] = await users.first_admin(
         db, auth.hasher, username=config.admin_username, password=config.admin_password

@@ -7,6 +7,7 @@ A setting is read from the environment variable of its upper-case name; a secret
 import dataclasses
 import ipaddress
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,10 +45,10 @@ class Config:
     database_pool_size: int = setting(10, "Connections to PostgreSQL at most.", section="Servers", least=2)
     redis_url: str = setting("", "Redis to use; empty starts one of the service's own in DATA_DIR.", section="Servers", secret=True)
     redis_prefix: str = setting("ytdl", "First part of every Redis key.", section="Servers")
-    jwt_secret_key: str = setting("", "Key that signs access tokens, 32 characters at least; needed when DATABASE_URL is set, else made at the first start and kept in DATA_DIR.", section="Accounts", secret=True)
+    jwt_secret_key: str = setting("", "Key that signs access tokens, 32 characters at least (48 for HS384, 64 for HS512); needed when DATABASE_URL is set, else made at the first start and kept in DATA_DIR.", section="Accounts", secret=True)
     jwt_algorithm: str = setting("HS256", "HS256, HS384 or HS512.", section="Accounts")
     jwt_access_token_expire_minutes: int = setting(30, "Life of an access token, in minutes.", section="Accounts", least=1)
-    jwt_refresh_token_expire_days: int = setting(7, "Life of a session without a refresh, in days.", section="Accounts", least=1)
+    jwt_refresh_token_expire_days: int = setting(7, "Life of a session, in days; then its user signs in again.", section="Accounts", least=1)
     registration_open: bool = setting(True, "Whether anyone may make an account.", section="Accounts")
     admin_username: str = setting("admin", "Name of the admin that is made when there is none.", section="Accounts")
     admin_password: str = setting("", "Password of that admin; empty makes one and prints it once.", section="Accounts", secret=True)
@@ -146,13 +147,16 @@ def _parse(field: "dataclasses.Field[Any]", text: str) -> Any:
 def _combined(c: Config) -> list[str]:
     """Faults that only show when settings are seen together, or that need more than a type."""
     network_faults = [f"TRUSTED_PROXIES has {n!r}, which is not a network." for n in c.trusted_proxies if not _network(n)]
+    # A key is at least as long as the hash it goes into (RFC 7518, section 3.2).
+    key_length = {"HS384": 48, "HS512": 64}.get(c.jwt_algorithm, 32)
     # fmt: off
     rules = (
         (c.port > 65535, "PORT must be at most 65535."),
         (c.log_level not in ("DEBUG", "INFO", "WARNING", "ERROR"), "LOG_LEVEL must be DEBUG, INFO, WARNING or ERROR."),
         (c.jwt_algorithm not in ("HS256", "HS384", "HS512"), "JWT_ALGORITHM must be HS256, HS384 or HS512."),
         (bool(c.database_url) and not c.jwt_secret_key, "JWT_SECRET_KEY must be set when DATABASE_URL is set."),
-        (bool(c.jwt_secret_key) and len(c.jwt_secret_key) < 32, "JWT_SECRET_KEY must have at least 32 characters."),
+        (0 < len(c.jwt_secret_key) < key_length, f"JWT_SECRET_KEY must have at least {key_length} characters."),
+        (not re.fullmatch(r"[A-Za-z0-9_.-]{3,50}", c.admin_username), "ADMIN_USERNAME must be 3 to 50 letters, digits, _, - or dots."),
         (c.jwt_secret_key.lower() in SAMPLE_SECRETS, "JWT_SECRET_KEY is a sample from documentation; make one of your own."),
         (c.admin_password.lower() in SAMPLE_SECRETS, "ADMIN_PASSWORD is a sample from documentation; choose one of your own."),
         (bool(c.database_url) and not c.database_url.startswith(("postgresql://", "postgres://")), "DATABASE_URL must begin with postgresql://."),

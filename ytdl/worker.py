@@ -125,13 +125,16 @@ class Worker:
     async def _claim(self) -> None:
         """One round: fills the free slots, or waits for a word that there is something to do."""
         free = self._config.download_concurrency - len(self._runs)
-        taken = await self._lease(free) if free > 0 and await self._has_room() else 0
+        taken = await self._lease(free) if free > 0 and await self._able() else 0
         if taken == 0:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), POLL_SECONDS)
             self._wake.clear()
 
-    async def _has_room(self) -> bool:
+    async def _able(self) -> bool:
+        """Without a fork server or room on the disk a job would only use up its tries; it waits in the queue."""
+        if self._fetcher.zygote_pid is None:
+            return False
         return await self._storage.free_bytes() >= self._config.download_min_free_bytes
 
     async def _lease(self, free: int) -> int:

@@ -10,6 +10,7 @@ from aiohttp import web
 if TYPE_CHECKING:
     from ytdl.auth import Auth, Identity
     from ytdl.config import Config
+    from ytdl.crypto import Hasher
     from ytdl.db import DB as Database
     from ytdl.downloads import Downloads
     from ytdl.events import Events
@@ -25,6 +26,7 @@ AUTH: "web.AppKey[Auth]" = web.AppKey("auth")
 HEALTH: "web.AppKey[Health]" = web.AppKey("health")
 DOWNLOADS: "web.AppKey[Downloads]" = web.AppKey("downloads")
 WORKER: "web.AppKey[Worker]" = web.AppKey("worker")
+HASHER: "web.AppKey[Hasher]" = web.AppKey("hasher")
 # The password of the first admin where one was made at this start: said once and kept nowhere.
 FIRST_PASSWORD: "web.AppKey[str | None]" = web.AppKey("first_password")
 # The OpenAPI document, encoded once.
