@@ -56,6 +56,11 @@ def is_merging(fetcher: Fetcher) -> bool:
     return [process.name() for process in descendants(fetcher)][1:] == ["sleep"]
 
 
+def count_sleeping(fetcher: Fetcher) -> int:
+    """How many slow ffmpegs are at it."""
+    return [process.name() for process in descendants(fetcher)].count("sleep")
+
+
 async def start_slowly(fetcher: Fetcher, youtube: YouTube, order: Order, rate: int = 100_000) -> Run:
     """A running job in the middle of its transfer."""
     youtube.misbehave(media_throttle=rate)
@@ -376,6 +381,27 @@ async def test_many_jobs_at_once_end_with_their_own_files(fetcher: Fetcher, yout
     assert [frames[1].video_id for _, _, frames in results if isinstance(frames[1], Metadata)] == [
         f"many_{n:06}" for n in range(8)
     ]
+
+
+async def test_only_so_many_ffmpegs_work_at_once(youtube: YouTube, tmp_path: Path, slow_ffmpeg: str) -> None:
+    fetcher = Fetcher(settings_for(youtube, tmp_path, ffmpeg=slow_ffmpeg, ffmpeg_at_once=2))
+    await fetcher.start()
+    stages = [Stages() for _ in range(4)]
+    orders = [order_for(youtube, tmp_path / str(n), quality="144p") for n in range(4)]
+    tasks = [asyncio.create_task(fetcher.run(order, stage.see)) for order, stage in zip(orders, stages, strict=True)]
+    try:
+        for stage in stages:
+            await stage.reach(lambda frame: frame.stage == "processing")
+        await until(lambda: count_sleeping(fetcher) == 2)
+        await asyncio.sleep(0.3)
+        assert count_sleeping(fetcher) == 2
+        first = next(process for process in descendants(fetcher) if process.name() == "sleep").parent()
+        assert first
+        first.kill()
+        await until(lambda: not is_alive(first) and count_sleeping(fetcher) == 2)
+    finally:
+        await fetcher.stop()
+    assert [type(each) for each in await asyncio.gather(*tasks, return_exceptions=True)] == [FetchFailed] * 4
 
 
 async def test_stopping_ends_running_jobs_and_can_be_repeated(

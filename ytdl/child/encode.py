@@ -12,8 +12,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
+from ytdl.child import slots
 from ytdl.child.errors import Refused, by_text, clean
 from ytdl.child.formats import Choice
+from ytdl.child.frames import Setup
 from ytdl.child.partials import Folder, name_of
 
 _MUXERS = {
@@ -40,7 +42,7 @@ _LAST_WORDS = 20
 def make(
     choice: Choice,
     folder: Folder,
-    ffmpeg: str | None,
+    setup: Setup,
     info: dict[str, Any],
     tags: bool,
     report: Callable[[float], None],
@@ -55,10 +57,11 @@ def make(
     if choice.copy and not tags:
         os.link(sources[0], product)
         return product
-    if not ffmpeg:
+    if not setup.ffmpeg:
         raise Refused("ffmpeg_missing", "ffmpeg is needed to make this format.")
-    arguments = [ffmpeg, *_inputs(sources), *_outputs(choice, info if tags else None), f"file:{product.name}"]
-    _run(arguments, folder, info.get("duration"), report)
+    arguments = [setup.ffmpeg, *_inputs(sources), *_outputs(choice, info if tags else None), f"file:{product.name}"]
+    with slots.hold(setup.ffmpeg_slots):
+        _run(arguments, folder, info.get("duration"), report)
     return product
 
 

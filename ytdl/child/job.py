@@ -4,19 +4,17 @@ extract (once) -> refuse what cannot be had -> choose -> adopt partials -> trans
 """
 
 import os
-import sys
 import time
 import traceback
-from collections import deque
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import yt_dlp
 from yt_dlp.networking.exceptions import HTTPError
 
-from ytdl.child import confine, encode, options, verify
-from ytdl.child.errors import Refused, classify, last_known, phrase, retry_after
+from ytdl.child import confine, encode, verify
+from ytdl.child.client import Client
+from ytdl.child.errors import Refused, classify, last_known, phrase
 from ytdl.child.formats import Choice, Stream, choose, smaller_side
 from ytdl.child.frames import Fault, Frame, Metadata, Order, Setup, pack
 from ytdl.child.guard import Guard
@@ -29,50 +27,9 @@ MAX_TITLE = 500
 
 Info = dict[str, Any]
 
-# What yt-dlp adds when there are no streams; the reason stands before it.
-_OWN_WORDS = ("No video formats found!", "Requested format is not available")
 
-
-class _Client(yt_dlp.YoutubeDL):  # type: ignore[misc]  # published without types
-    """yt-dlp that shows what it reads in answers and does not pass on: `Retry-After` and `ETag`."""
-
-    asked_to_wait: float | None = None
-    on_etag: Callable[[str], None] | None = None
-
-    def urlopen(self, req: Any) -> Any:
-        try:
-            answer = super().urlopen(req)
-        except HTTPError as error:
-            self.asked_to_wait = retry_after(error)
-            raise
-        if self.on_etag and (etag := answer.headers.get("ETag")):
-            self.on_etag(etag)
-        return answer
-
-
-class Notes:
-    """yt-dlp's logger: keeps its last words for classification, and passes them to the log."""
-
-    def __init__(self) -> None:
-        self.warnings: deque[str] = deque(maxlen=20)
-
-    def debug(self, message: str) -> None:
-        """yt-dlp sends its ordinary output here too; nobody reads it."""
-
-    info = debug
-
-    def warning(self, message: str) -> None:
-        """Kept: with `ignore_no_formats_error` a refusal of the site arrives as a warning."""
-        if message not in _OWN_WORDS:
-            self.warnings.append(message)
-        print(message[:1000], file=sys.stderr)
-
-    error = warning
-
-
-def perform(order: Order, setup: Setup, frames: int) -> None:
+def perform(order: Order, setup: Setup, client: Client, frames: int) -> None:
     """Run the job and send its frames; the last one is Done or Fault, whatever happens."""
-    notes = Notes()
 
     def send(frame: Frame) -> None:
         data = pack(frame)
@@ -84,33 +41,26 @@ def perform(order: Order, setup: Setup, frames: int) -> None:
         confine.limit(setup, order.job)
         guard = Guard(setup, order)
         guard.install()
-        _Job(order, setup, notes, send).run()
+        _Job(order, setup, client, send).run()
     except BaseException as error:
         traceback.print_exc()
         if guard and guard.refused_address:
             send(Fault("address_forbidden", "The site pointed to an address that this server may not reach."))
         else:
-            send(classify(error, notes.warnings))
+            send(classify(error, client.notes.warnings))
 
 
 class _Job:
-    def __init__(self, order: Order, setup: Setup, notes: Notes, send: Any) -> None:
+    def __init__(self, order: Order, setup: Setup, client: Client, send: Callable[[Frame], None]) -> None:
         self._order = order
         self._setup = setup
-        self._notes = notes
+        self._client = client
         self._send = send
         self._meter = Meter(send)
         self._folder = Folder(order.work_dir)
         os.chdir(self._folder.path)
-        self._ydl = self._open_ydl()
-
-    def _open_ydl(self) -> Any:
-        try:
-            ydl = _Client(options.build(self._setup, self._notes, self._meter.on_hook))
-            len(ydl.cookiejar)  # read now, so that a broken file is not mistaken for something else
-        except (FileNotFoundError, PermissionError, UnicodeDecodeError) as error:
-            raise Refused("cookies_invalid", "The server's cookie file cannot be read.") from error
-        return ydl
+        client.on_progress = self._meter.on_hook
+        client.use_cookies(setup.cookies_file)
 
     def run(self) -> None:
         self._meter.begin("extracting")
@@ -123,7 +73,7 @@ class _Job:
         moved = [self._transfer(info, stream, n, resumed[n]) for n, stream in enumerate(choice.streams)]
         self._meter.begin("processing")
         tags = self._order.embed_metadata
-        product = encode.make(choice, self._folder, self._setup.ffmpeg, info, tags, self._meter.processed)
+        product = encode.make(choice, self._folder, self._setup, info, tags, self._meter.processed)
         self._meter.begin("verifying")
         facts = self._measure(product, choice, info)
         fetched, kept = (sum(column) for column in zip(*moved, strict=True))
@@ -132,7 +82,7 @@ class _Job:
     def _extract(self) -> Info:
         url, key = self._order.url, None
         for _ in range(MAX_FORWARDS):
-            info = self._ydl.extract_info(url, download=False, ie_key=key, process=False)
+            info = self._client.extract_info(url, download=False, ie_key=key, process=False)
             if not info:
                 raise Refused("extractor_broken", "The site gave no answer.")
             if info.get("_type") not in ("url", "url_transparent"):
@@ -141,7 +91,7 @@ class _Job:
         if info.get("_type", "video") != "video":
             raise Refused("unsupported_url", "The address is of a list, not of one video.")
         self._refuse_unreleased(info)
-        processed: Info = self._ydl.process_ie_result(info, download=False)
+        processed: Info = self._client.process_ie_result(info, download=False)
         self._refuse_without_streams(processed)
         return processed
 
@@ -162,9 +112,9 @@ class _Job:
             return
         if info.get("_has_drm"):
             raise Refused("drm_protected", "The video is protected by DRM.")
-        code, text = last_known(self._notes.warnings)
+        code, text = last_known(self._client.notes.warnings)
         code = code or "extractor_broken"
-        raise Refused(code, phrase(code, text), self._ydl.asked_to_wait)
+        raise Refused(code, phrase(code, text), self._client.asked_to_wait)
 
     def _choose(self, info: Info) -> Choice:
         streams = info.get("formats") or [info]
@@ -199,12 +149,12 @@ class _Job:
         headers = dict(stream.get("http_headers") or {})
         if resumed and (etag := self._folder.etag_of(name)):
             headers["If-Range"] = etag
-        self._ydl.on_etag = partial(self._folder.keep_etag, name)
+        self._client.on_etag = partial(self._folder.keep_etag, name)
         success, _ = self._download(name, {**info, **stream, "http_headers": headers})
-        self._ydl.on_etag = None
+        self._client.on_etag = None
         size = self._folder.size(name)
         if not success or not (self._folder.path / name).is_file():
-            code, _ = last_known(self._notes.warnings)
+            code, _ = last_known(self._client.notes.warnings)
             raise Refused(code or "upstream_error", "The transfer did not complete.")
         if (expected := stream.get("filesize")) and size != expected:
             self._folder.forget()
@@ -214,7 +164,7 @@ class _Job:
 
     def _download(self, name: str, stream: Stream) -> tuple[bool, bool]:
         try:
-            answer: tuple[bool, bool] = self._ydl.dl(name, stream)
+            answer: tuple[bool, bool] = self._client.dl(name, stream)
             return answer
         except HTTPError as error:
             if error.status in (404, 410):  # the video is there, only this address of its file has lapsed

@@ -34,7 +34,7 @@ def build(setup: Setup, logger: Any, hook: Callable[[dict[str, Any]], None]) -> 
         "allowed_extractors": list(setup.allowed_extractors),
         "extractor_args": parse_extractor_args(setup.extractor_args),
         "proxy": setup.proxy,
-        "cookiefile": _copy_cookies(setup.cookies_file),
+        "cookiefile": None,
         "compat_opts": {"no-certifi"} if setup.trust_system_certificates else set(),
         "noplaylist": True,
         "extract_flat": "in_playlist",
@@ -81,7 +81,7 @@ def _take_last(context: dict[str, Any]) -> Any:
     return iter(context["formats"][-1:])
 
 
-def _copy_cookies(path: str | None) -> io.StringIO | None:
+def copy_cookies(path: str | None) -> io.StringIO | None:
     """The operator's cookies as a private copy in memory: yt-dlp rewrites what it is given."""
     return io.StringIO(Path(path).read_text()) if path else None
 

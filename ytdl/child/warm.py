@@ -16,7 +16,7 @@ import yt_dlp.version
 from yt_dlp.utils import YoutubeDLError
 from yt_dlp.utils._jsruntime import DenoJsRuntime
 
-from ytdl.child import options
+from ytdl.child.client import Client
 from ytdl.child.frames import Setup
 
 REFUSING_PROXY = "http://127.0.0.1:9"
@@ -71,22 +71,23 @@ class _Silent:
     info = warning = error = debug
 
 
-def up(setup: Setup) -> dict[str, Any]:
-    """Load everything a job needs, freeze it for sharing, and report the tools' versions."""
+def up(setup: Setup) -> tuple[Client, dict[str, Any]]:
+    """Load everything a job needs and freeze it for sharing: the object that jobs use, and the tools' versions."""
     av.logging.set_level(None)
     _extract_nothing(setup)
+    client = Client(setup)
+    client.get_info_extractor("Youtube")
     tools = find_tools(setup.deno)
     if threading.active_count() != 1:
         raise RuntimeError(f"the fork server has threads: {threading.enumerate()}")
     gc.collect()
     gc.freeze()
-    return tools
+    return client, tools
 
 
 def _extract_nothing(setup: Setup) -> None:
-    offline = msgspec.structs.replace(setup, proxy=REFUSING_PROXY, cookies_file=None)
-    wanted = options.build(offline, _Silent(), lambda status: None) | {"extractor_retries": 0}
-    ydl = yt_dlp.YoutubeDL(wanted)
+    ydl = Client(msgspec.structs.replace(setup, proxy=REFUSING_PROXY), _Silent())
+    ydl.params["extractor_retries"] = 0
     try:
         ydl.process_ie_result(ydl.extract_info(WARM_UP_URL, download=False, process=False), download=False)
     except YoutubeDLError:

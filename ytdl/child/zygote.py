@@ -189,6 +189,6 @@ def main(channel_fd: int, service_pid: int) -> None:
             raise TypeError(f"the first message must be a setup, not {setup!r}")
         from ytdl.child import job, warm
 
-        tools = warm.up(setup)
+        client, tools = warm.up(setup)
         channel.send(encode(Ready(tools)))
-        Zygote(channel, lambda order, frames: job.perform(order, setup, frames)).serve()
+        Zygote(channel, lambda order, frames: job.perform(order, setup, client, frames)).serve()

@@ -39,6 +39,7 @@ class Settings:
     memory_bytes: int = 1024**3
     cpu_seconds: int = 4 * 3600
     niceness: int = 5
+    ffmpeg_at_once: int = 2
 
 
 class Usage(msgspec.Struct, frozen=True):

@@ -21,7 +21,7 @@ from ytdl.child.frames import Done, Ended, Fault, Frame, Metadata, Order, Progre
 from ytdl.fetcher.forkserver import ROOT, ForkServer, ForkServerGone
 from ytdl.fetcher.outcome import FetchFailed, Settings, Usage, explain_death, judge
 from ytdl.fetcher.pipes import FrameReader, Tail
-from ytdl.fetcher.tools import ask_ffmpeg_version, find_deno, write_wrapper
+from ytdl.fetcher.tools import ask_ffmpeg_version, find_deno, write_slots, write_wrapper
 from ytdl.fetcher.watch import Watch
 
 logger = logging.getLogger(__name__)
@@ -157,6 +157,7 @@ class Fetcher:
             allowed_extractors=list(s.allowed_extractors),
             ffmpeg=wrapped.get("ffmpeg"),
             deno=wrapped.get("deno"),
+            ffmpeg_slots=write_slots(folder, "ffmpeg", s.ffmpeg_at_once),
             proxy=s.proxy,
             trust_system_certificates=bool(s.ca_file),
             extractor_args=s.extractor_args,

@@ -53,6 +53,14 @@ def write_wrapper(folder: Path, name: str, program: str) -> str:
     return str(script)
 
 
+def write_slots(folder: Path, name: str, count: int) -> list[str]:
+    """Files that stand for `count` places at the same work; whoever works holds the lock of one."""
+    slots = [folder / f"{name}.slot{number}" for number in range(count)]
+    for slot in slots:
+        slot.touch(mode=0o600)
+    return [str(slot) for slot in slots]
+
+
 async def ask_ffmpeg_version(ffmpeg: str | None) -> str | None:
     """The first line's version of `ffmpeg -version`, or None when it does not run."""
     if not ffmpeg:

@@ -1,0 +1,72 @@
+"""yt-dlp's object as a job uses it: built once in the fork server, since building one touches every extractor.
+
+Each fork has its own copy, so what a job sets on it (progress, cookies, notes) is its own.
+"""
+
+import sys
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import yt_dlp
+from yt_dlp.networking.exceptions import HTTPError
+
+from ytdl.child import options
+from ytdl.child.errors import Refused, retry_after
+from ytdl.child.frames import Setup
+
+# What yt-dlp adds when there are no streams; the reason stands before it.
+_OWN_WORDS = ("No video formats found!", "Requested format is not available")
+
+
+class Notes:
+    """yt-dlp's logger: keeps its last words for classification, and passes them to the log."""
+
+    def __init__(self) -> None:
+        self.warnings: deque[str] = deque(maxlen=20)
+
+    def debug(self, message: str) -> None:
+        """yt-dlp sends its ordinary output here too; nobody reads it."""
+
+    info = debug
+
+    def warning(self, message: str) -> None:
+        """Kept: with `ignore_no_formats_error` a refusal of the site arrives as a warning."""
+        if message not in _OWN_WORDS:
+            self.warnings.append(message)
+        print(message[:1000], file=sys.stderr)
+
+    error = warning
+
+
+class Client(yt_dlp.YoutubeDL):  # type: ignore[misc]  # published without types
+    """yt-dlp that shows what it reads in answers and does not pass on: `Retry-After` and `ETag`."""
+
+    def __init__(self, setup: Setup, logger: Any = None) -> None:
+        self.notes = Notes()
+        self.on_progress: Callable[[dict[str, Any]], None] | None = None
+        self.on_etag: Callable[[str], None] | None = None
+        self.asked_to_wait: float | None = None
+        super().__init__(options.build(setup, logger or self.notes, self._pass_progress))
+
+    def use_cookies(self, path: str | None) -> None:
+        """Read the operator's cookies into this process; Refused when they cannot be used."""
+        try:
+            self.params["cookiefile"] = options.copy_cookies(path)
+            len(self.cookiejar)  # parsed now, so that a broken file is not mistaken for something else
+        except (OSError, UnicodeDecodeError) as error:
+            raise Refused("cookies_invalid", "The server's cookie file cannot be read.") from error
+
+    def urlopen(self, req: Any) -> Any:
+        try:
+            answer = super().urlopen(req)
+        except HTTPError as error:
+            self.asked_to_wait = retry_after(error)
+            raise
+        if self.on_etag and (etag := answer.headers.get("ETag")):
+            self.on_etag(etag)
+        return answer
+
+    def _pass_progress(self, status: dict[str, Any]) -> None:
+        if self.on_progress:
+            self.on_progress(status)
