@@ -17,13 +17,15 @@ from uuid import UUID
 import msgspec
 from redis.exceptions import RedisError
 
-from ytdl import metrics
+from ytdl import loops, metrics
 from ytdl.kv import KV, Down
 
 log = logging.getLogger("ytdl.events")
 KEEP_EVENTS = 1000
 KEEP_SECONDS = 3600
 MAILBOX_LIMIT = 256
+# After this long a silence Redis is asked whether it is still there; after twice as long it is not.
+SILENCE_SECONDS = 3.0
 
 
 class Event(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -71,8 +73,13 @@ class Mailbox:
         self._unread[key] = event
         if len(self._unread) > MAILBOX_LIMIT:
             metrics.streams_dropped.inc(len(self._unread))
-            self._unread.clear()
-            self.lagged = True
+            self.lose()
+        self._arrived.set()
+
+    def lose(self) -> None:
+        """The events are not whole any more; the reader wakes to be told so."""
+        self._unread.clear()
+        self.lagged = True
         self._arrived.set()
 
     def close(self) -> None:
@@ -106,8 +113,7 @@ class Events:
     async def stop(self) -> None:
         self.close_streams()
         if self._task:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+            await loops.stop([self._task])
             self._task = None
 
     def close_streams(self) -> None:
@@ -187,6 +193,9 @@ class Events:
             except (RedisError, OSError) as e:
                 metrics.worker_loop_errors.labels("listen").inc()
                 log.warning("events.subscription_lost", extra={"error": type(e).__name__})
+            except Exception:
+                metrics.worker_loop_errors.labels("listen").inc()
+                log.exception("events.message_not_understood")
             finally:
                 self.live = False
             await asyncio.sleep(0.5)
@@ -194,19 +203,34 @@ class Events:
     async def _hold(self) -> None:
         async with self._kv.client.pubsub(ignore_subscribe_messages=False) as pubsub:
             await pubsub.subscribe(self._channel, self._words)
+            heard, asked = time.monotonic(), False
             while True:
                 message = await pubsub.get_message(timeout=1.0)
-                self._received(message)
+                silence = time.monotonic() - heard
+                if message:
+                    heard, asked = time.monotonic(), False
+                    self._received(message)
+                elif silence > 2 * SILENCE_SECONDS:
+                    raise ConnectionError("Redis says nothing.")
+                elif silence > SILENCE_SECONDS and not asked:
+                    await pubsub.ping()
+                    asked = True
                 metrics.worker_loop_last_success.labels("listen").set(time.time())
 
-    def _received(self, message: dict[str, Any] | None) -> None:
-        if message is None:
-            return
-        if message["type"] == "subscribe":
-            # Confirmed for both channels once the second answer is here.
-            self.live = message["channel"] == self._words or self.live
-        elif message["channel"] == self._words:
-            self._dispatch(_word.decode(message["data"]))
-        else:
-            id, _, text = message["data"].partition(" ")
-            self._deliver(msgspec.structs.replace(_event.decode(text), id=id))
+    def _received(self, message: dict[str, Any]) -> None:
+        match message:
+            case {"type": "subscribe", "channel": channel}:
+                self._subscribed(channel)
+            case {"type": "message", "channel": self._words, "data": data}:
+                self._dispatch(_word.decode(data))
+            case {"type": "message", "data": data}:
+                id, _, text = data.partition(" ")
+                self._deliver(msgspec.structs.replace(_event.decode(text), id=id))
+
+    def _subscribed(self, channel: str) -> None:
+        """Both channels are confirmed once the second answer is here. The client library comes back by itself after a
+        short break, which shows here only; whoever reads may have missed something then."""
+        self.live = channel == self._words
+        if self.live:
+            for box in [box for boxes in self._mailboxes.values() for box in boxes]:
+                box.lose()

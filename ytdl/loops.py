@@ -13,6 +13,7 @@ log = logging.getLogger("ytdl.loops")
 JITTER = 0.1
 # A round that fails at once must not be done again at once, however short its distance is.
 FAILED_SECONDS = 1.0
+CANCEL_SECONDS = 1.0
 T = TypeVar("T")
 
 
@@ -20,20 +21,23 @@ async def repeat(name: str, seconds: float, work: Callable[[], Awaitable[object]
     """Does `work` for ever, some `seconds` apart, the first time after `first` seconds.
 
     The distance varies by a tenth, so that several processes do not fall into step. A failed round is counted and
-    logged, and the next one comes all the same: with PostgreSQL or Redis away it is only noted.
+    logged, and the next one comes all the same, a second later at the earliest: with PostgreSQL or Redis away it is
+    only noted.
     """
     await asyncio.sleep(first)
     while True:
+        pause = max(seconds, FAILED_SECONDS)
         try:
             await work()
             metrics.worker_loop_last_success.labels(name).set(time.time())
+            pause = seconds
         except errors.Unavailable as e:
             metrics.worker_loop_errors.labels(name).inc()
             log.warning("loop.unavailable", extra={"loop": name, "error": e.message})
         except Exception:
             metrics.worker_loop_errors.labels(name).inc()
             log.exception("loop.failed", extra={"loop": name})
-        await asyncio.sleep(seconds * random.uniform(1 - JITTER, 1 + JITTER))
+        await asyncio.sleep(pause * random.uniform(1 - JITTER, 1 + JITTER))
 
 
 async def settle(work: Callable[[], Awaitable[T]], give_up: Callable[[], bool]) -> T:
@@ -53,7 +57,14 @@ async def settle(work: Callable[[], Awaitable[T]], give_up: Callable[[], bool]) 
 
 
 async def stop(tasks: list[asyncio.Task[None]]) -> None:
-    for task in tasks:
-        task.cancel()
+    """Ends them all and empties the list.
+
+    A cancellation that arrives while a library's wait is just ending may be swallowed there; so it is repeated.
+    """
+    pending = set(tasks)
+    while pending:
+        for task in pending:
+            task.cancel()
+        _, pending = await asyncio.wait(pending, timeout=CANCEL_SECONDS)
     await asyncio.gather(*tasks, return_exceptions=True)
     tasks.clear()

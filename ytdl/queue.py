@@ -159,9 +159,7 @@ class Index:
 
 
 def _members(rows: Iterable[Row]) -> list[Any]:
-    return [
-        a for r in rows for a in (r["id"], str(r["user_id"]), score(r["id"], r["priority"]), due_ms(r["run_at"]))
-    ]
+    return [a for r in rows for a in (r["id"], str(r["user_id"]), score(r["id"], r["priority"]), due_ms(r["run_at"]))]
 
 
 class Queue:

@@ -13,13 +13,13 @@ import time
 from pathlib import Path
 from uuid import UUID
 
-_NAME = re.compile(r"^\d+\.\d+\.[a-z0-9]{2,5}$")
+_NAME = re.compile(r"[0-9]{1,18}\.[0-9]{1,18}\.[a-z0-9]{2,5}")
 
 
 def file_name(job: int, fence: int, ext: str) -> str:
     """Raises `ValueError` for an extension that is not plain."""
     name = f"{job}.{fence}.{ext}"
-    if not _NAME.match(name):
+    if not _NAME.fullmatch(name):
         raise ValueError(f"{ext!r} is no extension for a stored file")
     return name
 
@@ -36,7 +36,7 @@ class Storage:
 
     def path(self, name: str) -> Path:
         """Where a stored file is; raises `ValueError` for a name that is not one of ours."""
-        if not _NAME.match(name):
+        if not _NAME.fullmatch(name):
             raise ValueError(f"{name!r} is no stored file's name")
         return self.media / name
 
@@ -83,16 +83,23 @@ class Storage:
         found = []
         for name in names:
             with contextlib.suppress(ValueError):
-                found.append(UUID(name))
+                if str(UUID(name)) == name:
+                    found.append(UUID(name))
         return found
 
     async def media_names(self, older_than_seconds: float) -> list[str]:
-        """Stored files that were last changed that long ago."""
+        """Files that have been in the store that long; how old their content is does not matter."""
         return await asyncio.to_thread(self._media_names, time.time() - older_than_seconds)
 
     def _media_names(self, before: float) -> list[str]:
+        found = []
         with os.scandir(self.media) as entries:
-            return [e.name for e in entries if _NAME.match(e.name) and e.stat().st_mtime < before]
+            for entry in entries:
+                # A file may be removed while we look.
+                with contextlib.suppress(FileNotFoundError):
+                    if _NAME.fullmatch(entry.name) and entry.stat().st_ctime < before:
+                        found.append(entry.name)
+        return found
 
 
 def _sync(path: Path) -> None:

@@ -69,13 +69,19 @@ UPDATE downloads d SET title = %(title)s, uploader = %(uploader)s, duration_seco
 FROM jobs j WHERE j.id = d.job_id AND j.id = %(job)s AND j.fence = %(fence)s AND j.state = 'running';
 
 -- name: progress :exec
--- Where the running downloads are; a row of a lost attempt changes nothing.
+-- Where the running downloads are; a row of a lost attempt changes nothing. The jobs' rows are locked, because an
+-- attempt that is ending at this very moment would otherwise be judged by what it was before; that one is left out.
+WITH held AS (
+    SELECT j.id, j.fence FROM jobs j
+    JOIN unnest(%(jobs)s::bigint[], %(fences)s::bigint[]) AS h(id, fence) ON j.id = h.id AND j.fence = h.fence
+    WHERE j.state = 'running' FOR SHARE OF j SKIP LOCKED
+)
 UPDATE downloads d SET status = p.status, stage = p.stage, percent = p.percent, downloaded_bytes = p.downloaded_bytes,
     total_bytes = p.total_bytes, speed_bytes_per_second = p.speed, eta_seconds = p.eta
 FROM unnest(%(jobs)s::bigint[], %(fences)s::bigint[], %(statuses)s::text[], %(stages)s::text[], %(percents)s::float8[],
         %(downloaded)s::bigint[], %(totals)s::bigint[], %(speeds)s::float8[], %(etas)s::float8[])
     AS p(job, fence, status, stage, percent, downloaded_bytes, total_bytes, speed, eta)
-JOIN jobs j ON j.id = p.job AND j.fence = p.fence AND j.state = 'running'
+JOIN held ON held.id = p.job AND held.fence = p.fence
 WHERE d.job_id = p.job;
 
 -- name: complete :maybe
@@ -98,8 +104,8 @@ WHERE job_id = %(job)s;
 UPDATE download_logs l SET finished_at = now(), status = %(status)s, error_code = %(error_code)s, error_message = %(error_message)s,
     title = coalesce(d.title, l.title), duration_seconds = coalesce(d.duration_seconds, l.duration_seconds),
     percent = coalesce(d.percent, l.percent), file_bytes = %(file_bytes)s,
-    downloaded_bytes = %(downloaded_bytes)s,
-    speed_bytes_per_second = %(downloaded_bytes)s::float8 / nullif(extract(epoch FROM now() - l.started_at), 0)::float8,
+    downloaded_bytes = %(downloaded_bytes)s::bigint,
+    speed_bytes_per_second = %(downloaded_bytes)s::bigint::float8 / nullif(extract(epoch FROM now() - l.started_at), 0)::float8,
     file_path = %(file_path)s, output_format = %(output_format)s, peak_memory_bytes = %(peak_memory_bytes)s,
     cpu_seconds = %(cpu_seconds)s, disk_bytes = %(disk_bytes)s
 FROM jobs j LEFT JOIN downloads d ON d.job_id = j.id
@@ -131,8 +137,12 @@ SELECT fingerprint, answer FROM idempotency_keys WHERE user_id = %(user_id)s AND
 DELETE FROM idempotency_keys WHERE created_at < now() - interval '24 hours';
 
 -- name: known_files :many
--- Which of these stored files a download names.
-SELECT file_name FROM downloads WHERE file_name = ANY(%(names)s::text[]);
+-- Which of these stored files a download names, or an attempt that still runs may be about to.
+SELECT file_name FROM downloads WHERE file_name = ANY(%(names)s::text[])
+UNION ALL
+SELECT stored.name FROM unnest(%(names)s::text[]) AS stored(name)
+JOIN jobs ON jobs.id = split_part(stored.name, '.', 1)::bigint AND jobs.fence = split_part(stored.name, '.', 2)::bigint
+WHERE jobs.state = 'running';
 
 -- name: working :many
 -- Which of these downloads may still need their work folder: live ones, and failed ones for an hour.

@@ -110,10 +110,12 @@ WITH asked AS (
         state = CASE WHEN state = 'running' THEN state ELSE 'cancelled' END,
         finished_at = CASE WHEN state = 'running' THEN NULL ELSE now() END
     WHERE id = %(id)s AND state IN ('queued', 'running', 'retry_wait')
-    RETURNING id, fence, state
+    RETURNING id, fence, state, cancel_requested_at
 ), noted AS (
     INSERT INTO job_events (job_id, fence, event)
     SELECT id, fence, CASE state WHEN 'running' THEN 'cancel' ELSE state END FROM asked
+    -- Asking again changes nothing, so it is no event.
+    WHERE cancel_requested_at = now()
 )
 SELECT state FROM asked;
 

@@ -2,16 +2,18 @@
 -- One script for all moves, so the layout stands in one place. KEYS[1] is the prefix p; below it:
 --   p:epoch        incarnation; a call that names another one is answered 'EPOCH' and changes nothing
 --   p:jobs         hash  job -> user|score          every job in the index
---   p:users        zset  user -> virtual start      users with a ready job and fewer running jobs than the cap
+--   p:users        zset  user -> turn               users with a ready job and fewer running jobs than the cap
 --   p:u:<user>     zset  job -> score               that user's ready jobs; score is (9-priority)*2^49 + id
---   p:vt, p:floor  hash user -> virtual time; virtual time of the last claim
+--   p:turns        zset  user -> turn               the claim that served a user last; none is before all others
+--   p:turn         number of the last claim
 --   p:delayed      zset  job -> due, ms
 --   p:leases       zset  job -> expiry, ms
 --   p:run          hash  user -> number of leases
--- Fairness is start-time fair queueing (Goyal, Vin, Cheng 1996): a user who comes or comes back enters at the floor,
--- and each claim costs one unit, so users with work are served in turn however much one of them has queued.
+-- Fairness: the user who was served longest ago is next. Between two claims of one user every other user with work is
+-- served once, so their numbers never differ by more than one however much one of them has queued, and somebody who
+-- comes one job at a time gains nothing by it.
 local p, op, epoch, cap = KEYS[1], ARGV[1], ARGV[2], tonumber(ARGV[3])
-local JOBS, USERS, VT, FLOOR = p .. ':jobs', p .. ':users', p .. ':vt', p .. ':floor'
+local JOBS, USERS, TURNS, TURN = p .. ':jobs', p .. ':users', p .. ':turns', p .. ':turn'
 local DELAYED, LEASES, RUN, EPOCH = p .. ':delayed', p .. ':leases', p .. ':run', p .. ':epoch'
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -27,17 +29,9 @@ end
 local function seat(user)
   local running = tonumber(redis.call('HGET', RUN, user) or '0')
   if redis.call('ZCARD', ready(user)) > 0 and running < cap then
-    if not redis.call('ZSCORE', USERS, user) then
-      local floor = tonumber(redis.call('GET', FLOOR) or '0')
-      local own = tonumber(redis.call('HGET', VT, user) or '0')
-      redis.call('ZADD', USERS, math.max(floor, own), user)
-    end
-    return
-  end
-  redis.call('ZREM', USERS, user)
-  if running == 0 and redis.call('ZCARD', ready(user)) == 0 then
-    local own = tonumber(redis.call('HGET', VT, user) or '0')
-    if own <= tonumber(redis.call('GET', FLOOR) or '0') then redis.call('HDEL', VT, user) end
+    redis.call('ZADD', USERS, 'NX', redis.call('ZSCORE', TURNS, user) or '0', user)
+  else
+    redis.call('ZREM', USERS, user)
   end
 end
 
@@ -57,6 +51,8 @@ local function forget(job)
   redis.call('ZREM', ready(user), job)
   unlease(job, user)
   seat(user)
+  -- With nothing left all users are equal again, and nobody who came once is remembered for ever.
+  if redis.call('HLEN', JOBS) == 0 then redis.call('DEL', TURNS, TURN) end
 end
 
 local function lease(job, user, expiry)
@@ -70,9 +66,12 @@ end
 local function promote()
   for _, job in ipairs(redis.call('ZRANGEBYSCORE', DELAYED, '-inf', now, 'LIMIT', 0, 200)) do
     redis.call('ZREM', DELAYED, job)
-    local user, score = split(redis.call('HGET', JOBS, job))
-    redis.call('ZADD', ready(user), score, job)
-    seat(user)
+    local entry = redis.call('HGET', JOBS, job)
+    if entry then
+      local user, score = split(entry)
+      redis.call('ZADD', ready(user), score, job)
+      seat(user)
+    end
   end
 end
 
@@ -100,19 +99,22 @@ function moves.claim(n, lease_ms)
   promote()
   local taken = {}
   while #taken < tonumber(n) do
-    local first = redis.call('ZRANGE', USERS, 0, 0, 'WITHSCORES')
-    if #first == 0 then break end
-    local user, virtual = first[1], tonumber(first[2])
-    local job = redis.call('ZPOPMIN', ready(user))[1]
+    local user = redis.call('ZRANGE', USERS, 0, 0)[1]
+    if not user then break end
+    -- Another process may have seated the user under a higher cap.
+    local room = tonumber(redis.call('HGET', RUN, user) or '0') < cap
+    local job = room and redis.call('ZPOPMIN', ready(user))[1]
     if job then
-      redis.call('SET', FLOOR, virtual)
-      redis.call('HSET', VT, user, virtual + 1)
+      redis.call('ZADD', TURNS, redis.call('INCR', TURN), user)
       lease(job, user, now + tonumber(lease_ms))
       taken[#taken + 1] = job
     end
     redis.call('ZREM', USERS, user)
     seat(user)
   end
+  -- Who was served before all who wait now comes first anyway; nothing needs to be remembered of them.
+  local first = redis.call('ZRANGE', USERS, 0, 0, 'WITHSCORES')[2]
+  if first then redis.call('ZREMRANGEBYSCORE', TURNS, '-inf', first) end
   return taken
 end
 
@@ -156,7 +158,7 @@ end
 
 if op == 'reset' then
   for _, entry in ipairs(redis.call('HVALS', JOBS)) do redis.call('DEL', ready((split(entry)))) end
-  redis.call('DEL', JOBS, USERS, VT, FLOOR, DELAYED, LEASES, RUN)
+  redis.call('DEL', JOBS, USERS, TURNS, TURN, DELAYED, LEASES, RUN)
   redis.call('SET', EPOCH, epoch)
   return 'OK'
 end

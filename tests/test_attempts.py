@@ -1,0 +1,119 @@
+"""Attempts against each other: what one writes while another, or its own end, writes the same rows."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from uuid import UUID, uuid4
+
+import pytest
+from psycopg.types.json import Jsonb
+
+from ytdl import sql, users
+from ytdl.attempts import Attempts, Started
+from ytdl.crypto import Hasher
+from ytdl.db import DB
+from ytdl.events import Events
+from ytdl.fetcher import Progress
+from ytdl.kv import KV
+from ytdl.queue import Queue
+
+q = sql.load("downloads")
+HALF = Progress(
+    stage="downloading", percent=50.0, downloaded_bytes=5, total_bytes=10, speed_bytes_per_second=1.0, eta_seconds=5.0
+)
+
+
+@dataclass
+class Bench:
+    db: DB
+    queue: Queue
+    attempts: Attempts
+    user: UUID
+
+    async def started(self) -> Started:
+        """A new download whose first attempt runs."""
+        id = uuid4()
+        async with self.db.transaction() as tx:
+            job = await self.queue.submit(tx, "download", id, self.user, priority=5, dedup_key=None, max_tries=5)
+            assert job
+            await tx.exec(
+                q.insert, id=id, user_id=self.user, session_id=None, job_id=job["id"], url="u", canonical_url="u",
+                extractor="youtube", video_id="v", quality="best", format="mp4", options=Jsonb({}), ip=None,
+                user_agent=None, headers=Jsonb({}),
+            )  # fmt: skip
+        (started,) = await self.attempts.lease([job["id"]])
+        return started
+
+    async def status(self, s: Started) -> str:
+        return str((await self.db.one(q.by_id, id=s.download, user_id=self.user, admin=False))["status"])
+
+    async def let_expire(self) -> None:
+        await self.queue.disown()
+
+
+@pytest.fixture
+async def bench(db: DB, kv: KV) -> AsyncIterator[Bench]:
+    hasher = Hasher(cost=4)
+    user = await users.create(
+        db, hasher, username="ann", email="ann@example.org", password="Correct-horse-9", full_name="Ann", role="user"
+    )
+    queue = Queue(db, kv)
+    yield Bench(db, queue, Attempts(db, queue, Events(kv)), user.id)
+    hasher.close()
+
+
+@pytest.mark.parametrize("end", ["completed", "queued"])
+async def test_progress_that_is_written_while_its_attempt_ends_changes_nothing(bench: Bench, end: str) -> None:
+    """It is sent before the end is committed and would be judged by what the job was then."""
+    s = await bench.started()
+    async with bench.db.transaction() as tx:
+        if end == "completed":
+            await bench.queue.complete(tx, s.claim)
+            await tx.maybe(
+                q.complete, job=s.claim.job, file_name="1.1.mp4", size_bytes=1, content_type="video/mp4", sha256="x",
+                width=1, height=1, duration_seconds=1.0,
+            )  # fmt: skip
+        else:
+            await bench.queue.hand_back(tx, s.claim)
+            await tx.exec(q.end, job=s.claim.job, status="queued", error=None)
+        writing = asyncio.create_task(bench.attempts.progress([(s, HALF)]))
+        await asyncio.sleep(0.2)
+    await writing
+    assert await bench.status(s) == end
+
+
+async def test_progress_of_a_running_attempt_is_written(bench: Bench) -> None:
+    s = await bench.started()
+    await bench.attempts.progress([(s, HALF)])
+    assert (await bench.db.one(q.by_id, id=s.download, user_id=bench.user, admin=False))["percent"] == 50
+
+
+async def test_progress_of_a_lost_attempt_changes_nothing(bench: Bench) -> None:
+    zombie, other = await bench.started(), await bench.started()
+    await bench.let_expire()
+    assert await bench.attempts.reap() == 2
+    (newer,) = await bench.attempts.lease([zombie.claim.job])
+    await bench.attempts.progress([(zombie, HALF), (other, HALF)])
+    assert newer.claim.fence == 2
+    row = await bench.db.one(q.by_id, id=zombie.download, user_id=bench.user, admin=False)
+    assert (row["percent"], await bench.status(other)) == (0, "queued")
+
+
+async def test_a_job_whose_download_was_deleted_is_ended_and_not_begun(bench: Bench) -> None:
+    s = await bench.started()
+    await bench.attempts.hand_back(s)
+    await bench.db.exec(q.delete, id=s.download)
+    assert await bench.attempts.lease([s.claim.job]) == []
+    row = await bench.queue.outcome(s.claim)
+    assert row is None or row["state"] == "cancelled"
+    assert await bench.queue.index.claim(5) == []
+
+
+async def test_every_attempt_leaves_a_log_row_that_says_how_it_ended(bench: Bench) -> None:
+    s = await bench.started()
+    await bench.attempts.hand_back(s)
+    (s,) = await bench.attempts.lease([s.claim.job])
+    await bench.let_expire()
+    await bench.attempts.reap()
+    rows = await bench.db.many(q.logs, id=s.download)
+    assert [(row["attempt"], row["status"]) for row in rows] == [(1, "yielded"), (2, "lost")]
