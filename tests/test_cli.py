@@ -173,6 +173,24 @@ def test_ctrl_c_during_the_start_ends_what_was_started(given: dict[str, str]) ->
     assert (process.returncode, "Traceback" in said) == (0, False)
 
 
+def test_a_second_signal_does_not_wait(given: dict[str, str]) -> None:
+    with serving(given) as process:
+        process.send_signal(signal.SIGINT)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=10) == 130
+
+
+def test_every_line_of_the_log_is_json_and_knows_its_request(given: dict[str, str]) -> None:
+    with serving(given) as process:
+        ask(given, "/healthz?token=hunter2")
+        process.terminate()
+        _, said = process.communicate(timeout=30)
+    lines = [json.loads(line) for line in said.splitlines()]
+    [line] = [line for line in lines if line["event"] == "http.request"]
+    assert (line["route"], line["status"], line["level"]) == ("/healthz", 200, "info")
+    assert len(line["request_id"]) == 16 and "hunter2" not in said
+
+
 def test_migrate_says_what_it_did(given: dict[str, str]) -> None:
     done = ytdl("migrate", env=given)
     assert (done.returncode, done.stdout) == (0, "The database has this version's schema.\n")

@@ -9,12 +9,13 @@ from typing import Any
 
 import psycopg
 import pytest
+from aiohttp import web
 
 from tests.conftest import Person, Service, running
 from tests.servers import Servers
 from ytdl import health
-from ytdl.api import docs
-from ytdl.api.keys import HEALTH
+from ytdl.api import docs, http, serving
+from ytdl.api.keys import AUTH, CONFIG, HEALTH
 from ytdl.config import Config
 from ytdl.db import DB
 from ytdl.health import Health
@@ -194,6 +195,23 @@ async def test_a_ticket_does_not_count_where_a_header_can_be_set(service: Servic
     ticket = (await (await alice.post("/auth/ticket")).json())["ticket"]
     async with service.client.get(f"/api/v1/downloads?ticket={ticket}") as response:
         assert response.status == 401
+
+
+async def nothing(request: web.Request) -> None:
+    """Only for admins."""
+
+
+async def test_a_row_for_admins_refuses_users(service: Service, alice: Person, root: Person) -> None:
+    app = http.application()
+    app[CONFIG], app[AUTH] = service.config, service.app[AUTH]
+    http.register(app, (http.Route("GET", "/nothing", nothing, "admin", status=204),))
+    runner = serving.Runner(app)
+    await runner.setup()
+    url = await serving.listen(runner, "127.0.0.1", 0) + "/api/v1/nothing"
+    for token, status in ((alice.token, 403), (root.token, 204), ("", 401)):
+        async with service.client.get(url, headers={"Authorization": f"Bearer {token}"}) as response:
+            assert response.status == status
+    await runner.cleanup()
 
 
 async def test_the_own_profile_is_not_sent_again_unchanged(alice: Person) -> None:

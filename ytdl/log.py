@@ -4,6 +4,7 @@ The ids come from context variables, so code that logs need not carry them. What
 inside a JSON string, so it cannot forge a line; values under a name that sounds secret are replaced.
 """
 
+import contextlib
 import contextvars
 import logging
 import re
@@ -59,7 +60,9 @@ def write(logger: logging.Logger, event: str, **fields: Any) -> None:
         logger.info(event, extra=fields)
         return
     line = _head(time.time(), "info", logger.name, event) | fields
-    _stream.write(msgspec.json.encode(line).decode() + "\n")
+    # As with logging's own handlers, a log that cannot be written takes nothing else with it.
+    with contextlib.suppress(OSError, ValueError):
+        _stream.write(msgspec.json.encode(line).decode() + "\n")
 
 
 def _safe(name: str, value: Any) -> Any:
