@@ -10,6 +10,8 @@ from ytdl.storage import Storage
 log = logging.getLogger("ytdl.janitor")
 q = sql.load("downloads")
 SWEEP_SECONDS = 60.0
+# Not while everything else starts.
+FIRST_SECONDS = 5.0
 # A file is in the store a moment before its row says so; after an hour there is no such moment any more.
 ORPHAN_SECONDS = 3600.0
 
@@ -21,7 +23,7 @@ class Janitor:
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
-        self._tasks.append(asyncio.create_task(loops.repeat("sweep", SWEEP_SECONDS, self.sweep, first=5.0)))
+        self._tasks.append(asyncio.create_task(loops.repeat("sweep", SWEEP_SECONDS, self.sweep, first=FIRST_SECONDS)))
 
     async def stop(self) -> None:
         await loops.stop(self._tasks)

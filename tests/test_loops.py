@@ -1,0 +1,104 @@
+"""Background rounds: they survive what goes wrong in them, do not race, and end when they are told to."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+import pytest
+
+from ytdl import errors, loops
+
+
+class Rounds:
+    """Work that is done, counted, and made to fail by a list of failures, the first first."""
+
+    def __init__(self, *failures: BaseException) -> None:
+        self.done = 0
+        self.failures = list(failures)
+
+    async def __call__(self) -> int:
+        self.done += 1
+        if self.failures:
+            raise self.failures.pop(0)
+        return self.done
+
+
+@contextlib.asynccontextmanager
+async def repeating(rounds: Rounds, seconds: float, first: float = 0.0) -> AsyncIterator[None]:
+    tasks = [asyncio.create_task(loops.repeat("sweep", seconds, rounds, first=first))]
+    try:
+        yield
+    finally:
+        await loops.stop(tasks)
+
+
+async def test_a_round_is_repeated() -> None:
+    rounds = Rounds()
+    async with repeating(rounds, 0.01):
+        await asyncio.sleep(0.2)
+    assert 5 < rounds.done <= 23
+
+
+async def test_the_first_round_can_be_put_off() -> None:
+    rounds = Rounds()
+    async with repeating(rounds, 0.01, first=10):
+        await asyncio.sleep(0.05)
+    assert rounds.done == 0
+
+
+@pytest.mark.parametrize("failure", [errors.Unavailable("Gone."), ValueError("A mistake of ours.")])
+async def test_a_failed_round_is_followed_by_the_next(failure: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loops, "FAILED_SECONDS", 0.01)
+    rounds = Rounds(failure)
+    async with repeating(rounds, 0.01):
+        await asyncio.sleep(0.1)
+    assert rounds.done > 1
+
+
+async def test_a_loop_without_distance_does_not_run_hot_when_its_rounds_fail() -> None:
+    rounds = Rounds(*[errors.Unavailable("Gone.")] * 100_000)
+    async with repeating(rounds, 0):
+        await asyncio.sleep(0.3)
+    assert rounds.done == 1
+
+
+async def test_settle_tries_until_it_may(monkeypatch: pytest.MonkeyPatch) -> None:
+    rounds = Rounds(errors.Unavailable("Gone."), errors.Unavailable("Gone."))
+    assert await loops.settle(rounds, lambda: False) == 3
+
+
+async def test_settle_gives_up_when_told() -> None:
+    rounds = Rounds(*[errors.Unavailable("Gone.")] * 3)
+    with pytest.raises(errors.Unavailable):
+        await loops.settle(rounds, lambda: rounds.done == 2)
+    assert rounds.done == 2
+
+
+async def test_settle_does_not_repeat_what_is_wrong_in_itself() -> None:
+    rounds = Rounds(ValueError("A mistake of ours."))
+    with pytest.raises(ValueError, match="mistake"):
+        await loops.settle(rounds, lambda: False)
+    assert rounds.done == 1
+
+
+async def test_stopping_goes_on_when_a_cancellation_is_swallowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loops, "CANCEL_SECONDS", 0.05)
+    swallowed = asyncio.Event()
+
+    async def deaf_once() -> None:
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            swallowed.set()
+        await asyncio.sleep(60)
+
+    tasks = [asyncio.create_task(deaf_once())]
+    await asyncio.sleep(0)
+    async with asyncio.timeout(2):
+        await loops.stop(tasks)
+    assert swallowed.is_set()
+    assert tasks == []
+
+
+async def test_stopping_nothing_is_well() -> None:
+    await loops.stop([])
