@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import pytest
 
 from tests.fakes.youtube import YouTube
 from ytdl.fetcher import Done, Fetcher, FetchFailed, Metadata, Order, Progress, Settings, Usage, find_ffmpeg
 
+Run = asyncio.Task[tuple[Done, Usage]]
 Frames = list[Metadata | Progress]
 
 
@@ -99,3 +101,39 @@ async def until(holds: Callable[[], bool], seconds: float = 5.0) -> None:
     async with asyncio.timeout(seconds):
         while not holds():  # noqa: ASYNC110 - what it waits for is outside this process
             await asyncio.sleep(0.01)
+
+
+def is_merging(fetcher: Fetcher) -> bool:
+    """Whether the slow ffmpeg has come as far as its sleep."""
+    return [process.name() for process in descendants(fetcher)][1:] == ["sleep"]
+
+
+def count_sleeping(fetcher: Fetcher) -> int:
+    """How many slow ffmpegs are at it."""
+    return [process.name() for process in descendants(fetcher)].count("sleep")
+
+
+async def start_slowly(fetcher: Fetcher, youtube: YouTube, order: Order, rate: int = 100_000) -> Run:
+    """A running job in the middle of its transfer."""
+    youtube.misbehave(media_throttle=rate)
+    stages = Stages()
+    task = asyncio.create_task(fetcher.run(order, stages.see))
+    await stages.reach(lambda frame: frame.downloaded_bytes > 30_000)
+    return task
+
+
+async def cancel(task: Run) -> float:
+    """Cancel a run; the seconds until it had ended."""
+    began = asyncio.get_running_loop().time()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    return asyncio.get_running_loop().time() - began
+
+
+def write_slow_ffmpeg(folder: Path) -> str:
+    """ffmpeg that starts and then takes its time."""
+    script = folder / "slow-ffmpeg"
+    script.write_text("#!/bin/sh\n[ $1 = -version ] && exit 1\necho progress=continue\nexec sleep 60\n")
+    script.chmod(0o755)
+    return str(script)

@@ -24,23 +24,9 @@ from ytdl.reasons import REASONS
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
-@pytest.fixture(scope="module")
-def running() -> Iterator[YouTube]:
-    with YouTube() as server:
-        yield server
-
-
-@pytest.fixture
-def youtube(running: YouTube) -> Iterator[YouTube]:
-    running.behave()
-    running.forget()
-    yield running
-    running.behave()
-
-
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def fetcher(running: YouTube, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Fetcher]:
-    fetcher = Fetcher(settings_for(running, tmp_path_factory.mktemp("fetcher"), stall_seconds=8.0))
+async def fetcher(youtube_server: YouTube, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Fetcher]:
+    fetcher = Fetcher(settings_for(youtube_server, tmp_path_factory.mktemp("fetcher"), stall_seconds=8.0))
     await fetcher.start()
     yield fetcher
     await fetcher.stop()
@@ -75,6 +61,7 @@ VIDEOS = [
 async def test_a_refused_video_says_why(
     fetcher: Fetcher, youtube: YouTube, tmp_path: Path, name: str, code: str
 ) -> None:
+    youtube.forget()
     failure = (await fail(fetcher, order_for(youtube, tmp_path, name))).failure
     assert (failure.code, failure.retryable) == (code, REASONS[code].retryable)
     assert not re.search(r"https?:|--|ERROR|\[youtube|/tmp|yt-dlp", failure.message)
@@ -226,6 +213,7 @@ async def test_a_file_that_ffmpeg_cut_short_is_not_called_done(youtube: YouTube,
 
 
 async def test_a_video_over_the_size_limit_is_refused_before_the_transfer(youtube: YouTube, tmp_path: Path) -> None:
+    youtube.forget()
     failure = await fail_with(youtube, tmp_path, {"name": "big"}, file_bytes=1_000_000)
     assert (failure.failure.code, failure.failure.retryable) == ("file_too_large", False)
     assert [seen for seen in youtube.requests if "videoplayback" in seen.path] == []

@@ -1,38 +1,37 @@
-"""The fork server and its jobs: progress, cancelling, deaths of every process, resuming, isolation."""
+"""Jobs of the fetcher: frames, progress, usage, isolation, limits, and what yt-dlp is told."""
 
 import asyncio
 import json
 import os
-import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import psutil
 import pytest
 
 from tests.fakes.youtube import YouTube
-from tests.fetching import Stages, descendants, fail, fetch, is_alive, order_for, settings_for, until
+from tests.fetching import (
+    Run,
+    Stages,
+    cancel,
+    count_sleeping,
+    descendants,
+    fail,
+    fetch,
+    is_alive,
+    is_merging,
+    order_for,
+    settings_for,
+    start_slowly,
+    until,
+    write_slow_ffmpeg,
+)
 from ytdl.child import options
-from ytdl.child.frames import Order, Setup
-from ytdl.fetcher import Done, Fetcher, FetchFailed, Metadata, Progress, Usage
+from ytdl.child.frames import Setup
+from ytdl.fetcher import Fetcher, FetchFailed, Metadata, Progress
 from ytdl.fetcher.forkserver import ROOT
-from ytdl.reasons import REASONS
-
-
-@pytest.fixture(scope="module")
-def running() -> Iterator[YouTube]:
-    with YouTube() as server:
-        yield server
-
-
-@pytest.fixture
-def youtube(running: YouTube) -> Iterator[YouTube]:
-    running.behave()
-    running.forget()
-    yield running
-    running.behave()
 
 
 @pytest.fixture
@@ -43,40 +42,9 @@ async def fetcher(youtube: YouTube, tmp_path: Path) -> AsyncIterator[Fetcher]:
     await fetcher.stop()
 
 
-Run = asyncio.Task[tuple[Done, Usage]]
-
-
-def media_bytes(youtube: YouTube) -> int:
-    """Bytes of media that the stand-in has sent."""
-    return sum(seen.sent for seen in youtube.requests if "videoplayback" in seen.path)
-
-
-def is_merging(fetcher: Fetcher) -> bool:
-    """Whether the slow ffmpeg has come as far as its sleep."""
-    return [process.name() for process in descendants(fetcher)][1:] == ["sleep"]
-
-
-def count_sleeping(fetcher: Fetcher) -> int:
-    """How many slow ffmpegs are at it."""
-    return [process.name() for process in descendants(fetcher)].count("sleep")
-
-
-async def start_slowly(fetcher: Fetcher, youtube: YouTube, order: Order, rate: int = 100_000) -> Run:
-    """A running job in the middle of its transfer."""
-    youtube.misbehave(media_throttle=rate)
-    stages = Stages()
-    task = asyncio.create_task(fetcher.run(order, stages.see))
-    await stages.reach(lambda frame: frame.downloaded_bytes > 30_000)
-    return task
-
-
-async def cancel(task: Run) -> float:
-    """Cancel a run; the seconds until it had ended."""
-    began = asyncio.get_running_loop().time()
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-    return asyncio.get_running_loop().time() - began
+@pytest.fixture
+def slow_ffmpeg(tmp_path: Path) -> str:
+    return write_slow_ffmpeg(tmp_path)
 
 
 async def test_metadata_comes_once_and_before_the_transfer(fetcher: Fetcher, youtube: YouTube, tmp_path: Path) -> None:
@@ -140,198 +108,6 @@ async def test_usage_covers_the_helpers_and_the_folder(fetcher: Fetcher, youtube
     _, heavy, _ = await fetch(fetcher, order_for(youtube, tmp_path / "b", "big", "1080p", "mkv"))
     assert 0.01 < plain.cpu_seconds < 5 and 10 * 2**20 < plain.peak_memory_bytes < 2**30
     assert heavy.disk_bytes > 30_000_000 > plain.disk_bytes > 10_000
-
-
-async def test_cancelling_during_the_extraction_leaves_no_process(
-    fetcher: Fetcher, youtube: YouTube, tmp_path: Path
-) -> None:
-    youtube.misbehave(player_delay=20)
-    stages = Stages()
-    task: Run = asyncio.create_task(fetcher.run(order_for(youtube, tmp_path), stages.see))
-    await stages.reach(lambda frame: frame.stage == "extracting")
-    assert len(descendants(fetcher)) == 1
-    assert await cancel(task) < 1
-    assert descendants(fetcher) == [] and fetcher.running == 0
-
-
-async def test_cancelling_during_the_transfer_leaves_no_process_but_the_partial_file(
-    fetcher: Fetcher, youtube: YouTube, tmp_path: Path
-) -> None:
-    task = await start_slowly(fetcher, youtube, order_for(youtube, tmp_path))
-    assert await cancel(task) < 1
-    assert descendants(fetcher) == []
-    assert (tmp_path / "attempt" / "137.mp4.part").stat().st_size > 30_000
-
-
-@pytest.fixture
-def slow_ffmpeg(youtube: YouTube, tmp_path: Path) -> str:
-    """ffmpeg that starts and then takes its time."""
-    script = tmp_path / "slow-ffmpeg"
-    script.write_text("#!/bin/sh\n[ $1 = -version ] && exit 1\necho progress=continue\nexec sleep 60\n")
-    script.chmod(0o755)
-    return str(script)
-
-
-async def test_cancelling_during_the_merge_kills_ffmpeg(youtube: YouTube, tmp_path: Path, slow_ffmpeg: str) -> None:
-    fetcher = Fetcher(settings_for(youtube, tmp_path, ffmpeg=slow_ffmpeg))
-    await fetcher.start()
-    try:
-        task: Run = asyncio.create_task(fetcher.run(order_for(youtube, tmp_path), lambda frame: None))
-        await until(lambda: is_merging(fetcher))
-        helper = descendants(fetcher)
-        assert await cancel(task) < 1
-        assert not any(map(is_alive, helper))
-    finally:
-        await fetcher.stop()
-
-
-async def test_a_second_cancellation_does_not_leave_the_job_behind(
-    fetcher: Fetcher, youtube: YouTube, tmp_path: Path
-) -> None:
-    task = await start_slowly(fetcher, youtube, order_for(youtube, tmp_path))
-    task.cancel()
-    await asyncio.sleep(0)
-    task.cancel()
-    await asyncio.sleep(0)
-    await cancel(task)
-    assert descendants(fetcher) == [] and fetcher.running == 0
-
-
-async def test_a_killed_child_is_child_killed_and_takes_its_ffmpeg_along(
-    youtube: YouTube, tmp_path: Path, slow_ffmpeg: str
-) -> None:
-    fetcher = Fetcher(settings_for(youtube, tmp_path, ffmpeg=slow_ffmpeg))
-    await fetcher.start()
-    try:
-        task = asyncio.create_task(fail(fetcher, order_for(youtube, tmp_path)))
-        await until(lambda: is_merging(fetcher))
-        child = psutil.Process(fetcher.zygote_pid).children()[0]
-        helper = child.children()[0]
-        child.kill()
-        failure = (await task).failure
-        assert (failure.code, failure.retryable) == ("child_killed", True)
-        assert not is_alive(helper) and descendants(fetcher) == []
-    finally:
-        await fetcher.stop()
-
-
-async def test_a_killed_fork_server_fails_its_jobs_and_the_next_one_runs(
-    fetcher: Fetcher, youtube: YouTube, tmp_path: Path
-) -> None:
-    task = await start_slowly(fetcher, youtube, order_for(youtube, tmp_path))
-    old, jobs = fetcher.zygote_pid, descendants(fetcher)
-    assert old is not None
-    os.kill(old, signal.SIGKILL)
-    with pytest.raises(FetchFailed) as caught:
-        await task
-    assert (caught.value.failure.code, caught.value.failure.retryable) == ("child_killed", True)
-    assert not any(map(is_alive, jobs))
-    youtube.behave()
-    done, _, _ = await fetch(fetcher, order_for(youtube, tmp_path / "next"))
-    assert done.height == 1080 and fetcher.restarts == 1 and fetcher.zygote_pid != old
-
-
-SERVICE = """
-import asyncio, sys
-from pathlib import Path
-from ytdl.fetcher import Fetcher, Order, Settings
-async def main():
-    runtime, ffmpeg, proxy, ca, args, url, work = sys.argv[1:]
-    fetcher = Fetcher(Settings(Path(runtime), ffmpeg=ffmpeg, proxy=proxy, ca_file=ca, extractor_args=args))
-    await fetcher.start()
-    def show(frame):
-        print(fetcher.zygote_pid, getattr(frame, "stage", ""), flush=True)
-    await fetcher.run(Order("9.1", url, "best", "mp4", work), show)
-asyncio.run(main())
-"""
-
-
-async def test_a_killed_service_leaves_neither_children_nor_ffmpeg(
-    youtube: YouTube, tmp_path: Path, slow_ffmpeg: str
-) -> None:
-    arguments = [str(tmp_path / "runtime"), slow_ffmpeg, youtube.proxy_url, str(youtube.ca_file)]
-    service = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-c", SERVICE, *arguments, youtube.extractor_args, youtube.url("ordinary")),
-        str(tmp_path / "attempt"),
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-    )
-    assert service.stdout
-    async with asyncio.timeout(20):
-        while b"processing" not in await service.stdout.readline():
-            pass
-    await until(lambda: "sleep" in [each.name() for each in psutil.Process(service.pid).children(recursive=True)])
-    family = psutil.Process(service.pid).children(recursive=True)
-    service.kill()
-    await service.wait()
-    await until(lambda: not any(map(is_alive, family)))
-
-
-async def test_the_next_attempt_fetches_only_the_rest(fetcher: Fetcher, youtube: YouTube, tmp_path: Path) -> None:
-    first = order_for(youtube, tmp_path, "big")
-    task = await start_slowly(fetcher, youtube, first, rate=20_000_000)
-    await cancel(task)
-    had = (tmp_path / "attempt" / "137.mp4.part").stat().st_size
-    youtube.behave()
-    youtube.forget()
-    again = order_for(youtube, tmp_path, "big", work_dir=str(tmp_path / "second"), earlier_dirs=[first.work_dir])
-    done, _, _ = await fetch(fetcher, again)
-    total = sum(path.stat().st_size for path in (tmp_path / "second").glob("1*.m*[4a]"))
-    assert done.resumed_bytes == had and done.fetched_bytes == total - had == media_bytes(youtube)
-    assert done.sha256 == (await fetch(fetcher, order_for(youtube, tmp_path / "fresh", "big")))[0].sha256
-
-
-async def test_streams_that_were_complete_are_not_fetched_again(
-    youtube: YouTube, tmp_path: Path, slow_ffmpeg: str, fetcher: Fetcher
-) -> None:
-    slow = Fetcher(settings_for(youtube, tmp_path / "slow", ffmpeg=slow_ffmpeg))
-    await slow.start()
-    first = order_for(youtube, tmp_path)
-    stages = Stages()
-    task: Run = asyncio.create_task(slow.run(first, stages.see))
-    await stages.reach(lambda frame: frame.stage == "processing")
-    await cancel(task)
-    await slow.stop()
-    youtube.forget()
-    again = order_for(youtube, tmp_path, work_dir=str(tmp_path / "second"), earlier_dirs=[first.work_dir])
-    done, _, _ = await fetch(fetcher, again)
-    assert media_bytes(youtube) == 0 == done.fetched_bytes and done.resumed_bytes > 100_000
-
-
-@pytest.mark.parametrize("change", ["length", "file", "etag"])
-async def test_a_file_that_changed_upstream_is_not_glued(
-    fetcher: Fetcher, youtube: YouTube, tmp_path: Path, change: str
-) -> None:
-    first = order_for(youtube, tmp_path)
-    await cancel(await start_slowly(fetcher, youtube, first))
-    youtube.behave()
-    youtube.misbehave(media_change=change)
-    again = order_for(youtube, tmp_path, work_dir=str(tmp_path / "second"), earlier_dirs=[first.work_dir])
-    done, _, _ = await fetch(fetcher, again)
-    fresh, _, _ = await fetch(fetcher, order_for(youtube, tmp_path / "fresh"))
-    assert done.resumed_bytes == 0 and done.sha256 == fresh.sha256
-
-
-async def test_nothing_is_taken_from_an_attempt_that_still_lives(
-    fetcher: Fetcher, youtube: YouTube, tmp_path: Path
-) -> None:
-    first = order_for(youtube, tmp_path)
-    task = await start_slowly(fetcher, youtube, first)
-    again = order_for(youtube, tmp_path, work_dir=str(tmp_path / "second"), earlier_dirs=[first.work_dir])
-    done, _, _ = await fetch(fetcher, again)
-    assert done.resumed_bytes == 0
-    assert (await task)[0].sha256 == done.sha256
-
-
-async def test_earlier_folders_may_be_missing_or_strange(fetcher: Fetcher, youtube: YouTube, tmp_path: Path) -> None:
-    strange = tmp_path / "strange"
-    strange.mkdir()
-    (strange / "lock").touch()
-    (strange / "137.mp4.note").write_text("[no json")
-    (strange / "137.mp4.part").write_bytes(b"x" * 100)
-    order = order_for(youtube, tmp_path, earlier_dirs=[str(strange), str(tmp_path / "gone")])
-    done, _, _ = await fetch(fetcher, order)
-    assert done.resumed_bytes == 0
 
 
 async def test_children_see_no_secret_of_the_service(
@@ -402,23 +178,6 @@ async def test_only_so_many_ffmpegs_work_at_once(youtube: YouTube, tmp_path: Pat
     finally:
         await fetcher.stop()
     assert [type(each) for each in await asyncio.gather(*tasks, return_exceptions=True)] == [FetchFailed] * 4
-
-
-async def test_stopping_ends_running_jobs_and_can_be_repeated(
-    fetcher: Fetcher, youtube: YouTube, tmp_path: Path
-) -> None:
-    task = await start_slowly(fetcher, youtube, order_for(youtube, tmp_path))
-    family = [psutil.Process(fetcher.zygote_pid), *descendants(fetcher)]
-    await fetcher.stop()
-    await fetcher.stop()
-    with pytest.raises(FetchFailed) as caught:
-        await task
-    assert caught.value.failure.code == "child_killed"
-    assert not any(map(is_alive, family)) and fetcher.zygote_pid is None
-    await fetcher.start()
-    await fetcher.start()
-    youtube.behave()
-    assert (await fetch(fetcher, order_for(youtube, tmp_path / "next")))[0].height == 1080
 
 
 async def test_no_descriptor_is_left_open(fetcher: Fetcher, youtube: YouTube, tmp_path: Path) -> None:
@@ -494,4 +253,3 @@ def test_dangerous_options_of_yt_dlp_are_never_set() -> None:
         assert name not in built
     assert built["external_downloader"] == {"default": "native"} and not built["enable_file_urls"]
     assert not built["skip_unavailable_fragments"] and built["remote_components"] == set()
-    assert "child_killed" in REASONS

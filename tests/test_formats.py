@@ -1,7 +1,7 @@
 """Qualities and formats: the choice by itself, and every one of them through yt-dlp and ffmpeg to a real
 file."""
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +17,9 @@ from ytdl.fetcher import Fetcher
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
-@pytest.fixture(scope="module")
-def youtube() -> Iterator[YouTube]:
-    with YouTube() as server:
-        yield server
-
-
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def fetcher(youtube: YouTube, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Fetcher]:
-    fetcher = Fetcher(settings_for(youtube, tmp_path_factory.mktemp("fetcher")))
+async def fetcher(youtube_server: YouTube, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Fetcher]:
+    fetcher = Fetcher(settings_for(youtube_server, tmp_path_factory.mktemp("fetcher")))
     await fetcher.start()
     yield fetcher
     await fetcher.stop()

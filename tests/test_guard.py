@@ -6,16 +6,17 @@ import os
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from aiohttp import web
 
-from tests.fetching import fail
+from tests.fetching import fail, fetch
 from ytdl.child.frames import Order, Setup
 from ytdl.child.guard import Forbidden, Guard, is_public, resolve_proxy
-from ytdl.fetcher import Fetcher, Settings
+from ytdl.fetcher import Fetcher, Settings, find_ffmpeg
 from ytdl.fetcher.forkserver import ROOT
 
 CLOSED_V4 = """0.0.0.0 0.1.2.3 10.0.0.1 10.255.255.255 100.64.0.1 100.127.255.255 127.0.0.1 127.1.2.3
@@ -124,6 +125,7 @@ def test_files_are_written_inside_the_folders_of_the_download_only(tmp_path: Pat
 def test_the_rules_hold_in_a_real_interpreter_and_cannot_be_taken_off(tmp_path: Path) -> None:
     code = """
 import os, socket, subprocess, sys
+from dataclasses import replace
 from pathlib import Path
 from ytdl.child.frames import Order, Setup
 from ytdl.child.guard import Guard
@@ -169,6 +171,71 @@ async def inner() -> AsyncIterator[tuple[int, list[str]]]:
     await site.start()
     yield runner.addresses[0][1], asked
     await runner.cleanup()
+
+
+def cut_into_segments(folder: Path) -> None:
+    """A short film as an HLS playlist with segments, made by ffmpeg."""
+    source = ["-f", "lavfi", "-i", "testsrc=size=320x180:rate=10", "-f", "lavfi", "-i", "sine=frequency=440"]
+    codecs = ["-t", "6", "-c:v", "libx264", "-preset", "ultrafast", "-g", "10", "-c:a", "aac", "-threads", "1"]
+    hls = ["-f", "hls", "-hls_time", "2", "-hls_playlist_type", "vod", str(folder / "film.m3u8")]
+    command = [find_ffmpeg() or "ffmpeg", "-nostdin", "-loglevel", "error", *source, *codecs, *hls]
+    subprocess.run(command, check=True, timeout=60)
+
+
+@pytest.fixture
+async def film(tmp_path: Path) -> AsyncIterator[tuple[str, Path]]:
+    """The address of an HLS film on loopback, and its folder."""
+    folder = tmp_path / "site"
+    folder.mkdir()
+    await asyncio.to_thread(cut_into_segments, folder)
+    app = web.Application()
+    app.router.add_static("/", folder)
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    yield f"http://127.0.0.1:{runner.addresses[0][1]}/film.m3u8", folder
+    await runner.cleanup()
+
+
+@pytest.fixture
+async def open_fetcher(tmp_path: Path) -> AsyncIterator[Fetcher]:
+    """A fetcher for any site that may reach 127.0.0.1, but not the rest of loopback."""
+    settings = Settings(tmp_path / "runtime", find_ffmpeg(), allowed_extractors=("generic",))
+    fetcher = Fetcher(replace(settings, allowed_networks=("127.0.0.1/32",), socket_timeout_seconds=2.0))
+    await fetcher.start()
+    yield fetcher
+    await fetcher.stop()
+
+
+async def test_segments_are_fetched_by_us_and_joined_by_ffmpeg(
+    tmp_path: Path, film: tuple[str, Path], open_fetcher: Fetcher
+) -> None:
+    done, _, _ = await fetch(open_fetcher, Order("1.1", film[0], "best", "mp4", str(tmp_path / "work")))
+    assert (done.video_codec, done.audio_codec, done.height) == ("h264", "aac", 180)
+    assert done.duration_seconds == pytest.approx(6.0, abs=0.3)
+
+
+async def test_a_missing_segment_is_no_success(tmp_path: Path, film: tuple[str, Path], open_fetcher: Fetcher) -> None:
+    (film[1] / "film1.ts").unlink()
+    failure = await fail(open_fetcher, Order("1.1", film[0], "best", "mp4", str(tmp_path / "work")))
+    assert failure.failure.code == "upstream_forbidden" and failure.failure.retryable
+
+
+@pytest.mark.parametrize(
+    ("segment", "codes"),
+    [
+        ("file:///etc/hostname", ("upstream_error", "internal")),
+        ("http://127.0.0.2:9/inner.ts", ("address_forbidden",)),
+        ("http://169.254.169.254/latest/meta-data", ("address_forbidden",)),
+    ],
+)
+async def test_a_manifest_cannot_point_inside(
+    tmp_path: Path, film: tuple[str, Path], open_fetcher: Fetcher, segment: str, codes: tuple[str, ...]
+) -> None:
+    manifest = film[1] / "film.m3u8"
+    manifest.write_text(manifest.read_text().replace("film1.ts", segment))
+    failure = await fail(open_fetcher, Order("1.1", film[0], "best", "mp4", str(tmp_path / "work")))
+    assert failure.failure.code in codes
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "2130706433", "0x7f000001", "[::ffff:127.0.0.1]"])

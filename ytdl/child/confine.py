@@ -16,6 +16,7 @@ _PR_SET_NAME = 15
 _PR_SET_CHILD_SUBREAPER = 36
 _libc = ctypes.CDLL(None, use_errno=True)
 MAX_OPEN_FILES = 256
+NEARLY_ALL = 0.9
 
 
 def _prctl(option: int, value: int) -> None:
@@ -67,6 +68,13 @@ def limit(setup: Setup, job: str) -> None:
     _lower(resource.RLIMIT_CPU, setup.max_cpu_seconds)
     _lower(resource.RLIMIT_NOFILE, MAX_OPEN_FILES)
     _lower(resource.RLIMIT_CORE, 0)
+
+
+def is_out_of_memory(setup: Setup) -> bool:
+    """Whether this process has all but used up its memory: a library then fails in whatever it was doing."""
+    status = Path("/proc/self/status").read_text()
+    used = next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmData:"))
+    return used > NEARLY_ALL * setup.max_memory_bytes
 
 
 def _lower(kind: int, value: int) -> None:

@@ -4,6 +4,7 @@ extract (once) -> refuse what cannot be had -> choose -> adopt partials -> trans
 """
 
 import os
+import re
 import time
 import traceback
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from functools import partial
 from typing import Any
 
 from yt_dlp.networking.exceptions import HTTPError
+from yt_dlp.utils import DownloadError
 
 from ytdl.child import confine, encode, verify
 from ytdl.child.client import Client
@@ -46,6 +48,8 @@ def perform(order: Order, setup: Setup, client: Client, frames: int) -> None:
         traceback.print_exc()
         if guard and guard.refused_address:
             send(Fault("address_forbidden", "The site pointed to an address that this server may not reach."))
+        elif confine.is_out_of_memory(setup):
+            send(classify(MemoryError(), client.notes.warnings))
         else:
             send(classify(error, client.notes.warnings))
 
@@ -166,8 +170,9 @@ class _Job:
         try:
             answer: tuple[bool, bool] = self._client.dl(name, stream)
             return answer
-        except HTTPError as error:
-            if error.status in (404, 410):  # the video is there, only this address of its file has lapsed
+        except (HTTPError, DownloadError) as error:
+            if re.search(r"HTTP Error (404|410)", str(error)):
+                # The video is there; only this address of its file has lapsed.
                 raise Refused("upstream_forbidden", "The address of the file is no longer valid.") from error
             raise
 

@@ -1,0 +1,177 @@
+"""Cancelling and killing at every moment, of every process: nothing is left, and it goes on."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.fakes.youtube import YouTube
+from tests.fetching import (
+    Run,
+    Stages,
+    cancel,
+    descendants,
+    fail,
+    fetch,
+    is_alive,
+    is_merging,
+    order_for,
+    settings_for,
+    start_slowly,
+    until,
+    write_slow_ffmpeg,
+)
+from ytdl.fetcher import Fetcher, FetchFailed
+from ytdl.fetcher.forkserver import ROOT
+
+
+@pytest.fixture
+async def fetcher(youtube: YouTube, tmp_path: Path) -> AsyncIterator[Fetcher]:
+    fetcher = Fetcher(settings_for(youtube, tmp_path, socket_timeout_seconds=10.0))
+    await fetcher.start()
+    yield fetcher
+    await fetcher.stop()
+
+
+@pytest.fixture
+def slow_ffmpeg(tmp_path: Path) -> str:
+    return write_slow_ffmpeg(tmp_path)
+
+
+SERVICE = """
+import asyncio, sys
+from pathlib import Path
+from ytdl.fetcher import Fetcher, Order, Settings
+async def main():
+    runtime, ffmpeg, proxy, ca, args, url, work = sys.argv[1:]
+    fetcher = Fetcher(Settings(Path(runtime), ffmpeg=ffmpeg, proxy=proxy, ca_file=ca, extractor_args=args))
+    await fetcher.start()
+    def show(frame):
+        print(fetcher.zygote_pid, getattr(frame, "stage", ""), flush=True)
+    await fetcher.run(Order("9.1", url, "best", "mp4", work), show)
+asyncio.run(main())
+"""
+
+
+async def test_cancelling_during_the_extraction_leaves_no_process(
+    fetcher: Fetcher, youtube: YouTube, tmp_path: Path
+) -> None:
+    youtube.misbehave(player_delay=20)
+    stages = Stages()
+    task: Run = asyncio.create_task(fetcher.run(order_for(youtube, tmp_path), stages.see))
+    await stages.reach(lambda frame: frame.stage == "extracting")
+    assert len(descendants(fetcher)) == 1
+    assert await cancel(task) < 1
+    assert descendants(fetcher) == [] and fetcher.running == 0
+
+
+async def test_cancelling_during_the_transfer_leaves_no_process_but_the_partial_file(
+    fetcher: Fetcher, youtube: YouTube, tmp_path: Path
+) -> None:
+    task = await start_slowly(fetcher, youtube, order_for(youtube, tmp_path))
+    assert await cancel(task) < 1
+    assert descendants(fetcher) == []
+    assert (tmp_path / "attempt" / "137.mp4.part").stat().st_size > 30_000
+
+
+async def test_cancelling_during_the_merge_kills_ffmpeg(youtube: YouTube, tmp_path: Path, slow_ffmpeg: str) -> None:
+    fetcher = Fetcher(settings_for(youtube, tmp_path, ffmpeg=slow_ffmpeg))
+    await fetcher.start()
+    try:
+        task: Run = asyncio.create_task(fetcher.run(order_for(youtube, tmp_path), lambda frame: None))
+        await until(lambda: is_merging(fetcher))
+        helper = descendants(fetcher)
+        assert await cancel(task) < 1
+        assert not any(map(is_alive, helper))
+    finally:
+        await fetcher.stop()
+
+
+async def test_a_second_cancellation_does_not_leave_the_job_behind(
+    fetcher: Fetcher, youtube: YouTube, tmp_path: Path
+) -> None:
+    task = await start_slowly(fetcher, youtube, order_for(youtube, tmp_path))
+    task.cancel()
+    await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.sleep(0)
+    await cancel(task)
+    assert descendants(fetcher) == [] and fetcher.running == 0
+
+
+async def test_a_killed_child_is_child_killed_and_takes_its_ffmpeg_along(
+    youtube: YouTube, tmp_path: Path, slow_ffmpeg: str
+) -> None:
+    fetcher = Fetcher(settings_for(youtube, tmp_path, ffmpeg=slow_ffmpeg))
+    await fetcher.start()
+    try:
+        task = asyncio.create_task(fail(fetcher, order_for(youtube, tmp_path)))
+        await until(lambda: is_merging(fetcher))
+        child = psutil.Process(fetcher.zygote_pid).children()[0]
+        helper = child.children()[0]
+        child.kill()
+        failure = (await task).failure
+        assert (failure.code, failure.retryable) == ("child_killed", True)
+        assert not is_alive(helper) and descendants(fetcher) == []
+    finally:
+        await fetcher.stop()
+
+
+async def test_a_killed_fork_server_fails_its_jobs_and_the_next_one_runs(
+    fetcher: Fetcher, youtube: YouTube, tmp_path: Path
+) -> None:
+    task = await start_slowly(fetcher, youtube, order_for(youtube, tmp_path))
+    old, jobs = fetcher.zygote_pid, descendants(fetcher)
+    assert old is not None
+    os.kill(old, signal.SIGKILL)
+    with pytest.raises(FetchFailed) as caught:
+        await task
+    assert (caught.value.failure.code, caught.value.failure.retryable) == ("child_killed", True)
+    assert not any(map(is_alive, jobs))
+    youtube.behave()
+    done, _, _ = await fetch(fetcher, order_for(youtube, tmp_path / "next"))
+    assert done.height == 1080 and fetcher.restarts == 1 and fetcher.zygote_pid != old
+
+
+async def test_a_killed_service_leaves_neither_children_nor_ffmpeg(
+    youtube: YouTube, tmp_path: Path, slow_ffmpeg: str
+) -> None:
+    arguments = [str(tmp_path / "runtime"), slow_ffmpeg, youtube.proxy_url, str(youtube.ca_file)]
+    service = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", SERVICE, *arguments, youtube.extractor_args, youtube.url("ordinary")),
+        str(tmp_path / "attempt"),
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+    )
+    assert service.stdout
+    async with asyncio.timeout(20):
+        while b"processing" not in await service.stdout.readline():
+            pass
+    await until(lambda: "sleep" in [each.name() for each in psutil.Process(service.pid).children(recursive=True)])
+    family = psutil.Process(service.pid).children(recursive=True)
+    service.kill()
+    await service.wait()
+    await until(lambda: not any(map(is_alive, family)))
+
+
+async def test_stopping_ends_running_jobs_and_can_be_repeated(
+    fetcher: Fetcher, youtube: YouTube, tmp_path: Path
+) -> None:
+    task = await start_slowly(fetcher, youtube, order_for(youtube, tmp_path))
+    family = [psutil.Process(fetcher.zygote_pid), *descendants(fetcher)]
+    await fetcher.stop()
+    await fetcher.stop()
+    with pytest.raises(FetchFailed) as caught:
+        await task
+    assert caught.value.failure.code == "child_killed"
+    assert not any(map(is_alive, family)) and fetcher.zygote_pid is None
+    await fetcher.start()
+    await fetcher.start()
+    youtube.behave()
+    assert (await fetch(fetcher, order_for(youtube, tmp_path / "next")))[0].height == 1080

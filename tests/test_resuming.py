@@ -1,0 +1,105 @@
+"""What a next attempt takes over from an earlier one, and what it must not."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from tests.fakes.youtube import YouTube
+from tests.fetching import (
+    Run,
+    Stages,
+    cancel,
+    fetch,
+    order_for,
+    settings_for,
+    start_slowly,
+    write_slow_ffmpeg,
+)
+from ytdl.fetcher import Fetcher
+
+
+@pytest.fixture
+async def fetcher(youtube: YouTube, tmp_path: Path) -> AsyncIterator[Fetcher]:
+    fetcher = Fetcher(settings_for(youtube, tmp_path, socket_timeout_seconds=10.0))
+    await fetcher.start()
+    yield fetcher
+    await fetcher.stop()
+
+
+@pytest.fixture
+def slow_ffmpeg(tmp_path: Path) -> str:
+    return write_slow_ffmpeg(tmp_path)
+
+
+def media_bytes(youtube: YouTube) -> int:
+    """Bytes of media that the stand-in has sent."""
+    return sum(seen.sent for seen in youtube.requests if "videoplayback" in seen.path)
+
+
+async def test_the_next_attempt_fetches_only_the_rest(fetcher: Fetcher, youtube: YouTube, tmp_path: Path) -> None:
+    first = order_for(youtube, tmp_path, "big")
+    task = await start_slowly(fetcher, youtube, first, rate=20_000_000)
+    await cancel(task)
+    had = (tmp_path / "attempt" / "137.mp4.part").stat().st_size
+    youtube.behave()
+    youtube.forget()
+    again = order_for(youtube, tmp_path, "big", work_dir=str(tmp_path / "second"), earlier_dirs=[first.work_dir])
+    done, _, _ = await fetch(fetcher, again)
+    total = sum(path.stat().st_size for path in (tmp_path / "second").glob("1*.m*[4a]"))
+    assert done.resumed_bytes == had and done.fetched_bytes == total - had == media_bytes(youtube)
+    assert done.sha256 == (await fetch(fetcher, order_for(youtube, tmp_path / "fresh", "big")))[0].sha256
+
+
+async def test_streams_that_were_complete_are_not_fetched_again(
+    youtube: YouTube, tmp_path: Path, slow_ffmpeg: str, fetcher: Fetcher
+) -> None:
+    slow = Fetcher(settings_for(youtube, tmp_path / "slow", ffmpeg=slow_ffmpeg))
+    await slow.start()
+    first = order_for(youtube, tmp_path)
+    stages = Stages()
+    task: Run = asyncio.create_task(slow.run(first, stages.see))
+    await stages.reach(lambda frame: frame.stage == "processing")
+    await cancel(task)
+    await slow.stop()
+    youtube.forget()
+    again = order_for(youtube, tmp_path, work_dir=str(tmp_path / "second"), earlier_dirs=[first.work_dir])
+    done, _, _ = await fetch(fetcher, again)
+    assert media_bytes(youtube) == 0 == done.fetched_bytes and done.resumed_bytes > 100_000
+
+
+@pytest.mark.parametrize("change", ["length", "file", "etag"])
+async def test_a_file_that_changed_upstream_is_not_glued(
+    fetcher: Fetcher, youtube: YouTube, tmp_path: Path, change: str
+) -> None:
+    first = order_for(youtube, tmp_path)
+    await cancel(await start_slowly(fetcher, youtube, first))
+    youtube.behave()
+    youtube.misbehave(media_change=change)
+    again = order_for(youtube, tmp_path, work_dir=str(tmp_path / "second"), earlier_dirs=[first.work_dir])
+    done, _, _ = await fetch(fetcher, again)
+    fresh, _, _ = await fetch(fetcher, order_for(youtube, tmp_path / "fresh"))
+    assert done.resumed_bytes == 0 and done.sha256 == fresh.sha256
+
+
+async def test_nothing_is_taken_from_an_attempt_that_still_lives(
+    fetcher: Fetcher, youtube: YouTube, tmp_path: Path
+) -> None:
+    first = order_for(youtube, tmp_path)
+    task = await start_slowly(fetcher, youtube, first)
+    again = order_for(youtube, tmp_path, work_dir=str(tmp_path / "second"), earlier_dirs=[first.work_dir])
+    done, _, _ = await fetch(fetcher, again)
+    assert done.resumed_bytes == 0
+    assert (await task)[0].sha256 == done.sha256
+
+
+async def test_earlier_folders_may_be_missing_or_strange(fetcher: Fetcher, youtube: YouTube, tmp_path: Path) -> None:
+    strange = tmp_path / "strange"
+    strange.mkdir()
+    (strange / "lock").touch()
+    (strange / "137.mp4.note").write_text("[no json")
+    (strange / "137.mp4.part").write_bytes(b"x" * 100)
+    order = order_for(youtube, tmp_path, earlier_dirs=[str(strange), str(tmp_path / "gone")])
+    done, _, _ = await fetch(fetcher, order)
+    assert done.resumed_bytes == 0
