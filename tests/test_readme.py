@@ -1,0 +1,144 @@
+"""What the README says is true: its commands, its links, its first download, and the examples it names."""
+
+import asyncio
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.fakes.youtube import YouTube
+from tests.instance import ROOT, YTDL, Instance, serving
+from tests.shape.test_layers import LAYERS
+from ytdl.config import FIELDS
+from ytdl.routes import ROUTES
+
+README = (ROOT / "README.md").read_text()
+SERVED = "http://127.0.0.1:8000"
+EXAMPLES = ROOT / "docs" / "examples"
+needs_curl = pytest.mark.skipif(not shutil.which("curl"), reason="curl is not installed")
+
+
+def links() -> list[str]:
+    pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
+    return [f"{page.relative_to(ROOT)}|{to}" for page in pages for to in re.findall(r"\]\(([^)]+)\)", page.read_text())]
+
+
+def test_it_is_short() -> None:
+    assert len(README.splitlines()) <= 150
+
+
+@pytest.mark.parametrize("link", links())
+def test_every_link_leads_somewhere(link: str) -> None:
+    page, _, target = link.partition("|")
+    if target.startswith(SERVED):
+        assert target.removeprefix(SERVED) in {row.full_path for row in ROUTES if row.plain}
+    else:
+        path, _, heading = target.partition("#")
+        linked = (ROOT / page).parent / path if path else ROOT / page
+        assert linked.exists()
+        assert not heading or heading in re.sub(r"[^\w\s#-]", "", linked.read_text().lower()).replace(" ", "-")
+
+
+@pytest.mark.parametrize("target", sorted(set(re.findall(r"(?:^|`)make ([a-z-]+)", README, re.MULTILINE))))
+def test_every_make_target_exists(target: str) -> None:
+    assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
+
+
+@pytest.mark.parametrize("command", sorted(set(re.findall(r"\bytdl ([a-z-]+(?: --[a-z]+)?)`", README))))
+def test_every_command_exists(command: str) -> None:
+    done = subprocess.run([YTDL, *command.split(), "--help"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert all(option in done.stdout for option in command.split()[1:])
+
+
+@pytest.mark.parametrize("name", sorted(set(re.findall(r"`([A-Z]+_[A-Z_]+)`", README))))
+def test_every_setting_exists(name: str) -> None:
+    assert name in FIELDS
+
+
+def test_the_architecture_page_has_every_layer_in_order() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    lines = page.partition("## Layers")[2].split("```")[1].strip().splitlines()
+    rows = [re.findall(r"\w+", re.split(" {3,}", line)[0].replace(" →", "")) for line in lines]
+    written = [name for row in rows for name in row]
+    assert written == [name for layer in LAYERS for name in layer]
+
+
+@dataclass
+class Fresh:
+    """A service that was just started for the first time, with the password it printed and an empty folder."""
+
+    instance: Instance
+    password: str
+    folder: Path
+
+    async def run(self, *command: str, **environment: str) -> str:
+        """The command's output; it must succeed."""
+        process = await asyncio.create_subprocess_exec(
+            *command, cwd=self.folder, env=os.environ | environment,
+            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+        )  # fmt: skip
+        said, _ = await process.communicate()
+        assert process.returncode == 0, said.decode()
+        return said.decode()
+
+    async def example(self, name: str, *arguments: str) -> str:
+        interpreter = "bash" if name.endswith(".sh") else sys.executable
+        access = {"API": self.instance.url, "YTDL_PASSWORD": self.password}
+        return await self.run(interpreter, str(EXAMPLES / name), *arguments, **access)
+
+    def saved(self) -> bytes:
+        return (self.folder / "An ordinary video.mp4").read_bytes()
+
+
+@pytest.fixture
+async def fresh(tmp_path: Path, youtube: YouTube) -> AsyncIterator[Fresh]:
+    settings = {
+        "ADMIN_PASSWORD": "",
+        "OUTBOUND_PROXY": youtube.proxy_url,
+        "OUTBOUND_CA_FILE": str(youtube.ca_file),
+        "YTDLP_EXTRACTOR_ARGS": youtube.extractor_args,
+    }
+    folder = tmp_path / "elsewhere"
+    folder.mkdir()
+    async with AsyncExitStack() as stack:
+        instance = await stack.enter_async_context(serving(tmp_path, **settings))
+        printed = re.search(r"its password: +(\S+)", instance.log.read_text())
+        assert printed
+        yield Fresh(instance, printed[1], folder)
+
+
+@needs_curl
+@pytest.mark.slow
+async def test_the_first_download_works_as_it_is_written(fresh: Fresh, youtube: YouTube) -> None:
+    blocks = re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
+    assert len(blocks) == 1
+    script = blocks[0].replace(SERVED, fresh.instance.url).replace("the printed password", fresh.password)
+    script = re.sub(r"https://www.youtube.com/watch\?v=[\w-]{11}", youtube.url("ordinary"), script)
+    said = await fresh.run("bash", "-euo", "pipefail", "-c", script)
+    assert "event: done" in said
+    assert hashlib.sha256(fresh.saved()).hexdigest() in said
+
+
+@needs_curl
+@pytest.mark.slow
+async def test_the_examples_do_what_they_say(fresh: Fresh, youtube: YouTube) -> None:
+    for name in ("download.sh", "download.py"):
+        said = await fresh.example(name, youtube.url("ordinary"), "360p")
+        assert "Saved as An ordinary video.mp4" in said
+        assert fresh.saved()[4:8] == b"ftyp"
+        (fresh.folder / "An ordinary video.mp4").unlink()
+
+
+@pytest.mark.slow
+async def test_an_example_fails_when_the_download_does(fresh: Fresh, youtube: YouTube) -> None:
+    with pytest.raises(AssertionError, match="video_private"):
+        await fresh.example("download.py", youtube.url("private"))
