@@ -318,3 +318,17 @@ async def test_deleting_removes_the_file_but_not_the_log(ann: Person, youtube: Y
     assert list(media.iterdir()) == []
     count = Query("test.logs", "value", "", b"SELECT count(*) FROM download_logs WHERE download_id = %(id)s")
     assert await downloading.app[DB].value(count, id=done["id"]) == 1
+
+
+async def test_a_wrong_word_is_answered_with_the_right_ones(alice: Person) -> None:
+    problem = await (await alice.post("/downloads", {"url": URL, "format": "avi"})).json()
+    assert problem["errors"] == [
+        {"field": "format", "message": "must be one of any, flac, m4a, mkv, mp3, mp4, opus, wav, webm"}
+    ]
+    problem = await (await alice.get("/downloads", params={"status": "done"})).json()
+    assert "must be one of cancelled, completed" in problem["errors"][0]["message"]
+
+
+async def test_a_moment_needs_its_offset(alice: Person) -> None:
+    response = await alice.get("/downloads", params={"from": "2026-11-23T00:00:00"})
+    assert (response.status, (await response.json())["errors"][0]["field"]) == (422, "from")

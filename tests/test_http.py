@@ -143,7 +143,7 @@ async def refused(client: ClientSession, body: str) -> list[dict[str, str]]:
         ('{"name": null}', "name", "must be str, not null"),
         ('{"name": "abcdef"}', "name", "must have at most 5 characters"),
         ('{"name": "a", "colour": 1}', "colour", "is not a known field"),
-        ('{"name": "a", "kind": "c"}', "kind", "invalid enum value 'c'"),
+        ('{"name": "a", "kind": "c"}', "kind", "must be one of a, b"),
         ('{"name": "a", "parts": [{}, {"size": "1"}]}', "parts[1].size", "must be int, not str"),
         ('{"name": "a", "parts": [{"wide": 1}]}', "parts[0].wide", "is not a known field"),
         ('{"name": "a\\u0000"}', "name", NUL),

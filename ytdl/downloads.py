@@ -28,6 +28,8 @@ q = sql.load("downloads")
 Quality = Literal["best", "2160p", "1440p", "1080p", "720p", "480p", "360p", "240p", "144p", "worst"]
 Format = Literal["mp4", "webm", "mkv", "any", "mp3", "m4a", "opus", "flac", "wav"]
 Status = Literal["queued", "downloading", "processing", "uploading", "completed", "failed", "cancelled", "expired"]
+# A moment without its offset could mean any of two dozen; it is refused.
+Moment = Annotated[datetime, msgspec.Meta(tz=True)]
 ENDED = frozenset({"completed", "failed", "cancelled", "expired"})
 _IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")
 
@@ -90,15 +92,15 @@ class Download(msgspec.Struct, frozen=True):
     error: Failure | None
     attempts: int
     max_attempts: int
-    next_attempt_at: datetime | None
+    next_attempt_at: Moment | None
     priority: int
     queue_position: int | None
     drive: None
     parent_id: None
-    created_at: datetime
-    started_at: datetime | None
-    finished_at: datetime | None
-    expires_at: datetime | None
+    created_at: Moment
+    started_at: Moment | None
+    finished_at: Moment | None
+    expires_at: Moment | None
     deduplicated: bool = False
 
 
@@ -107,8 +109,8 @@ class Attempt(msgspec.Struct, frozen=True):
 
     attempt: int
     status: str
-    started_at: datetime
-    finished_at: datetime | None
+    started_at: Moment
+    finished_at: Moment | None
     error_code: str | None
     error_message: str | None
     retries: int
@@ -129,8 +131,8 @@ class Filter(msgspec.Struct, forbid_unknown_fields=True, frozen=True, rename={"f
     cursor: UUID | None = None
     status: list[Status] | None = None
     q: Annotated[str, msgspec.Meta(max_length=200)] | None = None
-    from_: datetime | None = None
-    to: datetime | None = None
+    from_: Moment | None = None
+    to: Moment | None = None
 
 
 class Page(msgspec.Struct, frozen=True):

@@ -3,6 +3,7 @@
 What PostgreSQL cannot hold (NUL characters, lone surrogates) is refused here, once for all fields.
 """
 
+import inspect
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -58,7 +59,7 @@ def _decode(raw: bytes, decoder: "msgspec.json.Decoder[Any]") -> Any:
     try:
         return decoder.decode(raw)
     except msgspec.ValidationError as e:
-        raise fault(str(e)) from None
+        raise fault(str(e), decoder.type) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as e:
         if "surrogate" in str(e) or _LONE.search(raw):
             raise errors.Invalid("A text has half of a surrogate pair, which is no character.") from None
@@ -108,7 +109,7 @@ def _convert(values: dict[str, Any], type_: Any) -> Any:
     try:
         return msgspec.convert(values, type_, strict=False)
     except msgspec.ValidationError as e:
-        raise fault(str(e)) from None
+        raise fault(str(e), type_) from None
 
 
 def _refuse_nul(value: Any) -> None:
@@ -132,15 +133,36 @@ def _texts(value: Any, path: str) -> Iterator[tuple[str, str]]:
             yield from _texts(inner, f"{path}[{i}]")
 
 
-def fault(message: str) -> errors.Invalid:
-    """msgspec's sentence, which ends in a path such as `$.a[0].b`, as the field and a sentence of ours."""
+def fault(message: str, type_: Any = None) -> errors.Invalid:
+    """msgspec's sentence, which ends in a path such as `$.a[0].b`, as the field and a sentence of ours.
+
+    `type_` is what was read; where one of a few words was wanted it tells which.
+    """
     match = _AT.fullmatch(message)
     what, path = (match["what"], match["path"] or "$") if match else (message, "$")
     path = path.removeprefix("$").removeprefix(".")
     for pattern, sentence in ((_MISSING, "is missing"), (_UNKNOWN, "is not a known field")):
         if named := pattern.fullmatch(what):
             return errors.invalid(".".join(filter(None, (path, named[1][:100]))), sentence)
-    return errors.invalid(path[:200] or "body", _sentence(what))
+    choices = _choices(type_, path) if what.startswith("Invalid enum value") else []
+    sentence = f"must be one of {', '.join(choices)}" if choices else _sentence(what)
+    return errors.invalid(path[:200] or "body", sentence)
+
+
+def _choices(type_: Any, path: str) -> list[str]:
+    """The words that a field at the top of a Struct may have, in a list or not."""
+    name = path.partition("[")[0]
+    for field in msgspec.inspect.type_info(type_).fields if inspect.isclass(type_) else ():  # type: ignore[attr-defined]
+        if field.encode_name == name:
+            return _literals(field.type)
+    return []
+
+
+def _literals(type_: msgspec.inspect.Type) -> list[str]:
+    if isinstance(type_, msgspec.inspect.LiteralType):
+        return [str(value) for value in type_.values]
+    inner = getattr(type_, "types", ()) or filter(None, [getattr(type_, "item_type", None)])
+    return [value for part in inner for value in _literals(part)]
 
 
 def _sentence(what: str) -> str:
