@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help run demo test test-fast check fmt bench lock clean lint
+.PHONY: help run demo test test-fast check fmt bench schema lock clean lint
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -47,6 +47,9 @@ fmt: .venv/.installed-dev ## Format the code and mend what ruff can mend
 
 bench: .venv/.installed-dev ## Measure CPU, memory and requests a second
 	@exec $(BIN)/python -m tests.bench
+
+schema: .venv/.installed-dev ## Write sql/schema.sql anew from the migrations
+	@exec $(BIN)/python -m tests.schema
 
 clean: ## Remove .venv and caches; the data folder stays
 	rm -rf .venv build .mypy_cache .pytest_cache .ruff_cache .hypothesis

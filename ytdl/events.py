@@ -11,7 +11,7 @@ import logging
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from typing import Any, cast
+from typing import Any
 from uuid import UUID
 
 import msgspec
@@ -130,8 +130,8 @@ class Events:
         """To this process at once, to the others as far as Redis is there."""
         word = Word(kind, value)
         self._dispatch(word)
-        with contextlib.suppress(RedisError, OSError):
-            await self._kv.client.publish(self._words, msgspec.json.encode(word))
+        with contextlib.suppress(Down):
+            await self._kv.call("tell", self._kv.client.publish(self._words, msgspec.json.encode(word)))
 
     async def publish(self, user: UUID, download: UUID, type: str, data: dict[str, Any]) -> None:
         event = Event(user, download, type, data)
@@ -166,10 +166,9 @@ class Events:
         """What came after `id`; `None` when that cannot be told any more, or `id` is none of ours."""
         try:
             order(id)
-            found = await self._kv.client.xrange(self._stream(user), min=id, max="+")
-        except (ValueError, RedisError, OSError):
+            entries = await self._kv.call("since", self._kv.client.xrange(self._stream(user), min=id, max="+"))
+        except (ValueError, Down):
             return None
-        entries = cast("list[tuple[str, dict[str, str]]]", found)
         if not entries or entries[0][0] != id:
             return None
         return [msgspec.structs.replace(_event.decode(fields["e"]), id=at) for at, fields in entries[1:]]
@@ -210,11 +209,11 @@ class Events:
                 if message:
                     heard, asked = time.monotonic(), False
                     self._received(message)
-                elif silence > 2 * SILENCE_SECONDS:
-                    raise ConnectionError("Redis says nothing.")
                 elif silence > SILENCE_SECONDS and not asked:
                     await pubsub.ping()
                     asked = True
+                elif silence > 2 * SILENCE_SECONDS:
+                    raise ConnectionError("Redis says nothing.")
                 metrics.worker_loop_last_success.labels("listen").set(time.time())
 
     def _received(self, message: dict[str, Any]) -> None:

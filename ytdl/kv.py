@@ -3,6 +3,7 @@
 Redis only suggests; whoever calls must be able to go on without it. Every failure shows as `Down`.
 """
 
+import asyncio
 import logging
 import time
 from collections.abc import Awaitable
@@ -50,20 +51,25 @@ class KV:
 
     async def script(self, name: str, keys: list[str], args: list[Any]) -> Any:
         """Runs `ytdl/lua/<name>.lua`; it is sent again by itself after Redis forgot it. Raises `Down`."""
-        return await self._timed(name, self._scripts[name](keys=keys, args=args))
+        return await self.call(name, self._scripts[name](keys=keys, args=args))
 
     async def ping(self) -> None:
-        await self._timed("ping", cast("Awaitable[Any]", self.client.ping()))
+        await self.call("ping", cast("Awaitable[Any]", self.client.ping()))
 
     async def get(self, key: str) -> str | None:
-        return cast("str | None", await self._timed("get", self.client.get(key)))
+        return cast("str | None", await self.call("get", self.client.get(key)))
 
-    async def _timed(self, call: str, work: Awaitable[Any]) -> Any:
+    async def call(self, name: str, work: Awaitable[Any]) -> Any:
+        """Awaits a command of `client`, bounded and counted. Raises `Down`.
+
+        The bound is over all: the client's own is for each of connecting, greeting, sending and reading, twice.
+        """
         begun = time.perf_counter()
         try:
-            return await work
+            async with asyncio.timeout(TIMEOUT_SECONDS):
+                return await work
         except (RedisError, OSError) as e:
             metrics.kv_errors.inc()
             raise Down("Redis cannot be reached just now; try again in a moment.", retry_after=2) from e
         finally:
-            metrics.kv_call_seconds.labels(call).observe(time.perf_counter() - begun)
+            metrics.kv_call_seconds.labels(name).observe(time.perf_counter() - begun)

@@ -1,0 +1,296 @@
+-- What the migrations come to. Made by `make schema`; a change here changes nothing.
+
+CREATE TABLE public.download_logs (
+    id bigint NOT NULL,
+    download_id uuid NOT NULL,
+    job_id bigint NOT NULL,
+    fence bigint NOT NULL,
+    user_id uuid NOT NULL,
+    session_id uuid,
+    url text NOT NULL,
+    title text,
+    duration_seconds double precision,
+    file_bytes bigint,
+    format text NOT NULL,
+    quality text NOT NULL,
+    started_at timestamp with time zone DEFAULT now() NOT NULL,
+    finished_at timestamp with time zone,
+    speed_bytes_per_second double precision,
+    downloaded_bytes bigint DEFAULT 0 NOT NULL,
+    percent double precision DEFAULT 0 NOT NULL,
+    status text DEFAULT 'running'::text NOT NULL,
+    error_code text,
+    error_message text,
+    retries smallint DEFAULT 0 NOT NULL,
+    ip inet,
+    user_agent text,
+    request_headers jsonb DEFAULT '{}'::jsonb NOT NULL,
+    file_path text,
+    output_format text,
+    format_preference text,
+    drive_status text,
+    drive_file_id text,
+    drive_folder_id text,
+    drive_link text,
+    drive_uploaded_at timestamp with time zone,
+    temp_url_id uuid,
+    temp_url_created_at timestamp with time zone,
+    temp_url_expires_at timestamp with time zone,
+    temp_url_accesses integer,
+    peak_memory_bytes bigint,
+    cpu_seconds double precision,
+    disk_bytes bigint,
+    CONSTRAINT download_logs_status_known CHECK ((status = ANY (ARRAY['running'::text, 'completed'::text, 'failed'::text, 'cancelled'::text, 'yielded'::text, 'lost'::text])))
+);
+
+ALTER TABLE public.download_logs ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME public.download_logs_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+
+CREATE TABLE public.downloads (
+    id uuid NOT NULL,
+    user_id uuid NOT NULL,
+    session_id uuid,
+    job_id bigint NOT NULL,
+    url text NOT NULL,
+    canonical_url text NOT NULL,
+    extractor text NOT NULL,
+    video_id text NOT NULL,
+    status text DEFAULT 'queued'::text NOT NULL,
+    quality text NOT NULL,
+    format text NOT NULL,
+    options jsonb DEFAULT '{}'::jsonb NOT NULL,
+    title text,
+    uploader text,
+    duration_seconds double precision,
+    thumbnail_url text,
+    width integer,
+    height integer,
+    stage text DEFAULT 'queued'::text NOT NULL,
+    percent double precision DEFAULT 0 NOT NULL,
+    downloaded_bytes bigint DEFAULT 0 NOT NULL,
+    total_bytes bigint,
+    speed_bytes_per_second double precision,
+    eta_seconds double precision,
+    file_name text,
+    file_bytes bigint,
+    file_type text,
+    file_sha256 text,
+    error jsonb,
+    ip inet,
+    user_agent text,
+    request_headers jsonb DEFAULT '{}'::jsonb NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    started_at timestamp with time zone,
+    finished_at timestamp with time zone,
+    expires_at timestamp with time zone,
+    CONSTRAINT downloads_completed_has_file CHECK (((status <> 'completed'::text) OR (file_name IS NOT NULL))),
+    CONSTRAINT downloads_failed_has_error CHECK (((status <> 'failed'::text) OR (error IS NOT NULL))),
+    CONSTRAINT downloads_percent_range CHECK (((percent >= (0)::double precision) AND (percent <= (100)::double precision))),
+    CONSTRAINT downloads_status_known CHECK ((status = ANY (ARRAY['queued'::text, 'downloading'::text, 'processing'::text, 'uploading'::text, 'completed'::text, 'failed'::text, 'cancelled'::text, 'expired'::text])))
+);
+
+CREATE TABLE public.idempotency_keys (
+    user_id uuid NOT NULL,
+    key text NOT NULL,
+    fingerprint bytea NOT NULL,
+    answer bytea NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL
+);
+
+CREATE TABLE public.job_events (
+    seq bigint NOT NULL,
+    job_id bigint NOT NULL,
+    fence bigint NOT NULL,
+    event text NOT NULL,
+    at timestamp with time zone DEFAULT clock_timestamp() NOT NULL
+);
+
+ALTER TABLE public.job_events ALTER COLUMN seq ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME public.job_events_seq_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+
+CREATE TABLE public.jobs (
+    id bigint NOT NULL,
+    kind text NOT NULL,
+    subject uuid NOT NULL,
+    user_id uuid NOT NULL,
+    priority smallint DEFAULT 5 NOT NULL,
+    dedup_key bytea,
+    state text DEFAULT 'queued'::text NOT NULL,
+    run_at timestamp with time zone DEFAULT now() NOT NULL,
+    fence bigint DEFAULT 0 NOT NULL,
+    tries smallint DEFAULT 0 NOT NULL,
+    crashes smallint DEFAULT 0 NOT NULL,
+    max_tries smallint DEFAULT 5 NOT NULL,
+    lease_owner uuid,
+    lease_until timestamp with time zone,
+    cancel_requested_at timestamp with time zone,
+    error jsonb,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    finished_at timestamp with time zone,
+    CONSTRAINT jobs_end_is_dated CHECK (((state = ANY (ARRAY['completed'::text, 'failed'::text, 'cancelled'::text])) = (finished_at IS NOT NULL))),
+    CONSTRAINT jobs_kind_known CHECK ((kind = 'download'::text)),
+    CONSTRAINT jobs_lease_is_whole CHECK (((lease_owner IS NULL) = (lease_until IS NULL))),
+    CONSTRAINT jobs_priority_range CHECK (((priority >= 0) AND (priority <= 9))),
+    CONSTRAINT jobs_running_is_leased CHECK (((state = 'running'::text) = (lease_owner IS NOT NULL))),
+    CONSTRAINT jobs_state_known CHECK ((state = ANY (ARRAY['queued'::text, 'running'::text, 'retry_wait'::text, 'completed'::text, 'failed'::text, 'cancelled'::text])))
+);
+
+ALTER TABLE public.jobs ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME public.jobs_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+
+CREATE SEQUENCE public.queue_epoch
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1;
+
+CREATE TABLE public.refresh_tokens (
+    hash bytea NOT NULL,
+    session_id uuid NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    used_at timestamp with time zone
+);
+
+CREATE TABLE public.schema_migrations (
+    version integer NOT NULL,
+    name text NOT NULL,
+    checksum text NOT NULL,
+    applied_at timestamp with time zone DEFAULT now() NOT NULL
+);
+
+CREATE TABLE public.sessions (
+    id uuid NOT NULL,
+    user_id uuid NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    last_used_at timestamp with time zone DEFAULT now() NOT NULL,
+    expires_at timestamp with time zone NOT NULL,
+    revoked_at timestamp with time zone,
+    ip inet,
+    user_agent text
+);
+
+CREATE TABLE public.tickets (
+    hash bytea NOT NULL,
+    session_id uuid NOT NULL,
+    expires_at timestamp with time zone NOT NULL
+);
+
+CREATE TABLE public.users (
+    id uuid NOT NULL,
+    username text NOT NULL,
+    email text NOT NULL,
+    full_name text NOT NULL,
+    password_hash text NOT NULL,
+    role text DEFAULT 'user'::text NOT NULL,
+    is_active boolean DEFAULT true NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    last_login timestamp with time zone,
+    CONSTRAINT users_role_known CHECK ((role = ANY (ARRAY['user'::text, 'admin'::text])))
+);
+
+ALTER TABLE ONLY public.download_logs
+    ADD CONSTRAINT download_logs_attempt_once UNIQUE (job_id, fence);
+
+ALTER TABLE ONLY public.download_logs
+    ADD CONSTRAINT download_logs_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY public.downloads
+    ADD CONSTRAINT downloads_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY public.idempotency_keys
+    ADD CONSTRAINT idempotency_keys_pkey PRIMARY KEY (user_id, key);
+
+ALTER TABLE ONLY public.job_events
+    ADD CONSTRAINT job_events_pkey PRIMARY KEY (seq);
+
+ALTER TABLE ONLY public.jobs
+    ADD CONSTRAINT jobs_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY public.refresh_tokens
+    ADD CONSTRAINT refresh_tokens_pkey PRIMARY KEY (hash);
+
+ALTER TABLE ONLY public.schema_migrations
+    ADD CONSTRAINT schema_migrations_pkey PRIMARY KEY (version);
+
+ALTER TABLE ONLY public.sessions
+    ADD CONSTRAINT sessions_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY public.tickets
+    ADD CONSTRAINT tickets_pkey PRIMARY KEY (hash);
+
+ALTER TABLE ONLY public.users
+    ADD CONSTRAINT users_pkey PRIMARY KEY (id);
+
+CREATE INDEX download_logs_download_id ON public.download_logs USING btree (download_id);
+
+CREATE INDEX download_logs_user_id ON public.download_logs USING btree (user_id, id DESC);
+
+CREATE INDEX downloads_by_user ON public.downloads USING btree (user_id, id DESC);
+
+CREATE INDEX downloads_file_name ON public.downloads USING btree (file_name) WHERE (file_name IS NOT NULL);
+
+CREATE INDEX downloads_job_id ON public.downloads USING btree (job_id);
+
+CREATE INDEX idempotency_keys_created_at ON public.idempotency_keys USING btree (created_at);
+
+CREATE INDEX job_events_job_id ON public.job_events USING btree (job_id);
+
+CREATE INDEX jobs_leased ON public.jobs USING btree (lease_until) WHERE (state = 'running'::text);
+
+CREATE UNIQUE INDEX jobs_live_once ON public.jobs USING btree (user_id, dedup_key) WHERE ((dedup_key IS NOT NULL) AND (state = ANY (ARRAY['queued'::text, 'running'::text, 'retry_wait'::text])));
+
+CREATE INDEX jobs_open ON public.jobs USING btree (id) INCLUDE (user_id, priority, run_at) WHERE (state = ANY (ARRAY['queued'::text, 'retry_wait'::text]));
+
+CREATE INDEX jobs_open_by_user ON public.jobs USING btree (user_id) WHERE (state = ANY (ARRAY['queued'::text, 'retry_wait'::text]));
+
+CREATE INDEX jobs_subject ON public.jobs USING btree (subject);
+
+CREATE INDEX refresh_tokens_session_id ON public.refresh_tokens USING btree (session_id);
+
+CREATE INDEX sessions_expires_at ON public.sessions USING btree (expires_at);
+
+CREATE INDEX sessions_user_id ON public.sessions USING btree (user_id);
+
+CREATE UNIQUE INDEX users_email_taken ON public.users USING btree (lower(email));
+
+CREATE UNIQUE INDEX users_username_taken ON public.users USING btree (lower(username));
+
+ALTER TABLE ONLY public.downloads
+    ADD CONSTRAINT downloads_job_id_fkey FOREIGN KEY (job_id) REFERENCES public.jobs(id);
+
+ALTER TABLE ONLY public.downloads
+    ADD CONSTRAINT downloads_user_id_fkey FOREIGN KEY (user_id) REFERENCES public.users(id) ON DELETE CASCADE;
+
+ALTER TABLE ONLY public.idempotency_keys
+    ADD CONSTRAINT idempotency_keys_user_id_fkey FOREIGN KEY (user_id) REFERENCES public.users(id) ON DELETE CASCADE;
+
+ALTER TABLE ONLY public.job_events
+    ADD CONSTRAINT job_events_job_id_fkey FOREIGN KEY (job_id) REFERENCES public.jobs(id) ON DELETE CASCADE;
+
+ALTER TABLE ONLY public.refresh_tokens
+    ADD CONSTRAINT refresh_tokens_session_id_fkey FOREIGN KEY (session_id) REFERENCES public.sessions(id) ON DELETE CASCADE;
+
+ALTER TABLE ONLY public.sessions
+    ADD CONSTRAINT sessions_user_id_fkey FOREIGN KEY (user_id) REFERENCES public.users(id) ON DELETE CASCADE;
+
+ALTER TABLE ONLY public.tickets
+    ADD CONSTRAINT tickets_session_id_fkey FOREIGN KEY (session_id) REFERENCES public.sessions(id) ON DELETE CASCADE;
