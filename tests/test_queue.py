@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -25,7 +26,7 @@ from ytdl.kv import KV, Down
 from ytdl.queue import Claim, Index, Queue
 
 ANN, BEN = uuid4(), uuid4()
-TERMINAL = ("completed", "failed", "cancelled")
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @pytest.fixture(scope="module")
@@ -396,13 +397,16 @@ async def test_two_reapers_at_once_take_each_job_once(jobs: Queue, db: DB, kv: K
     await take(jobs, db, *ids)
     assert await jobs.disown() == 150
 
+    neither_waits_for_the_other = asyncio.Barrier(2)
+
     async def reap(owner: Queue) -> list[int]:
         async with db.transaction() as tx:
             rows = await owner.reap(tx)
-            await asyncio.sleep(0.05)
+            await neither_waits_for_the_other.wait()
             return [row["id"] for row in rows]
 
-    taken = await asyncio.gather(*(reap(owner) for owner in (jobs, Queue(db, kv))))
+    async with asyncio.timeout(5):
+        taken = await asyncio.gather(*(reap(owner) for owner in (jobs, Queue(db, kv))))
     assert sorted(len(rows) for rows in taken) == [50, 100]
     assert sorted(id for rows in taken for id in rows) == ids
 
@@ -594,6 +598,12 @@ async def test_a_job_of_the_future_is_suggested_when_it_is_due(jobs: Queue, db: 
     assert len(await take(jobs, db, *suggested)) == 1, "the index must never be earlier than PostgreSQL"
 
 
+@given(st.datetimes(min_value=datetime(2020, 1, 1), max_value=datetime(2200, 1, 1), timezones=st.just(UTC)))
+@settings(max_examples=300, deadline=None)
+def test_a_job_is_never_due_in_the_index_before_it_is_in_postgres(at: datetime) -> None:
+    assert at <= EPOCH + timedelta(milliseconds=queue.due_ms(at)) <= at + timedelta(milliseconds=2)
+
+
 async def test_a_beat_brings_leases_back_into_a_lost_index(jobs: Queue, db: DB, kv: KV) -> None:
     claim = await claimed(jobs, db)
     await jobs.index.claim(0)
@@ -630,8 +640,10 @@ async def test_a_job_is_dropped_wherever_it_stands(jobs: Queue, db: DB, kv: KV) 
 async def test_a_job_stands_in_one_place_only(jobs: Queue, db: DB, kv: KV) -> None:
     row = await submit(jobs, db)
     later = row | {"run_at": row["run_at"].replace(year=row["run_at"].year + 1)}
-    for next_row in (row, later, row, later, row):
-        await jobs.announce(next_row)
+    for now in (row, later, row, later, row):
+        await jobs.announce(now)
+        assert await jobs.index.rank(row["id"]) == (0 if now is row else None)
+        assert await kv.client.zcard(kv.key("queue", "delayed")) == (0 if now is row else 1)
     assert await jobs.index.claim(5) == [row["id"]]
     await jobs.forget([row["id"]])
     assert await keys(kv) == {"epoch"}

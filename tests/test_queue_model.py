@@ -20,7 +20,7 @@ from psycopg.rows import dict_row
 
 from tests.servers import Servers
 from ytdl import queue
-from ytdl.db import DB
+from ytdl.db import DB, Row
 from ytdl.kv import KV
 from ytdl.queue import Claim, Queue
 
@@ -59,6 +59,7 @@ class Model(RuleBasedStateMachine):
         super().__init__()
         self.runner = asyncio.Runner()
         self.jobs: dict[int, Job] = {}
+        self.rows: dict[int, Row] = {}
         self.claims: list[Claim] = []
         self.runner.run(self._open())
 
@@ -108,9 +109,15 @@ class Model(RuleBasedStateMachine):
         row = self.runner.run(work())
         assert (row is None) == self.live(user, key)
         if row:
-            self.jobs[row["id"]] = Job(user, key)
+            self.jobs[row["id"]], self.rows[row["id"]] = Job(user, key), row
             if told:
                 self.runner.run(self.workers[0].announce(row))
+
+    @precondition(lambda self: self.jobs)
+    @rule(data=st.data())
+    def announce_late(self, data: st.DataObject) -> None:
+        """Whatever has become of the job since; the index then suggests what it should not."""
+        self.runner.run(self.workers[0].announce(self.rows[data.draw(st.sampled_from(sorted(self.rows)))]))
 
     @precondition(lambda self: self.jobs)
     @rule(data=st.data(), told=st.booleans())
@@ -184,7 +191,13 @@ class Model(RuleBasedStateMachine):
         job.become(state, "yield" if state == "queued" else None)
         assert (row if end == "complete" else row["state"]) == state
         if told:
-            self.runner.run(self.workers[0].forget([claim.job]))
+            self.runner.run(self._tell(claim.job))
+
+    async def _tell(self, id: int) -> None:
+        """What is done after the commit: the index forgets the job, and hears of it anew if it waits."""
+        await self.workers[0].forget([id])
+        if self.jobs[id].state in OPEN:
+            await self.workers[0].announce(self.rows[id])
 
     async def _end(self, claim: Claim, end: str) -> Any:
         mine = self.workers[0]
@@ -198,8 +211,8 @@ class Model(RuleBasedStateMachine):
     # what goes wrong
 
     @precondition(lambda self: any(job.state == "running" for job in self.jobs.values()))
-    @rule(data=st.data())
-    def crash(self, data: st.DataObject) -> None:
+    @rule(data=st.data(), told=st.booleans())
+    def crash(self, data: st.DataObject, told: bool) -> None:
         """A lease runs out and is taken back, by two reapers at once."""
         running = sorted(id for id, job in self.jobs.items() if job.state == "running")
         id = data.draw(st.sampled_from(running))
@@ -210,6 +223,8 @@ class Model(RuleBasedStateMachine):
         over = job.crashes >= queue.MAX_CRASHES
         state = "cancelled" if job.cancelling else "failed" if over else "queued"
         job.become(state, "reap" if state == "queued" else None)
+        if told:
+            self.runner.run(self._tell(id))
 
     async def _reap(self, id: int) -> list[Any]:
         await self.sql.execute("UPDATE jobs SET lease_until = now() - interval '1 second' WHERE id = %s", (id,))
