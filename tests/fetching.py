@@ -134,6 +134,6 @@ async def cancel(task: Run) -> float:
 def write_slow_ffmpeg(folder: Path) -> str:
     """ffmpeg that starts and then takes its time."""
     script = folder / "slow-ffmpeg"
-    script.write_text("#!/bin/sh\n[ $1 = -version ] && exit 1\necho progress=continue\nexec sleep 60\n")
+    script.write_text("#!/bin/sh\n[ $1 = -version ] && exit 1\necho progress=continue\nexec /bin/sleep 60\n")
     script.chmod(0o755)
     return str(script)

@@ -84,14 +84,14 @@ async def test_progress_rises_through_all_stages_and_never_falls(
 async def test_progress_is_throttled_and_knows_speed_and_time_left(
     fetcher: Fetcher, youtube: YouTube, tmp_path: Path
 ) -> None:
-    youtube.misbehave(media_throttle=150_000)
+    youtube.misbehave(media_throttle=20_000_000)
     began = asyncio.get_running_loop().time()
-    _, _, frames = await fetch(fetcher, order_for(youtube, tmp_path))
+    _, _, frames = await fetch(fetcher, order_for(youtube, tmp_path, "big"))
     seconds = asyncio.get_running_loop().time() - began
     assert len(frames) <= 4 * seconds + 8
-    speeds = [frame.speed_bytes_per_second for frame in frames if isinstance(frame, Progress)]
-    assert any(speed and 75_000 < speed < 300_000 for speed in speeds)
-    assert any(frame.eta_seconds for frame in frames if isinstance(frame, Progress))
+    progress = [frame for frame in frames if isinstance(frame, Progress)]
+    assert any(5e6 < (frame.speed_bytes_per_second or 0) < 40e6 for frame in progress)
+    assert any(frame.eta_seconds for frame in progress)
 
 
 @pytest.mark.parametrize("name", ["emoji", "right_to_left", "quotes", "newlines", "slashes", "dots", "long"])

@@ -105,9 +105,12 @@ async def test_a_second_cancellation_does_not_leave_the_job_behind(
     assert descendants(fetcher) == [] and fetcher.running == 0
 
 
+@pytest.mark.parametrize("path", [None, "/nonexistent"], ids=["leashed", "without setpriv"])
 async def test_a_killed_child_is_child_killed_and_takes_its_ffmpeg_along(
-    youtube: YouTube, tmp_path: Path, slow_ffmpeg: str
+    youtube: YouTube, tmp_path: Path, slow_ffmpeg: str, monkeypatch: pytest.MonkeyPatch, path: str | None
 ) -> None:
+    if path:
+        monkeypatch.setenv("PATH", path)
     fetcher = Fetcher(settings_for(youtube, tmp_path, ffmpeg=slow_ffmpeg))
     await fetcher.start()
     try:

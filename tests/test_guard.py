@@ -18,6 +18,7 @@ from ytdl.child.frames import Order, Setup
 from ytdl.child.guard import Forbidden, Guard, is_public, resolve_proxy
 from ytdl.fetcher import Fetcher, Settings, find_ffmpeg
 from ytdl.fetcher.forkserver import ROOT
+from ytdl.fetcher.tools import find_deno, write_wrapper
 
 CLOSED_V4 = """0.0.0.0 0.1.2.3 10.0.0.1 10.255.255.255 100.64.0.1 100.127.255.255 127.0.0.1 127.1.2.3
 169.254.169.254 172.16.0.1 172.31.255.255 192.0.0.1 192.0.2.1 192.88.99.1 192.168.0.1 198.18.0.1 198.19.255.255
@@ -171,6 +172,23 @@ async def inner() -> AsyncIterator[tuple[int, list[str]]]:
     await site.start()
     yield runner.addresses[0][1], asked
     await runner.cleanup()
+
+
+def test_the_javascript_runtime_starts_inside_the_limits_and_rules(tmp_path: Path) -> None:
+    deno = write_wrapper(tmp_path, "deno", find_deno() or "")
+    code = """
+import subprocess, sys
+from ytdl.child import confine
+from ytdl.child.frames import Order, Setup
+from ytdl.child.guard import Guard
+setup = Setup(["youtube"], deno=sys.argv[1])
+confine.limit(setup, "1.1")
+Guard(setup, Order("1.1", "u", "best", "mp4", "/nonexistent")).install()
+subprocess.run([setup.deno, "eval", "console.log(6 * 7)"], check=True)
+"""
+    command = [sys.executable, "-c", code, deno]
+    output = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True, timeout=30).stdout
+    assert output.strip() == "42"
 
 
 def cut_into_segments(folder: Path) -> None:
