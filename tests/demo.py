@@ -125,9 +125,7 @@ async def _started(options: argparse.Namespace, screen: Screen) -> AsyncIterator
         folder = Path(name)
         screen.draw("  1  The stand-in         is starting; its films are made the first time")
         async with standing_in(folder, throttle=options.rate * 1000) as youtube:
-            screen.draw(
-                "  1  The stand-in         answers as www.youtube.com, over TLS, to yt-dlp's own extractor"
-            )
+            screen.draw("  1  The stand-in         answers as www.youtube.com, over TLS, to yt-dlp's own extractor")
             screen.close()
             screen.draw("  2  The service          is starting, with a Postgres and a Redis of its own")
             async with serving(folder, **youtube.settings) as service:
@@ -199,9 +197,7 @@ def compare(done: Json, got: Got) -> None:
     if got.sha256 != file["sha256"]:
         raise Wrong(f"The file's SHA-256 is {got.sha256}, the service said {file['sha256']}.")
     if (got.width, got.height) != (done["width"], done["height"]):
-        raise Wrong(
-            f"The picture is {got.width} x {got.height}, the service said {done['width']} x {done['height']}."
-        )
+        raise Wrong(f"The picture is {got.width} x {got.height}, the service said {done['width']} x {done['height']}.")
 
 
 def _summary(done: Json, got: Got, took: float) -> list[str]:
@@ -222,12 +218,8 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.demo", description=(
         "Shows a download from start to end without a network. Exit code 0 if the file arrived as it should."
     ))  # fmt: skip
-    parser.add_argument(
-        "--quality", default="1080p", help="best, worst or a cap like 720p (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--format", default="mp4", help="mp4, webm, mkv, any, mp3, m4a, ... (default: %(default)s)"
-    )
+    parser.add_argument("--quality", default="1080p", help="best, worst or a cap like 720p (default: %(default)s)")
+    parser.add_argument("--format", default="mp4", help="mp4, webm, mkv, any, mp3, m4a, ... (default: %(default)s)")
     parser.add_argument("--rate", type=int, default=100, metavar="KB", help=(
         "kilobytes a second that the stand-in sends; 0 is as fast as it goes (default: %(default)s)"
     ))  # fmt: skip

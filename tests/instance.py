@@ -147,9 +147,7 @@ async def _end(process: asyncio.subprocess.Process) -> None:
             return
 
 
-async def _until(
-    process: asyncio.subprocess.Process, log: Path, holds: Callable[[], Awaitable[bool]]
-) -> None:
+async def _until(process: asyncio.subprocess.Process, log: Path, holds: Callable[[], Awaitable[bool]]) -> None:
     deadline = time.monotonic() + START_SECONDS
     while not await holds():
         if process.returncode is not None:
