@@ -48,6 +48,7 @@ def test_each_type_is_read() -> None:
         ("PUBLIC_URL", "example.org", "PUBLIC_URL must begin with http:// or https://."),
         ("OUTBOUND_CA_FILE", "/none", "OUTBOUND_CA_FILE names a file that is not there."),
         ("TRUSTED_PROXIES", "proxy", "TRUSTED_PROXIES has 'proxy', which is not a network."),
+        ("ALLOWED_PRIVATE_NETWORKS", "lan", "ALLOWED_PRIVATE_NETWORKS has 'lan', which is not a network."),
     ],
 )
 def test_a_fault_is_one_sentence(name: str, value: str, sentence: str) -> None:

@@ -152,6 +152,7 @@ def _fetcher_settings(config: Config) -> Settings:
         proxy=config.outbound_proxy or None,
         ca_file=config.outbound_ca_file or None,
         allowed_extractors=config.allowed_extractors,
+        allowed_networks=config.allowed_private_networks,
         extractor_args=config.ytdlp_extractor_args,
         cookies_file=config.ytdlp_cookies_file or None,
         stall_seconds=config.download_stall_seconds,

@@ -65,6 +65,7 @@ class Config:
     outbound_proxy: str = setting("", "Proxy for everything that yt-dlp fetches.", section="Outbound", secret=True)
     outbound_ca_file: str = setting("", "Certificate authority to trust there.", section="Outbound")
     allowed_extractors: tuple[str, ...] = setting(("youtube",), "Sites that may be fetched from; only youtube so far.", section="Outbound")
+    allowed_private_networks: tuple[str, ...] = setting((), "Networks that are fetched from although they are not public, separated by commas.", section="Outbound")
     ytdlp_extractor_args: str = setting("", "Arguments for yt-dlp's extractors, as on its command line.", section="Outbound")
     ytdlp_cookies_file: str = setting("", "Cookies in Netscape form for yt-dlp; each job gets a private copy.", section="Outbound")
     metrics_collection_interval: float = setting(15.0, "Seconds between two refreshes of the gauges.", section="Observability", least=0.1)
@@ -146,7 +147,9 @@ def _parse(field: "dataclasses.Field[Any]", text: str) -> Any:
 
 def _combined(c: Config) -> list[str]:
     """Faults that only show when settings are seen together, or that need more than a type."""
-    network_faults = [f"TRUSTED_PROXIES has {n!r}, which is not a network." for n in c.trusted_proxies if not _network(n)]
+    lists = {"TRUSTED_PROXIES": c.trusted_proxies, "ALLOWED_PRIVATE_NETWORKS": c.allowed_private_networks}
+    entries = [(name, text) for name, texts in lists.items() for text in texts]
+    network_faults = [f"{name} has {text!r}, which is not a network." for name, text in entries if not _network(text)]
     # A key is at least as long as the hash it goes into (RFC 7518, section 3.2).
     key_length = {"HS384": 48, "HS512": 64}.get(c.jwt_algorithm, 32)
     # fmt: off
