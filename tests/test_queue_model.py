@@ -27,8 +27,8 @@ from ytdl.queue import Claim, Queue
 USERS = [UUID(int=n) for n in (1, 2)]
 OPEN, ENDED = ("queued", "retry_wait"), ("completed", "failed", "cancelled")
 MAX_TRIES = 3
-EXAMPLES = int(os.environ.get("YTDL_MODEL_EXAMPLES", "15"))
-STEPS = int(os.environ.get("YTDL_MODEL_STEPS", "25"))
+EXAMPLES = int(os.environ.get("YTDL_MODEL_EXAMPLES", "25"))
+STEPS = int(os.environ.get("YTDL_MODEL_STEPS", "30"))
 
 
 @dataclass
