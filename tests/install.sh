@@ -5,6 +5,7 @@ set -eu
 
 packages=()
 command -v ffmpeg >/dev/null && command -v ffprobe >/dev/null || packages+=(ffmpeg)
+command -v curl >/dev/null || packages+=(curl)
 command -v redis-server >/dev/null || packages+=(redis-server)
 [ ${#packages[@]} -gt 0 ] || exit 0
 

@@ -300,9 +300,7 @@ async def test_when_postgres_cannot_start_redis_is_stopped_again(data_dir: Path)
 
 def redis_file(data_dir: Path) -> Path:
     """The append-only file: one in Redis 6, the youngest of a folder from Redis 7 on."""
-    return max(
-        (data_dir / "redis").rglob("appendonly.aof*"), key=lambda path: (path.is_file(), "incr" in path.name)
-    )
+    return max((data_dir / "redis").rglob("appendonly.aof*"), key=lambda path: (path.is_file(), "incr" in path.name))
 
 
 async def test_redis_takes_what_is_whole_of_a_cut_file(data_dir: Path) -> None:

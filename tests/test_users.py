@@ -227,9 +227,7 @@ async def test_the_first_admin_gets_a_password_once(db: DB, hasher: Hasher) -> N
     assert await users.first_admin(db, hasher, username="chief", password="") is None
 
 
-async def test_the_operators_password_stands(
-    db: DB, hasher: Hasher, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_the_operators_password_stands(db: DB, hasher: Hasher, caplog: pytest.LogCaptureFixture) -> None:
     assert await users.first_admin(db, hasher, username="chief", password="simple") is None
     account = await users.credentials(db, "chief")
     assert account and await hasher.verify("simple", account.password_hash)

@@ -103,7 +103,8 @@ class Attempts:
             if state == "cancelled":
                 await tx.exec(q.end, job=s.claim.job, status="cancelled", error=None)
             if state:
-                await self._close(tx, s, state, usage, done=done, path=name if state == "completed" else None)
+                path = name if state == "completed" else None
+                await self._close(tx, s.claim.job, s.claim.fence, state, usage=usage, done=done, path=path)
         if state is None:
             return await self._committed_before(s)
         if state == "completed" and row:
@@ -137,7 +138,8 @@ class Attempts:
             status = "queued" if row["state"] == "retry_wait" else row["state"]
             await tx.exec(q.end, job=s.claim.job, status=status, error=None if status == "cancelled" else Jsonb(error))
             outcome = "cancelled" if status == "cancelled" else "failed"
-            await self._close(tx, s, outcome, usage, code=failure.code, message=_text(failure.message))
+            job, fence = s.claim.job, s.claim.fence
+            await self._close(tx, job, fence, outcome, usage=usage, code=failure.code, message=_text(failure.message))
         if status != "cancelled":
             metrics.downloads_failed.labels(failure.code).inc()
         await self._ended(s, status, row)
@@ -150,7 +152,8 @@ class Attempts:
             if row is None:
                 return None
             await tx.exec(q.end, job=s.claim.job, status=row["state"], error=None)
-            await self._close(tx, s, "yielded" if row["state"] == "queued" else "cancelled", usage)
+            outcome = "yielded" if row["state"] == "queued" else "cancelled"
+            await self._close(tx, s.claim.job, s.claim.fence, outcome, usage=usage)
         await self._ended(s, row["state"], row)
         return str(row["state"])
 
@@ -163,7 +166,7 @@ class Attempts:
             for row in rows:
                 failed = row["state"] == "failed"
                 await tx.exec(q.end, job=row["id"], status=row["state"], error=Jsonb(error) if failed else None)
-                await self._log_end(tx, row["id"], row["fence"], "lost", code="worker_lost")
+                await self._close(tx, row["id"], row["fence"], "lost", code="worker_lost")
         for row in rows:
             log.warning("queue.reaped", extra={"job": row["id"], "fence": row["fence"], "state": row["state"]})
             await self._after(row["id"], row["user_id"], row["subject"], row["state"], row)
@@ -186,23 +189,12 @@ class Attempts:
         await self._events.publish(s.claim.user_id, s.download, "status", {"id": s.download, "status": status})
 
     async def _close(
-        self, tx: Statements, s: Started, status: str, usage: Usage | None, *, done: Done | None = None,
-        path: str | None = None, code: str | None = None, message: str | None = None,
-    ) -> None:  # fmt: skip
-        if usage:
-            metrics.fetcher_cpu_seconds.inc(usage.cpu_seconds)
-            metrics.fetcher_peak_memory_bytes.observe(usage.peak_memory_bytes)
-        await self._log_end(
-            tx, s.claim.job, s.claim.fence, status, usage=usage, code=code, message=message, path=path, done=done
-        )
-
-    async def _log_end(
         self, tx: Statements, job: int, fence: int, status: str, *, usage: Usage | None = None, code: str | None = None,
         message: str | None = None, path: str | None = None, done: Done | None = None,
     ) -> None:  # fmt: skip
         await tx.exec(
             q.close_log, job=job, fence=fence, status=status, error_code=code, error_message=message, file_path=path,
-            file_bytes=done and done.size_bytes, downloaded_bytes=done.fetched_bytes if done else 0,
+            file_bytes=done and done.size_bytes, downloaded_bytes=done and done.fetched_bytes,
             output_format=done and _output(done), peak_memory_bytes=usage and usage.peak_memory_bytes,
             cpu_seconds=usage and usage.cpu_seconds, disk_bytes=usage and usage.disk_bytes,
         )  # fmt: skip

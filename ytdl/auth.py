@@ -77,9 +77,7 @@ class Identity(msgspec.Struct, frozen=True):
 class Auth:
     """Close it after use: it owns `hasher`'s threads. Tests give a `Hasher` of low cost."""
 
-    def __init__(
-        self, db: DB, events: Events, config: Config, key: bytes, *, hasher: Hasher | None = None
-    ) -> None:
+    def __init__(self, db: DB, events: Events, config: Config, key: bytes, *, hasher: Hasher | None = None) -> None:
         self.hasher = hasher or Hasher()
         self._db = db
         self._events = events
@@ -93,9 +91,7 @@ class Auth:
     async def close(self) -> None:
         self.hasher.close()
 
-    async def sign_in(
-        self, username: str, password: str, *, ip: str | None = None, agent: str | None = None
-    ) -> Tokens:
+    async def sign_in(self, username: str, password: str, *, ip: str | None = None, agent: str | None = None) -> Tokens:
         """Raises `errors.Unauthorized`, with the same words after the same work whatever was wrong, and
         `errors.Unavailable` when too many passwords are being checked."""
         account = await self._checked(username, password, ip)

@@ -51,9 +51,7 @@ class Hasher:
     Beyond `threads` + `waiting` requests at once, `hash` and `verify` raise `errors.Unavailable` at once.
     """
 
-    def __init__(
-        self, cost: int = BCRYPT_COST, *, threads: int = HASH_THREADS, waiting: int = HASH_WAITING
-    ) -> None:
+    def __init__(self, cost: int = BCRYPT_COST, *, threads: int = HASH_THREADS, waiting: int = HASH_WAITING) -> None:
         self._cost = cost
         self._room = threading.BoundedSemaphore(threads + waiting)
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="bcrypt", initializer=_give_way)

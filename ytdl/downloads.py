@@ -7,9 +7,7 @@ change in one transaction, so the two never disagree.
 import hashlib
 import re
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal
 from uuid import UUID
 
 import msgspec
@@ -20,124 +18,25 @@ from ytdl import errors, metrics, sql, urls
 from ytdl.db import DB, Row, Transaction
 from ytdl.events import Events
 from ytdl.queue import Queue
+from ytdl.recent import Recent
+from ytdl.record import (
+    ENDED,
+    Attempt,
+    Download,
+    File,
+    Filter,
+    NewDownload,
+    Page,
+    dedup_key,
+    file_of,
+    options_of,
+    view,
+)
 from ytdl.storage import Storage
-from ytdl.titles import title_name
 
 q = sql.load("downloads")
 
-Quality = Literal["best", "2160p", "1440p", "1080p", "720p", "480p", "360p", "240p", "144p", "worst"]
-Format = Literal["mp4", "webm", "mkv", "any", "mp3", "m4a", "opus", "flac", "wav"]
-Status = Literal["queued", "downloading", "processing", "uploading", "completed", "failed", "cancelled", "expired"]
-# A moment without its offset could mean any of two dozen; it is refused.
-Moment = Annotated[datetime, msgspec.Meta(tz=True)]
-ENDED = frozenset({"completed", "failed", "cancelled", "expired"})
 _IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")
-
-
-class NewDownload(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
-    """`quality` is a cap on the shorter side: nothing above it is ever delivered. A higher `priority` comes first
-    among the same user's downloads; between users the turn is fair, whatever their priorities."""
-
-    url: Annotated[str, msgspec.Meta(max_length=urls.MAX_LENGTH, description="Address of one YouTube video.")]
-    quality: Quality = "best"
-    format: Format = "mp4"
-    embed_metadata: bool = False
-    priority: Annotated[int, msgspec.Meta(ge=0, le=9)] = 5
-
-
-class Progress(msgspec.Struct, frozen=True):
-    stage: str
-    percent: float
-    downloaded_bytes: int
-    total_bytes: int | None
-    speed_bytes_per_second: float | None
-    eta_seconds: float | None
-
-
-class File(msgspec.Struct, frozen=True):
-    name: str
-    size_bytes: int
-    content_type: str
-    sha256: str
-    url: str
-
-
-class Failure(msgspec.Struct, frozen=True):
-    code: str
-    message: str
-    retryable: bool
-    hint: str
-
-
-class Download(msgspec.Struct, frozen=True):
-    """`queue_position` counts the same user's downloads before this one; known in single answers."""
-
-    id: UUID
-    url: str
-    canonical_url: str
-    extractor: str
-    video_id: str
-    status: Status
-    quality: Quality
-    format: Format
-    options: dict[str, Any]
-    title: str | None
-    uploader: str | None
-    duration_seconds: float | None
-    thumbnail_url: str | None
-    width: int | None
-    height: int | None
-    progress: Progress
-    file: File | None
-    error: Failure | None
-    attempts: int
-    max_attempts: int
-    next_attempt_at: Moment | None
-    priority: int
-    queue_position: int | None
-    drive: None
-    parent_id: None
-    created_at: Moment
-    started_at: Moment | None
-    finished_at: Moment | None
-    expires_at: Moment | None
-    deduplicated: bool = False
-
-
-class Attempt(msgspec.Struct, frozen=True):
-    """What one attempt did and what it cost."""
-
-    attempt: int
-    status: str
-    started_at: Moment
-    finished_at: Moment | None
-    error_code: str | None
-    error_message: str | None
-    retries: int
-    percent: float
-    downloaded_bytes: int
-    speed_bytes_per_second: float | None
-    file_bytes: int | None
-    output_format: str | None
-    peak_memory_bytes: int | None
-    cpu_seconds: float | None
-    disk_bytes: int | None
-
-
-class Filter(msgspec.Struct, forbid_unknown_fields=True, frozen=True, rename={"from_": "from"}):
-    """Query of the list. `q` is a part of the title."""
-
-    limit: Annotated[int, msgspec.Meta(ge=1, le=200)] = 50
-    cursor: UUID | None = None
-    status: list[Status] | None = None
-    q: Annotated[str, msgspec.Meta(max_length=200)] | None = None
-    from_: Moment | None = None
-    to: Moment | None = None
-
-
-class Page(msgspec.Struct, frozen=True):
-    items: list[Download]
-    next_cursor: str | None
 
 
 @dataclass(frozen=True)
@@ -158,46 +57,6 @@ class Created:
     replayed: bool = False
 
 
-def view(row: Row, *, position: int | None = None, deduplicated: bool = False) -> Download:
-    """A row of `downloads` with its job's figures, as users see it."""
-    values = {name: row[name] for name in Download.__struct_fields__ if name in row}
-    values |= {
-        "progress": Progress(
-            row["stage"],
-            round(row["percent"], 1),
-            row["downloaded_bytes"],
-            row["total_bytes"],
-            row["speed_bytes_per_second"],
-            row["eta_seconds"],
-        ),
-        "file": _file(row) if row["status"] == "completed" else None,
-        "error": Failure(**row["error"]) if row["error"] else None,
-        "attempts": row["fence"],
-        "max_attempts": row["max_tries"],
-        "next_attempt_at": row["run_at"] if row["job_state"] == "retry_wait" else None,
-        "queue_position": position,
-        "drive": None,
-        "parent_id": None,
-        "deduplicated": deduplicated,
-    }
-    return Download(**values)
-
-
-def _file(row: Row) -> File:
-    name = title_name(row["title"], row["video_id"], row["file_name"].rpartition(".")[2])
-    return File(name, row["file_bytes"], row["file_type"], row["file_sha256"], f"/api/v1/downloads/{row['id']}/file")
-
-
-def options_of(new: NewDownload) -> dict[str, Any]:
-    """What makes a difference to the file beside quality and format."""
-    return {"embed_metadata": new.embed_metadata}
-
-
-def dedup_key(video_id: str, quality: str, format: str, options: dict[str, Any]) -> bytes:
-    """Two requests with the same key ask for the same file."""
-    return hashlib.sha256(msgspec.json.encode([video_id, quality, format, sorted(options.items())])).digest()
-
-
 def check_idempotency_key(key: str | None) -> None:
     if key is not None and not _IDEMPOTENCY_KEY.fullmatch(key):
         raise errors.invalid("Idempotency-Key", "must have 1 to 255 printable ASCII characters")
@@ -210,8 +69,7 @@ class Downloads:
         self._events = events
         self._storage = storage
         self._max_attempts = max_attempts
-
-    # asking
+        self._recent: Recent[tuple[UUID, Download]] = Recent(events)
 
     async def create(self, asker: Asker, new: NewDownload, idempotency_key: str | None = None) -> Created:
         """Accepts a download. The answer stands only for what is committed.
@@ -277,19 +135,29 @@ class Downloads:
         await self._queue.announce(job)
         await self._events.tell("wake", "")
 
-    # looking
-
     async def get(self, asker: Asker, id: UUID) -> Download:
+        return (await self._found(asker, id))[1]
+
+    async def owner(self, asker: Asker, id: UUID) -> UUID:
+        return (await self._found(asker, id))[0]
+
+    async def _found(self, asker: Asker, id: UUID) -> tuple[UUID, Download]:
+        """Raises `errors.NotFound` for one that is not there, and for another user's alike."""
+        owner, download = self._recent.find(id) or await self._read(asker, id)
+        if not asker.admin and owner != asker.user_id:
+            raise errors.NotFound("There is nothing here by that name.")
+        return owner, download
+
+    async def _read(self, asker: Asker, id: UUID) -> tuple[UUID, Download]:
+        changes = self._recent.changes
         row = await self._row(asker, id)
         waiting = row["job_state"] == "queued"
-        return view(row, position=await self._position(row["job_id"]) if waiting else None)
+        found = row["user_id"], view(row, position=await self._position(row["job_id"]) if waiting else None)
+        self._recent.keep(id, found, changes)
+        return found
 
     async def _row(self, asker: Asker, id: UUID) -> Row:
         return await self._db.one(q.by_id, id=id, user_id=asker.user_id, admin=asker.admin)
-
-    async def owner(self, asker: Asker, id: UUID) -> UUID:
-        owner: UUID = (await self._row(asker, id))["user_id"]
-        return owner
 
     async def _position(self, job: int) -> int | None:
         try:
@@ -330,9 +198,7 @@ class Downloads:
             raise errors.Gone("The file is no longer kept; ask for the download again.")
         if row["status"] != "completed":
             raise errors.Conflict(f"There is no file: the download is {row['status']}.")
-        return self._storage.path(row["file_name"]), _file(row)
-
-    # changing
+        return self._storage.path(row["file_name"]), file_of(row)
 
     async def cancel(self, asker: Asker, id: UUID) -> Download:
         """Ends a waiting download at once; a running one is ended by its worker. Raises `errors.Conflict` at an end."""

@@ -103,6 +103,7 @@ class Events:
         self._words = kv.key("words")
         self._mailboxes: dict[UUID, set[Mailbox]] = {}
         self._listeners: dict[str, list[Callable[[str], None]]] = {}
+        self._watchers: list[Callable[[UUID], None]] = []
         self._task: asyncio.Task[None] | None = None
         self._closing = False
         self.live = False
@@ -126,6 +127,10 @@ class Events:
         """Calls back on the loop for each word of this kind, from any process; it must not block."""
         self._listeners.setdefault(kind, []).append(callback)
 
+    def watch(self, callback: Callable[[UUID], None]) -> None:
+        """Calls back with the download's id for each event of any process, and at once for those of this one."""
+        self._watchers.append(callback)
+
     async def tell(self, kind: str, value: str) -> None:
         """To this process at once, to the others as far as Redis is there."""
         word = Word(kind, value)
@@ -134,6 +139,7 @@ class Events:
             await self._kv.call("tell", self._kv.client.publish(self._words, msgspec.json.encode(word)))
 
     async def publish(self, user: UUID, download: UUID, type: str, data: dict[str, Any]) -> None:
+        self._touched(download)
         event = Event(user, download, type, data)
         text = msgspec.json.encode(event).decode()
         keys = [self._stream(user), self._channel]
@@ -176,7 +182,12 @@ class Events:
     def _stream(self, user: UUID) -> str:
         return self._kv.key("events", str(user))
 
+    def _touched(self, download: UUID) -> None:
+        for callback in self._watchers:
+            callback(download)
+
     def _deliver(self, event: Event) -> None:
+        self._touched(event.download)
         for box in self._mailboxes.get(event.user, ()):
             box.put(event)
 

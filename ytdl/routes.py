@@ -9,8 +9,8 @@ from typing import Any
 from ytdl.api import auth, docs, downloads, security, service, streams
 from ytdl.api.http import Route
 from ytdl.auth import Credentials, Grant, RefreshToken, Ticket, Tokens
-from ytdl.downloads import Attempt, Download, Filter, NewDownload, Page
 from ytdl.health import Readiness
+from ytdl.record import Attempt, Download, Filter, NewDownload, Page
 from ytdl.users import Profile, ProfileChange, Registration
 
 # fmt: off

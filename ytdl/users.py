@@ -208,9 +208,7 @@ async def credentials(db: Statements, username: str) -> Credentials | None:
     return Credentials(**row) if row else None
 
 
-async def _insert(
-    db: Statements, username: str, email: str, full_name: str, password_hash: str, role: Role
-) -> User:
+async def _insert(db: Statements, username: str, email: str, full_name: str, password_hash: str, role: Role) -> User:
     row = await db.one(
         q.insert,
         id=uuid.uuid7(),

@@ -269,13 +269,14 @@ class Worker:
         for run in list(self._runs.values()):
             if run.video:
                 await self._describe(run)
-            if run.latest and run.latest is not run.reported:
+            if run.fetching and run.latest and run.latest is not run.reported:
                 run.reported = run.latest
                 await self._attempts.publish(run.started, run.latest)
 
     async def _record(self) -> None:
         """Writes down what changed since the last time, all runs in one statement."""
-        changed = [(run, run.latest) for run in self._runs.values() if run.latest and run.latest is not run.recorded]
+        fetching = [run for run in self._runs.values() if run.fetching]
+        changed = [(run, run.latest) for run in fetching if run.latest and run.latest is not run.recorded]
         if changed:
             await self._attempts.progress([(run.started, latest) for run, latest in changed])
             for run, latest in changed:

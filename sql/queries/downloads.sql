@@ -104,8 +104,8 @@ WHERE job_id = %(job)s;
 UPDATE download_logs l SET finished_at = now(), status = %(status)s, error_code = %(error_code)s, error_message = %(error_message)s,
     title = coalesce(d.title, l.title), duration_seconds = coalesce(d.duration_seconds, l.duration_seconds),
     percent = coalesce(d.percent, l.percent), file_bytes = %(file_bytes)s,
-    downloaded_bytes = %(downloaded_bytes)s::bigint,
-    speed_bytes_per_second = %(downloaded_bytes)s::bigint::float8 / nullif(extract(epoch FROM now() - l.started_at), 0)::float8,
+    downloaded_bytes = coalesce(%(downloaded_bytes)s::bigint, d.downloaded_bytes, 0),
+    speed_bytes_per_second = coalesce(%(downloaded_bytes)s::bigint, d.downloaded_bytes)::float8 / nullif(extract(epoch FROM now() - l.started_at), 0)::float8,
     file_path = %(file_path)s, output_format = %(output_format)s, peak_memory_bytes = %(peak_memory_bytes)s,
     cpu_seconds = %(cpu_seconds)s, disk_bytes = %(disk_bytes)s
 FROM jobs j LEFT JOIN downloads d ON d.job_id = j.id

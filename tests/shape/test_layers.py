@@ -17,6 +17,7 @@ LAYERS = (
     ("routes", "api"),
     ("worker", "janitor", "sampler"),
     ("attempts", "auth", "downloads", "health", "queue", "users"),
+    ("recent", "record"),
     ("events", "loops"),
     ("crypto", "db", "embedded", "fetcher", "kv", "storage", "urls"),
     ("config", "errors", "log", "metrics", "reasons", "sql", "titles"),

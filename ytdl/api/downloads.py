@@ -8,7 +8,8 @@ from ytdl import log
 from ytdl.api.files import FileAnswer
 from ytdl.api.http import BASE, Answer, client_ip, path_uuid, who
 from ytdl.api.keys import DOWNLOADS
-from ytdl.downloads import Asker, Attempt, Download, Filter, NewDownload, Page
+from ytdl.downloads import Asker
+from ytdl.record import Attempt, Download, Filter, NewDownload, Page
 
 # What of a request's headers is kept for statistics; whatever may hold a secret is not on the list.
 KEPT_HEADERS = (
@@ -25,6 +26,11 @@ KEPT_LENGTH = 300
 
 
 def asker(request: web.Request) -> Asker:
+    identity = who(request)
+    return Asker(identity.user_id, identity.role == "admin")
+
+
+def asker_in_full(request: web.Request) -> Asker:
     """Who asks, with the circumstances that the log rows keep."""
     identity = who(request)
     sent: Mapping[str, str] = request.headers
@@ -51,7 +57,7 @@ async def create(request: web.Request, body: NewDownload) -> Answer:
     download is answered with status 200 and `deduplicated`. With `Idempotency-Key` a repeated request within 24 hours
     gets the first answer again.
     """
-    created = await request.app[DOWNLOADS].create(asker(request), body, request.headers.get("Idempotency-Key"))
+    created = await request.app[DOWNLOADS].create(asker_in_full(request), body, request.headers.get("Idempotency-Key"))
     download = created.download
     headers: dict[str, str] = {hdrs.LOCATION: f"{BASE}/downloads/{download.id}"}
     if created.replayed:

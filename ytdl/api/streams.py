@@ -20,8 +20,9 @@ from ytdl import errors, metrics
 from ytdl.api.downloads import asker
 from ytdl.api.http import path_uuid
 from ytdl.api.keys import DOWNLOADS, EVENTS
-from ytdl.downloads import ENDED, Asker, Download, Downloads
+from ytdl.downloads import Asker, Downloads
 from ytdl.events import Event, Events, Mailbox, order
+from ytdl.record import ENDED, Download
 
 HEARTBEAT_SECONDS = 15.0
 # A reader whose connection takes nothing for this long is let go.

@@ -27,9 +27,7 @@ def choose(folder: Path, programs: Path) -> Account | None:
     owner = folder.stat() if folder.exists() else None
     if os.geteuid() != 0:
         if owner and owner.st_uid != os.geteuid():
-            raise errors.Unavailable(
-                f"The database in {folder} belongs to user {owner.st_uid}: start as that user."
-            )
+            raise errors.Unavailable(f"The database in {folder} belongs to user {owner.st_uid}: start as that user.")
         return None
     nobody = pwd.getpwnam("nobody")
     uid, gid = (owner.st_uid, owner.st_gid) if owner and owner.st_uid else (nobody.pw_uid, nobody.pw_gid)

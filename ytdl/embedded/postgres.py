@@ -90,7 +90,8 @@ async def _prepare(claim: Claim) -> Plan:
 def _plan(claim: Claim, programs: Path, user: account.Account | None) -> Plan:
     sockets = claim.sockets / "pg"
     settings = SETTINGS | {
-        "unix_socket_directories": str(sockets),
+        # A list with commas, whose items may be quoted as identifiers are.
+        "unix_socket_directories": '"{}"'.format(str(sockets).replace('"', '""')),
         "unix_socket_permissions": "0770" if user else "0700",
     }
     options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
@@ -140,9 +141,7 @@ async def _initdb(new: Path, programs: Path, user: account.Account | None) -> No
                 await process.wait()
         if code:
             out.seek(0)
-            raise errors.Unavailable(
-                f"The database could not be made: {out.read()[-1000:].decode(errors='replace')}"
-            )
+            raise errors.Unavailable(f"The database could not be made: {out.read()[-1000:].decode(errors='replace')}")
 
 
 def _sync_folder(folder: Path) -> None:

@@ -37,9 +37,7 @@ class Plan:
     url: str
     command: list[str]
     log: Path
-    probe: Callable[
-        [], Awaitable[None]
-    ]  # raises OSError or psycopg.OperationalError until the server answers
+    probe: Callable[[], Awaitable[None]]  # raises OSError or psycopg.OperationalError until the server answers
     start_s: float  # Postgres replays its log after a crash, and says nothing before it is through
     stop: tuple[tuple[signal.Signals, float], ...]  # each signal and how long it may take
 
@@ -173,9 +171,7 @@ def tied(command: Sequence[str], at_death: str, account: Sequence[str] = ()) -> 
     """
     setpriv = shutil.which("setpriv")
     if setpriv is None:
-        raise errors.Unavailable(
-            "The program setpriv (package util-linux) is missing; the embedded servers need it."
-        )
+        raise errors.Unavailable("The program setpriv (package util-linux) is missing; the embedded servers need it.")
     gate = ["sh", "-c", 'test "$PPID" = "$0" && exec "$@"', str(os.getpid())]
     return [setpriv, *account, "--pdeathsig", at_death, *gate, *command]
 
