@@ -24,7 +24,9 @@ USER, ID = uuid4(), uuid4()
 async def events(kv: KV) -> AsyncIterator[Events]:
     events = Events(kv)
     await events.start()
-    while not events.live:
+    for _ in range(500):
+        if events.live:
+            break
         await asyncio.sleep(0.01)
     yield events
     await events.stop()
@@ -59,6 +61,14 @@ async def test_nothing_is_believed_while_events_are_down(events: Events) -> None
     known: Recent[str] = Recent(events)
     known.keep(ID, "a", known.changes)
     events.live = False
+    assert known.find(ID) is None
+
+
+async def test_what_was_read_while_events_were_down_is_not_kept(events: Events) -> None:
+    known: Recent[str] = Recent(events)
+    events.live = False
+    known.keep(ID, "a", known.changes)
+    events.live = True
     assert known.find(ID) is None
 
 

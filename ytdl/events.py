@@ -140,6 +140,7 @@ class Events:
 
     async def publish(self, user: UUID, download: UUID, type: str, data: dict[str, Any]) -> None:
         self._touched(download)
+        self._touched(download)
         event = Event(user, download, type, data)
         text = msgspec.json.encode(event).decode()
         keys = [self._stream(user), self._channel]
