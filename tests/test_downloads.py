@@ -332,3 +332,18 @@ async def test_a_wrong_word_is_answered_with_the_right_ones(alice: Person) -> No
 async def test_a_moment_needs_its_offset(alice: Person) -> None:
     response = await alice.get("/downloads", params={"from": "2026-11-23T00:00:00"})
     assert (response.status, (await response.json())["errors"][0]["field"]) == (422, "from")
+
+
+async def test_deleting_while_the_download_completes_leaves_no_file(alice: Person, service: Service) -> None:
+    id, db = (await ask(alice, URL))["id"], service.app[DB]
+    job = await db.value(Query("test.job", "value", "", b"SELECT job_id FROM downloads WHERE id = %(id)s"), id=id)
+    file = service.config.data_dir / "media" / f"{job}.1.mp4"
+    file.write_bytes(b"film")
+    complete = b"""UPDATE downloads SET status = 'completed', file_name = %(name)s WHERE id = %(id)s"""
+    async with db.transaction() as tx:
+        await tx.one(Query("test.hold", "one", "", b"SELECT id FROM jobs WHERE id = %(job)s FOR UPDATE"), job=job)
+        deleting = asyncio.create_task(alice.delete(f"/downloads/{id}"))
+        await asyncio.sleep(0.3)
+        await tx.exec(Query("test.complete", "exec", "", complete), id=id, name=file.name)
+    assert (await deleting).status == 204
+    assert not file.exists()

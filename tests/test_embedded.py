@@ -7,6 +7,7 @@ import pwd
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
@@ -339,11 +340,17 @@ def test_an_ordinary_user_starts_both(tmp_path: Path) -> None:
         assert (tmp_path / "data").stat().st_mode & 0o777 == 0o700
 
 
+@pytest.fixture
+def open_path() -> Iterator[Path]:
+    """A folder that anyone can pass, unlike pytest's own."""
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o711)
+        yield Path(name)
+
+
 @AS_ROOT
-async def test_root_runs_postgres_as_nobody_without_capabilities_where_none_is_needed(tmp_path: Path) -> None:
-    for folder in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
-        folder.chmod(0o711)
-    async with running(tmp_path / "data") as (postgres, _):
+async def test_root_runs_postgres_as_nobody_without_capabilities_where_none_is_needed(open_path: Path) -> None:
+    async with running(open_path / "data") as (postgres, _):
         status = Path(f"/proc/{postgres.pid}/status").read_text()
         assert psutil.Process(postgres.pid).username() == "nobody"
         assert "CapEff:\t0000000000000000" in status
@@ -358,11 +365,9 @@ async def test_root_passes_closed_folders_with_one_capability(tmp_path: Path) ->
 
 
 @AS_ROOT
-def test_a_tame_root_starts_both_in_an_open_folder(tmp_path: Path) -> None:
-    for folder in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
-        folder.chmod(0o711)
+def test_a_tame_root_starts_both_in_an_open_folder(open_path: Path) -> None:
     for _ in range(2):
-        with service(tmp_path / "data", *TAME_ROOT) as process:
+        with service(open_path / "data", *TAME_ROOT) as process:
             assert psutil.Process(pids(process)[0]).username() == "nobody"
             process.communicate("")
             assert process.returncode == 0

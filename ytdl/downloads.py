@@ -261,5 +261,7 @@ class Downloads:
         await self._events.publish(row["user_id"], id, "status", {"id": id, "status": "deleted"})
 
     async def _locked(self, tx: Transaction, asker: Asker, id: UUID) -> Row:
-        """Nobody else changes the download until the transaction ends."""
-        return await tx.one(q.lock, id=id, user_id=asker.user_id, admin=asker.admin)
+        """The download as it is now; nobody else changes it until the transaction ends."""
+        whose = {"id": id, "user_id": asker.user_id, "admin": asker.admin}
+        await tx.one(q.lock, **whose)
+        return await tx.one(q.by_id, **whose)

@@ -49,6 +49,12 @@ class Run:
             if self.fetching and self.task:
                 self.task.cancel()
 
+    def stop_again(self) -> None:
+        """A cancellation can be swallowed by a wait that is just ending; only the fetch is ever cancelled, and it
+        ends in order however often it is."""
+        if self.why and self.fetching and self.task:
+            self.task.cancel()
+
     def frame(self, frame: Metadata | Progress) -> None:
         """Keeps the newest of each kind; percent never falls, whatever an earlier attempt had reached."""
         if isinstance(frame, Metadata):
@@ -267,6 +273,7 @@ class Worker:
     async def _report(self) -> None:
         """Tells readers what changed since the last time."""
         for run in list(self._runs.values()):
+            run.stop_again()
             if run.video:
                 await self._describe(run)
             if run.fetching and run.latest and run.latest is not run.reported:

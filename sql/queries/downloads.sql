@@ -27,9 +27,9 @@ SELECT d.*, j.tries, j.max_tries, j.priority, j.state AS job_state, j.run_at, j.
 WHERE d.user_id = %(user_id)s AND j.state IN ('queued', 'running', 'retry_wait') ORDER BY d.id DESC LIMIT 200;
 
 -- name: lock :maybe
--- The same for a change. The job's row is what is locked, as in every other change, so that two cannot wait in a circle.
-SELECT d.id, d.user_id, d.job_id, d.status, d.video_id, d.quality, d.format, d.options, d.file_name, j.priority
-FROM downloads d JOIN jobs j ON j.id = d.job_id
+-- Holds a download for a change. Its job's row is what is locked, as in every other change, so that two cannot wait in
+-- a circle; what the wait brought is read by the next statement.
+SELECT d.id FROM downloads d JOIN jobs j ON j.id = d.job_id
 WHERE d.id = %(id)s AND (d.user_id = %(user_id)s OR %(admin)s) FOR UPDATE OF j;
 
 -- name: cancelled :exec
