@@ -82,6 +82,7 @@ def test_behind_a_proxy_only_the_proxy_can_be_reached(tmp_path: Path) -> None:
 
 def test_a_proxy_by_name_is_reached_by_its_address(tmp_path: Path) -> None:
     assert ("127.0.0.1", 80) in resolve_proxy("http://localhost")
+    assert ("127.0.0.1", 443) in resolve_proxy("https://localhost")
     assert ("127.0.0.1", 1080) in resolve_proxy("socks5h://localhost")
     assert resolve_proxy(None) == set()
 
@@ -121,6 +122,90 @@ def test_files_are_written_inside_the_folders_of_the_download_only(tmp_path: Pat
         assert not any(refuses(guard, "open", path, None, flags) for path in inside)
         assert all(refuses(guard, "open", path, None, flags) for path in outside)
     assert not refuses(guard, "open", "/etc/passwd", "r", os.O_RDONLY)
+
+
+CHANGES = """
+lambda: os.rename(own, out / "new")
+lambda: os.rename(other, own)
+lambda: os.replace(other, own)
+lambda: os.rename("file", own, src_dir_fd=folder)
+lambda: os.remove(other)
+lambda: other.unlink()
+lambda: os.unlink("file", dir_fd=folder)
+lambda: os.rmdir(out / "empty")
+lambda: os.rmdir("empty", dir_fd=folder)
+lambda: os.mkdir(out / "new")
+lambda: os.mkdir("new", dir_fd=folder)
+lambda: os.mkdir(work / ".." / "new")
+lambda: os.link(other, work / "new")
+lambda: os.link(own, out / "new")
+lambda: os.symlink(own, out / "new")
+lambda: os.symlink(own, "new", dir_fd=folder)
+lambda: os.truncate(other, 0)
+lambda: os.truncate(work / "way" / "file", 0)
+lambda: os.truncate(work / "door", 0)
+lambda: os.chmod(other, 0o777)
+lambda: os.chmod(work / "door", 0o777)
+lambda: os.fchmod(descriptor, 0o777)
+lambda: os.chown(other, os.getuid(), -1)
+lambda: os.chown("file", os.getuid(), -1, dir_fd=folder)
+lambda: os.utime(other)
+lambda: os.setxattr(other, "user.x", b"x")
+lambda: os.removexattr(other, "user.x")
+lambda: shutil.rmtree(out)
+lambda: shutil.move(other, out / "new")
+lambda: shutil.copy(own, out / "new")
+"""
+ALLOWED = """
+lambda: os.mkdir(work / "new")
+lambda: os.mkdir("newer", dir_fd=home)
+lambda: os.rename(work / "new", work / "newest")
+lambda: os.rename("newest", "new", src_dir_fd=home, dst_dir_fd=home)
+lambda: os.link(own, work / "second")
+lambda: os.symlink(own, work / "link")
+lambda: os.truncate(own, 0)
+lambda: os.ftruncate(os.open(own, os.O_RDWR), 0)
+lambda: os.chmod(work / "link", 0o600)
+lambda: os.utime(own)
+lambda: os.remove(work / "second")
+lambda: os.remove("link", dir_fd=home)
+lambda: os.rmdir(work / "new/")
+lambda: shutil.rmtree(work / "newer")
+"""
+TRY_CHANGES = """
+import os, shutil, sys
+from pathlib import Path
+from ytdl.child.frames import Order, Setup
+from ytdl.child.guard import Forbidden, Guard
+work, out, attempts = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
+own, other = work / "own", out / "file"
+home, folder, descriptor = (os.open(path, os.O_RDONLY) for path in (work, out, other))
+Guard(Setup(["youtube"]), Order("1.1", "u", "best", "mp4", str(work))).install()
+for line in attempts.strip().splitlines():
+    try:
+        eval(line)()
+        print("allowed", line)
+    except Forbidden:
+        print("forbidden", line)
+"""
+
+
+@pytest.mark.parametrize(("attempts", "verdict"), [(CHANGES, "forbidden"), (ALLOWED, "allowed")])
+def test_names_are_changed_in_the_folders_of_the_download_only(tmp_path: Path, attempts: str, verdict: str) -> None:
+    work, out = tmp_path / "work", tmp_path / "out"
+    for path in (work, out, out / "empty"):
+        path.mkdir()
+    (work / "own").write_text("own")
+    (out / "file").write_text("other")
+    (work / "way").symlink_to(out)
+    (work / "door").symlink_to(out / "file")
+    command = [sys.executable, "-c", TRY_CHANGES, str(work), str(out), attempts]
+    said = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout.splitlines()
+    assert said == [f"{verdict} {line}" for line in attempts.strip().splitlines()]
+    assert verdict == "allowed" or sorted(path.name for path in tmp_path.rglob("*")) == UNCHANGED
+
+
+UNCHANGED = sorted(("work", "own", "way", "door", "out", "file", "empty"))
 
 
 def test_the_rules_hold_in_a_real_interpreter_and_cannot_be_taken_off(tmp_path: Path) -> None:

@@ -1,9 +1,10 @@
 """What a job may reach: public addresses or the proxy alone, two programs, its own folders for writing.
 
-Python's audit hooks see every connection with its resolved address, every program start and every opened
-file of this process, whoever's code does it, and cannot be taken off again. It stops a confused downloader
-(a redirect or manifest that points inside, a name that resolves to loopback); it is no sandbox against
-native code.
+Python's audit hooks see every connection with its resolved address, every program start, every opened file and
+nearly every other change to the file system, whoever's Python code does it, and cannot be taken off again. They do
+not see `os.mkfifo` and `os.mknod`, nor to which folder `os.open` is relative when it is given one. It stops a
+confused downloader (a redirect or manifest that points inside, a name that resolves to loopback); it is no sandbox
+against native code, ffmpeg's and PyAV's writing included.
 """
 
 import ipaddress
@@ -11,6 +12,7 @@ import os
 import socket
 import sys
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -33,6 +35,22 @@ _OPEN_V6 = ipaddress.ip_network("2000::/3")
 _CLOSED_V6 = [ipaddress.ip_network(text) for text in ("2001::/23", "2001:db8::/32", "2002::/16", "3fff::/20")]
 
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+# Each event that changes a name or what is behind it: which arguments are paths, and which the folder, open as a
+# descriptor, that the path is relative to.
+_CHANGES: dict[str, tuple[tuple[int, int | None], ...]] = {
+    "os.rename": ((0, 2), (1, 3)),  # os.replace and pathlib too
+    "os.link": ((0, 2), (1, 3)),  # the source as well: whoever has a second name of a file can write to it
+    "os.symlink": ((1, 2),),
+    "os.remove": ((0, 1),),
+    "os.rmdir": ((0, 1),),
+    "os.mkdir": ((0, 2),),
+    "os.truncate": ((0, None),),
+    "os.chmod": ((0, 2),),
+    "os.chown": ((0, 3),),
+    "os.utime": ((0, 3),),
+    "os.setxattr": ((0, None),),
+    "os.removexattr": ((0, None),),
+}
 _PROGRAM_EVENTS = ("os.system", "os.exec", "os.fork", "os.forkpty", "os.spawn", "pty.spawn")
 
 
@@ -62,6 +80,8 @@ class Guard:
         """
         if event == "open":
             self._check_file(args[0], args[2])
+        elif event in _CHANGES:
+            self._check_change(event, args)
         elif event in ("socket.connect", "socket.sendto"):
             self._check_address(args[1])
         elif event == "socket.bind":
@@ -94,8 +114,27 @@ class Guard:
         if not isinstance(path, str | bytes | os.PathLike) or not (flags or 0) & _WRITING:
             return
         full = os.path.realpath(os.fsdecode(path))
-        if full != os.devnull and not any(full.startswith(folder) for folder in self._folders):
+        if full != os.devnull:
+            self._check_place(full)
+
+    def _check_change(self, event: str, args: tuple[Any, ...]) -> None:
+        """Both the name and what a link of that name leads to must be ours: some calls follow links, some do not."""
+        for path, folder in _CHANGES[event]:
+            full = _locate(args[path], -1 if folder is None else args[folder])
+            self._check_place(os.path.realpath(full))
+            self._check_place(f"{os.path.realpath(full.parent)}/{full.name}")
+
+    def _check_place(self, full: str) -> None:
+        if not any(full.startswith(folder) for folder in self._folders):
             raise Forbidden(f"{full} is outside the folders of this job")
+
+
+def _locate(path: Any, folder: int) -> Path:
+    """A path as it is meant: an open file by its descriptor, a relative path from `folder` unless that is -1."""
+    if isinstance(path, int):
+        return Path(os.path.realpath(f"/proc/self/fd/{path}"))
+    base = "" if folder == -1 else os.path.realpath(f"/proc/self/fd/{folder}")
+    return Path(base, os.fsdecode(path))
 
 
 def is_public(address: Address) -> bool:
@@ -117,6 +156,7 @@ def resolve_proxy(url: str | None) -> set[tuple[str, int]]:
     if not url:
         return set()
     parts = urlsplit(url if "://" in url else f"http://{url}")
-    host, port = parts.hostname or "", parts.port or (1080 if parts.scheme.startswith("socks") else 80)
+    usual = 1080 if parts.scheme.startswith("socks") else 443 if parts.scheme == "https" else 80
+    host, port = parts.hostname or "", parts.port or usual
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     return {(host, port), *((str(entry[4][0]), port) for entry in found)}
