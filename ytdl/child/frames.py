@@ -44,7 +44,10 @@ class Metadata(msgspec.Struct, frozen=True, tag="metadata"):
 
 
 class Progress(msgspec.Struct, frozen=True, tag="progress"):
-    """How far the job is over all its streams; `percent` is 0..100 and never falls."""
+    """How far the job is over all its streams; `percent` is 0..100 and never falls.
+
+    `downloaded_bytes` is what is there altogether, `fetched_bytes` what this attempt itself has transferred.
+    """
 
     stage: Stage
     percent: float
@@ -52,10 +55,14 @@ class Progress(msgspec.Struct, frozen=True, tag="progress"):
     total_bytes: int | None = None
     speed_bytes_per_second: float | None = None
     eta_seconds: float | None = None
+    fetched_bytes: int = 0
 
 
 class Done(msgspec.Struct, frozen=True, tag="done"):
-    """A verified, synced and hashed file inside the job's folder."""
+    """A verified, synced and hashed file inside the job's folder.
+
+    `fetched_bytes` is what this attempt transferred, `resumed_bytes` what it took over from an earlier one.
+    """
 
     path: str
     size_bytes: int
@@ -79,6 +86,7 @@ class Fault(msgspec.Struct, frozen=True, tag="fault"):
     code: str
     message: str
     retry_after_seconds: float | None = None
+    fetched_bytes: int = 0
 
 
 Frame = Metadata | Progress | Done | Fault

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import msgspec
 from yt_dlp.networking.exceptions import HTTPError
 from yt_dlp.utils import DownloadError
 
@@ -39,29 +40,37 @@ def perform(order: Order, setup: Setup, client: Client, frames: int) -> None:
             data = data[os.write(frames, data) :]
 
     guard: Guard | None = None
+    meter = Meter(send)
     try:
         confine.limit(setup, order.job)
+        folder = Folder(order.work_dir)  # before the rules, since folders above it may have to be made
         guard = Guard(setup, order)
         guard.install()
-        _Job(order, setup, client, send).run()
+        _Job(order, setup, client, folder, meter, send).run()
     except BaseException as error:
         traceback.print_exc()
-        if guard and guard.refused_address:
-            send(Fault("address_forbidden", "The site pointed to an address that this server may not reach."))
-        elif confine.is_out_of_memory(setup):
-            send(classify(MemoryError(), client.notes.warnings))
-        else:
-            send(classify(error, client.notes.warnings))
+        fault = _explain(error, setup, client, guard)
+        send(msgspec.structs.replace(fault, fetched_bytes=meter.fetched_bytes))
+
+
+def _explain(error: BaseException, setup: Setup, client: Client, guard: Guard | None) -> Fault:
+    if guard and guard.refused_address:
+        return Fault("address_forbidden", "The site pointed to an address that this server may not reach.")
+    if confine.is_out_of_memory(setup):
+        return classify(MemoryError(), client.notes.warnings)
+    return classify(error, client.notes.warnings)
 
 
 class _Job:
-    def __init__(self, order: Order, setup: Setup, client: Client, send: Callable[[Frame], None]) -> None:
+    def __init__(
+        self, order: Order, setup: Setup, client: Client, folder: Folder, meter: Meter, send: Callable[[Frame], None]
+    ) -> None:
         self._order = order
         self._setup = setup
         self._client = client
         self._send = send
-        self._meter = Meter(send)
-        self._folder = Folder(order.work_dir)
+        self._meter = meter
+        self._folder = folder
         os.chdir(self._folder.path)
         client.on_progress = self._meter.on_hook
         client.use_cookies(setup.cookies_file)
@@ -74,13 +83,13 @@ class _Job:
         self._send(self._describe(info, choice))
         resumed = [self._folder.adopt(self._order.earlier_dirs, info["id"], stream) for stream in choice.streams]
         self._meter.begin("downloading")
-        moved = [self._transfer(info, stream, n, resumed[n]) for n, stream in enumerate(choice.streams)]
+        kept = sum([self._transfer(info, stream, n, resumed[n]) for n, stream in enumerate(choice.streams)])
         self._meter.begin("processing")
         tags = self._order.embed_metadata
         product = encode.make(choice, self._folder, self._setup, info, tags, self._meter.processed)
         self._meter.begin("verifying")
         facts = self._measure(product, choice, info)
-        fetched, kept = (sum(column) for column in zip(*moved, strict=True))
+        fetched = self._meter.fetched_bytes
         self._send(verify.describe(product, choice, facts, verify.seal(product), fetched, kept))
 
     def _extract(self) -> Info:
@@ -146,8 +155,8 @@ class _Job:
             total_bytes=self._meter.total_bytes,
         )
 
-    def _transfer(self, info: Info, stream: Stream, index: int, resumed: int) -> tuple[int, int]:
-        """Fetch one stream; how many bytes came over the wire, and how many were here already and stayed."""
+    def _transfer(self, info: Info, stream: Stream, index: int, resumed: int) -> int:
+        """Fetch one stream; how many of the bytes that were here already stayed."""
         name = name_of(stream)
         self._meter.fetch(index, resumed)
         headers = dict(stream.get("http_headers") or {})
@@ -163,8 +172,7 @@ class _Job:
         if (expected := stream.get("filesize")) and size != expected:
             self._folder.forget()
             raise Refused("upstream_truncated", f"{size} of {expected} bytes came.")
-        kept = resumed if self._meter.lowest[index] > resumed else 0
-        return size - kept, kept
+        return resumed if self._meter.lowest[index] > resumed else 0
 
     def _download(self, name: str, stream: Stream) -> tuple[bool, bool]:
         try:

@@ -34,6 +34,8 @@ class Meter:
         self._bytes: list[int] = []
         self.lowest: list[float] = []
         """Least bytes reported while each stream grew; not over what it began with: fetched anew."""
+        self.fetched_bytes = 0
+        """Transferred by this attempt over all streams, what had to come twice included."""
         self._current = 0
         self._moments: deque[tuple[float, int]] = deque()
 
@@ -74,12 +76,20 @@ class Meter:
         if total and not self._sizes[index]:
             self._weights[index] = max(float(total), 1.0)
         done = status.get("downloaded_bytes") or (status.get("total_bytes") if status["status"] == "finished" else 0)
-        self._bytes[index] = int(done or self._bytes[index])
+        self._count(index, int(done or self._bytes[index]), in_pieces="fragment_index" in status)
         if status["status"] == "downloading":
             self.lowest[index] = min(self.lowest[index], self._bytes[index])
         if status["status"] == "finished":
             self._weights[index] = float(max(self._bytes[index], 1))
         self._emit()
+
+    def _count(self, index: int, done: int, in_pieces: bool) -> None:
+        """A stream that falls back began anew from nothing; one in pieces has only given up its latest piece."""
+        before, self._bytes[index] = self._bytes[index], done
+        if done >= before:
+            self.fetched_bytes += done - before
+        elif not in_pieces:
+            self.fetched_bytes += done
 
     def processed(self, fraction: float) -> None:
         """How much of the post-processing is done, 0..1."""
@@ -98,7 +108,7 @@ class Meter:
         speed = self._speed(now, done) if self._stage == "downloading" else None
         total = self.total_bytes
         eta = (total - done) / speed if speed and total and total >= done else None
-        self._send(Progress(self._stage, round(self._percent, 2), done, total, speed, eta))
+        self._send(Progress(self._stage, round(self._percent, 2), done, total, speed, eta, self.fetched_bytes))
 
     def _transferred(self) -> float:
         if not self._weights or self._stage == "extracting":

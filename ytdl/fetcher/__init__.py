@@ -5,7 +5,7 @@ folders it names and decides about retries; `ytdl.reasons` says what a failure m
 """
 
 from ytdl.child.frames import Done, Metadata, Order, Progress
-from ytdl.fetcher.outcome import Failed, FetchFailed, Settings, Usage
+from ytdl.fetcher.outcome import Failed, FetchFailed, Settings, Stopped, Usage
 from ytdl.fetcher.runs import Fetcher
 from ytdl.fetcher.tools import find_ffmpeg
 
@@ -18,6 +18,7 @@ __all__ = [
     "Order",
     "Progress",
     "Settings",
+    "Stopped",
     "Usage",
     "find_ffmpeg",
 ]

@@ -1,5 +1,6 @@
 """What a fetcher is told and what it answers: settings, failures, and what a job used."""
 
+import asyncio
 import signal
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -64,25 +65,36 @@ class Failed(msgspec.Struct, frozen=True):
 
 
 class FetchFailed(Error):
-    """An attempt ended without a file."""
+    """An attempt ended without a file. `fetched_bytes` is what it transferred, as far as its child came to say."""
 
     code = "fetch_failed"
 
-    def __init__(self, failure: Failed, usage: Usage) -> None:
+    def __init__(self, failure: Failed, usage: Usage, fetched_bytes: int = 0) -> None:
         super().__init__(failure.message)
         self.failure = failure
         self.usage = usage
+        self.fetched_bytes = fetched_bytes
+
+
+class Stopped(asyncio.CancelledError):
+    """A cancellation that says what the attempt had used; `fetched_bytes` as last reported by its child."""
+
+    def __init__(self, usage: Usage, fetched_bytes: int) -> None:
+        super().__init__()
+        self.usage = usage
+        self.fetched_bytes = fetched_bytes
 
 
 def judge(fault: Fault) -> Failed:
-    """A child's fault with what its code means. A code outside the table is a bug here, and says so."""
+    """A child's fault with what its code means; the least wait is the longer of the site's and the table's.
+
+    A code outside the table is a bug here, and says so.
+    """
     reason = REASONS.get(fault.code)
     if reason is None:
         return Failed("internal", "The download failed for an unknown reason.", REASONS["internal"].retryable)
-    wait = fault.retry_after_seconds
-    if wait is None and reason.delay_seconds:
-        wait = reason.delay_seconds
-    return Failed(fault.code, fault.message, reason.retryable, wait)
+    wait = max(fault.retry_after_seconds or 0.0, reason.delay_seconds)
+    return Failed(fault.code, fault.message, reason.retryable, wait or None)
 
 
 def explain_death(status: int | None) -> Fault:

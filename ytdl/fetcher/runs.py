@@ -19,7 +19,7 @@ import msgspec
 from ytdl import metrics
 from ytdl.child.frames import Done, Ended, Fault, Frame, Metadata, Order, Progress, Setup
 from ytdl.fetcher.forkserver import ROOT, ForkServer, ForkServerGone
-from ytdl.fetcher.outcome import FetchFailed, Settings, Usage, explain_death, judge
+from ytdl.fetcher.outcome import FetchFailed, Settings, Stopped, Usage, explain_death, judge
 from ytdl.fetcher.pipes import FrameReader, Tail
 from ytdl.fetcher.tools import ask_ffmpeg_version, find_deno, write_slots, write_wrapper
 from ytdl.fetcher.watch import Watch
@@ -76,7 +76,8 @@ class Fetcher:
     async def run(self, order: Order, on_frame: OnFrame) -> tuple[Done, Usage]:
         """Run one job to its verified file; FetchFailed says why there is none.
 
-        Cancelling kills the job's process group and is passed on only when none of it is left.
+        Cancelling kills the job's process group and is passed on, as Stopped, only when none of it is left.
+        `asyncio.timeout` around this does not take Stopped for its own cancellation (in Python 3.11).
         """
         self.running += 1
         try:
@@ -91,21 +92,27 @@ class Fetcher:
         return {**known, "ffmpeg": self._ffmpeg_version, "ready": self._up.is_set()}
 
     async def _run(self, order: Order, on_frame: OnFrame) -> tuple[Done, Usage]:
+        watch = Watch(self._settings)
         job = await self._begin(order)
         outcome: Done | Fault | None = None
+        trouble: BaseException | None = None
         try:
-            outcome = await job.follow(on_frame, Watch(self._settings))
-        finally:
-            ended = await _finish_whatever_comes(job.end(graceful=outcome is not None))
-        usage = await asyncio.to_thread(_sum_up, ended, order.work_dir)
-        metrics.fetcher_cpu_seconds.inc(usage.cpu_seconds)
-        metrics.fetcher_peak_memory_bytes.observe(usage.peak_memory_bytes)
+            outcome = await job.follow(on_frame, watch)
+        except BaseException as error:
+            trouble = error
+        work = _wind_up(job, order, graceful=outcome is not None)
+        (ended, usage), cancelled = await _finish_whatever_comes(work)
+        fetched = max(watch.fetched_bytes, outcome.fetched_bytes if outcome else 0)
+        if cancelled or isinstance(trouble, asyncio.CancelledError):
+            raise Stopped(usage, fetched) from (cancelled or trouble)
+        if trouble is not None:
+            raise trouble
         if isinstance(outcome, Done):
             return outcome, usage
         fault = outcome or explain_death(ended.status if ended else None)
-        said = job.last_words()
-        logger.info("job failed", extra={"job": order.job, "reason": fault.code, "stderr": said})
-        raise FetchFailed(judge(fault), usage)
+        extra = {"job": order.job, "reason": fault.code, "stderr": job.last_words()}
+        logger.info("job failed", extra=extra)
+        raise FetchFailed(judge(fault), usage, fetched)
 
     async def _begin(self, order: Order) -> "_Job":
         try:
@@ -120,6 +127,8 @@ class Fetcher:
         except TimeoutError:
             fault = Fault("child_crashed", "The server cannot start downloads just now.")
             raise FetchFailed(judge(fault), Usage()) from None
+        except asyncio.CancelledError as error:
+            raise Stopped(Usage(), 0) from error
 
     async def _keep_server(self, setup: Setup) -> None:
         backoff = FIRST_BACKOFF_SECONDS
@@ -145,7 +154,9 @@ class Fetcher:
         finally:
             self._up.clear()
             metrics.fetcher_ready.set(0)
-            await _finish_whatever_comes(server.stop())
+            _, cancelled = await _finish_whatever_comes(server.stop())
+            if cancelled:
+                raise cancelled
 
     def _prepare(self) -> Setup:
         """Make the runtime folder and its wrappers; blocks for a few small writes."""
@@ -264,6 +275,15 @@ class _Job:
         self._stderr.close()
 
 
+async def _wind_up(job: _Job, order: Order, graceful: bool) -> tuple[Ended | None, Usage]:
+    """End a job and measure what it used, however it went."""
+    ended = await job.end(graceful)
+    usage = await asyncio.to_thread(_sum_up, ended, order.work_dir)
+    metrics.fetcher_cpu_seconds.inc(usage.cpu_seconds)
+    metrics.fetcher_peak_memory_bytes.observe(usage.peak_memory_bytes)
+    return ended, usage
+
+
 def _sum_up(ended: Ended | None, work_dir: str) -> Usage:
     disk = 0
     with contextlib.suppress(FileNotFoundError):
@@ -273,8 +293,8 @@ def _sum_up(ended: Ended | None, work_dir: str) -> Usage:
     return Usage(ended.peak_memory_bytes, round(ended.cpu_seconds, 4), disk)
 
 
-async def _finish_whatever_comes(work: Coroutine[Any, Any, T]) -> T:
-    """Await what must not be left half done; a cancellation that arrives meanwhile is raised after it."""
+async def _finish_whatever_comes(work: Coroutine[Any, Any, T]) -> tuple[T, asyncio.CancelledError | None]:
+    """Await what must not be left half done; its result, and the cancellation that arrived meanwhile."""
     task = asyncio.ensure_future(work)
     cancelled: asyncio.CancelledError | None = None
     while not task.done():
@@ -286,7 +306,4 @@ async def _finish_whatever_comes(work: Coroutine[Any, Any, T]) -> T:
             cancelled = error
         except BaseException:
             break
-    if cancelled is not None:
-        task.exception()
-        raise cancelled
-    return task.result()
+    return task.result(), cancelled

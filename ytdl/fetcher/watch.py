@@ -21,11 +21,14 @@ class Watch:
         self._stage = "extracting"
         self._stage_began = self._moved_at = self._now()
         self._bytes = 0
+        self.fetched_bytes = 0
+        """What the job said last that it has transferred."""
 
     def see(self, frame: Metadata | Progress) -> None:
         """Take note of a frame. A new stage and new bytes count as movement; anything else does not."""
         if not isinstance(frame, Progress):
             return
+        self.fetched_bytes = frame.fetched_bytes
         if frame.stage != self._stage:
             self._stage = frame.stage
             self._stage_began = self._moved_at = self._now()
