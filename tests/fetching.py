@@ -9,7 +9,18 @@ import psutil
 import pytest
 
 from tests.fakes.youtube import YouTube
-from ytdl.fetcher import Done, Fetcher, FetchFailed, Metadata, Order, Progress, Settings, Usage, find_ffmpeg
+from ytdl.fetcher import (
+    Done,
+    Fetcher,
+    FetchFailed,
+    Metadata,
+    Order,
+    Progress,
+    Settings,
+    Stopped,
+    Usage,
+    find_ffmpeg,
+)
 
 Run = asyncio.Task[tuple[Done, Usage]]
 Frames = list[Metadata | Progress]
@@ -120,6 +131,14 @@ async def start_slowly(fetcher: Fetcher, youtube: YouTube, order: Order, rate: i
     task = asyncio.create_task(fetcher.run(order, stages.see))
     await stages.reach(lambda frame: frame.downloaded_bytes > 30_000)
     return task
+
+
+async def stop(task: Run) -> Stopped:
+    """Cancel a run; what its end says that it used."""
+    task.cancel()
+    with pytest.raises(Stopped) as caught:
+        await task
+    return caught.value
 
 
 async def cancel(task: Run) -> float:

@@ -24,10 +24,11 @@ from tests.fetching import (
     order_for,
     settings_for,
     start_slowly,
+    stop,
     until,
     write_slow_ffmpeg,
 )
-from ytdl.fetcher import Fetcher, FetchFailed
+from ytdl.fetcher import Fetcher, FetchFailed, Usage
 from ytdl.fetcher.forkserver import ROOT
 
 
@@ -101,7 +102,32 @@ async def test_a_second_cancellation_does_not_leave_the_job_behind(
     await asyncio.sleep(0)
     task.cancel()
     await asyncio.sleep(0)
-    await cancel(task)
+    stopped = await stop(task)
+    assert descendants(fetcher) == [] and fetcher.running == 0
+    assert stopped.usage.cpu_seconds > 0 and stopped.fetched_bytes > 30_000
+
+
+async def test_a_cancelled_run_says_what_it_used(fetcher: Fetcher, youtube: YouTube, tmp_path: Path) -> None:
+    stopped = await stop(await start_slowly(fetcher, youtube, order_for(youtube, tmp_path)))
+    assert 0.01 < stopped.usage.cpu_seconds < 5 and stopped.usage.peak_memory_bytes > 10 * 2**20
+    part = (tmp_path / "attempt" / "137.mp4.part").stat().st_size
+    assert part / 2 < stopped.fetched_bytes <= part <= stopped.usage.disk_bytes
+
+
+async def test_a_run_that_is_cancelled_before_it_has_a_job_used_nothing(youtube: YouTube, tmp_path: Path) -> None:
+    waiting: Run = asyncio.create_task(
+        Fetcher(settings_for(youtube, tmp_path)).run(order_for(youtube, tmp_path), lambda frame: None)
+    )
+    await asyncio.sleep(0)
+    stopped = await stop(waiting)
+    assert (stopped.usage, stopped.fetched_bytes) == (Usage(), 0)
+
+
+async def test_a_fault_of_whoever_hears_the_frames_leaves_no_process(
+    fetcher: Fetcher, youtube: YouTube, tmp_path: Path
+) -> None:
+    with pytest.raises(ZeroDivisionError):
+        await fetcher.run(order_for(youtube, tmp_path), lambda frame: 1 // 0)
     assert descendants(fetcher) == [] and fetcher.running == 0
 
 

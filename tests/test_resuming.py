@@ -11,13 +11,16 @@ from tests.fetching import (
     Run,
     Stages,
     cancel,
+    fail,
     fetch,
     order_for,
     settings_for,
     start_slowly,
+    stop,
     write_slow_ffmpeg,
 )
-from ytdl.fetcher import Fetcher
+from ytdl.child.progress import Meter
+from ytdl.fetcher import Fetcher, Progress
 
 
 @pytest.fixture
@@ -50,6 +53,44 @@ async def test_the_next_attempt_fetches_only_the_rest(fetcher: Fetcher, youtube:
     total = sum(path.stat().st_size for path in (tmp_path / "second").glob("1*.m*[4a]"))
     assert done.resumed_bytes == had and done.fetched_bytes == total - had == media_bytes(youtube)
     assert done.sha256 == (await fetch(fetcher, order_for(youtube, tmp_path / "fresh", "big")))[0].sha256
+
+
+async def test_what_was_there_already_does_not_count_as_fetched(
+    fetcher: Fetcher, youtube: YouTube, tmp_path: Path
+) -> None:
+    first = order_for(youtube, tmp_path, "big")
+    earlier = await stop(await start_slowly(fetcher, youtube, first, rate=20_000_000))
+    had = (tmp_path / "attempt" / "137.mp4.part").stat().st_size
+    again = order_for(youtube, tmp_path, "big", work_dir=str(tmp_path / "second"), earlier_dirs=[first.work_dir])
+    done, _, frames = await fetch(fetcher, again)
+    progress = [frame for frame in frames if isinstance(frame, Progress) and frame.stage != "extracting"]
+    assert {frame.downloaded_bytes - frame.fetched_bytes for frame in progress[1:]} == {had}
+    assert 0 < earlier.fetched_bytes <= had and progress[-1].fetched_bytes == done.fetched_bytes
+
+
+async def test_a_failed_attempt_says_what_it_fetched_itself(fetcher: Fetcher, youtube: YouTube, tmp_path: Path) -> None:
+    first = order_for(youtube, tmp_path, "big")
+    await cancel(await start_slowly(fetcher, youtube, first, rate=20_000_000))
+    had = (tmp_path / "attempt" / "137.mp4.part").stat().st_size
+    youtube.behave()
+    youtube.misbehave(media_cut_after=1_000_000)
+    again = order_for(youtube, tmp_path, "big", work_dir=str(tmp_path / "second"), earlier_dirs=[first.work_dir])
+    failure = await fail(fetcher, again)
+    part = (tmp_path / "second" / "137.mp4.part").stat().st_size
+    assert failure.fetched_bytes == part - had > 1_000_000
+
+
+async def test_what_begins_anew_is_counted_again_and_a_lost_piece_is_not() -> None:
+    meter = Meter(lambda frame: None)
+    meter.plan([{"filesize": 100}, {}], 6.0)
+    meter.fetch(0, 50)
+    for done in (60, 40, 100):
+        meter.on_hook({"status": "downloading", "downloaded_bytes": done})
+    assert meter.fetched_bytes == 10 + 40 + 60
+    meter.fetch(1, 0)
+    for done in (60, 40, 100):
+        meter.on_hook({"status": "downloading", "downloaded_bytes": done, "fragment_index": 1})
+    assert meter.fetched_bytes == 110 + 60 + 60
 
 
 async def test_streams_that_were_complete_are_not_fetched_again(
