@@ -1,6 +1,7 @@
 """Every way in which a download fails, and the code, the retry and the sentence that follow."""
 
 import asyncio
+import math
 import os
 import re
 import subprocess
@@ -13,9 +14,12 @@ import pytest_asyncio
 
 from tests.fakes.youtube import YouTube
 from tests.fetching import Stages, fail, fetch, order_for, settings_for
-from ytdl.child import errors
+from ytdl.child import errors, job
 from ytdl.child.errors import by_text, clean
-from ytdl.child.frames import Fault
+from ytdl.child.formats import Choice
+from ytdl.child.frames import Fault, decode_frame, pack
+from ytdl.child.progress import size_of
+from ytdl.child.values import number, text, whole
 from ytdl.fetcher import Fetcher, FetchFailed, Order, Progress
 from ytdl.fetcher.outcome import explain_death, judge
 from ytdl.fetcher.watch import Watch
@@ -89,7 +93,7 @@ async def test_a_playlist_is_not_taken_for_a_video(fetcher: Fetcher, youtube: Yo
 
 FAULTS: list[tuple[dict[str, Any], str]] = [
     ({"player_status": 403}, "upstream_forbidden"),
-    ({"player_status": 429, "retry_after": 77}, "rate_limited"),
+    ({"player_status": 429, "retry_after": 777}, "rate_limited"),
     ({"player_status": 500}, "upstream_error"),
     ({"player_garbage": True}, "extractor_broken"),
     ({"player_delay": 30}, "upstream_stalled"),
@@ -284,6 +288,29 @@ async def test_every_reason_has_a_hint_that_is_one_sentence() -> None:
 
 async def test_an_unknown_code_of_a_child_becomes_internal() -> None:
     assert judge(Fault("made_up", "x")).code == "internal"
+
+
+@pytest.mark.parametrize(("asked", "least"), [(None, 300), (5.0, 300), (900.0, 900)])
+async def test_the_least_wait_is_the_longer_of_the_sites_and_the_tables(asked: float | None, least: float) -> None:
+    assert judge(Fault("rate_limited", "x", asked)).retry_after_seconds == least
+    assert judge(Fault("network_error", "x")).retry_after_seconds is None
+
+
+ODD = [None, True, "1080", "", "\ud800", math.nan, math.inf, -1, 10**400, -0.5, 2.5, 1920.0, 2**70, [1], {"a": 1}, b"x"]
+
+
+@pytest.mark.parametrize("odd", ODD, ids=lambda value: repr(value)[:10])
+async def test_odd_words_of_an_extractor_still_make_metadata(odd: Any) -> None:
+    names = ("title", "uploader", "channel", "duration", "thumbnail", "extractor")
+    stream = {"format_id": "x", "width": odd, "height": odd, "filesize": odd}
+    said = job.describe({"id": odd, **dict.fromkeys(names, odd)}, Choice([stream], "mp4"), size_of(stream))
+    assert decode_frame(pack(said)[4:]) == said
+
+
+async def test_fractions_are_taken_for_whole_numbers_and_nonsense_for_nothing() -> None:
+    assert [whole(odd) for odd in (1920.0, 2.5, 2**70, 10**400, math.nan, True, "1080")] == [1920, 2] + [None] * 5
+    assert [number(odd) for odd in (2.5, 0, -1, math.inf, 10**400, "2")] == [2.5, 0.0] + [None] * 4
+    assert [text(odd) for odd in ("a", "\ud800", "", 5, ["a"])] == ["a", "?"] + [None] * 3
 
 
 TEXTS = [

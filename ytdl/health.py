@@ -117,6 +117,8 @@ class Health:
         tools = await self._tools()
         if not tools.get("deno") or not tools.get("ejs"):
             raise Failing("No JavaScript runtime was found: deno and yt-dlp-ejs are needed.")
+        if not tools.get("deno_supported"):
+            raise Failing(f"deno {tools['deno']} is too old for yt-dlp.")
         return f"deno {tools['deno']}, yt-dlp-ejs {tools['ejs']}"
 
     async def _ask_ffmpeg(self) -> str:

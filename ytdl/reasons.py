@@ -1,59 +1,57 @@
 """The closed table of why a download can fail: one stable code a reason, and what follows from it.
 
-The child process picks the code, the queue reads `retryable` and `delay_seconds`, users read `hint`, and
-the service's objective leaves out what was the user's own choice. Nothing else may invent a code.
+The child process picks the code, the fetcher adds `retryable` and `delay_seconds`, and users read `hint`. Nothing
+else may invent a code.
 """
 
 from typing import NamedTuple
 
 
 class Reason(NamedTuple):
-    """What a code means for the queue, the user and the objective."""
+    """What a code means for the queue and the user. `delay_seconds` is the least wait before the next attempt."""
 
     retryable: bool
     hint: str
-    user_fault: bool = False
     delay_seconds: float = 0.0
 
 
 REASONS: dict[str, Reason] = {
     # The video itself: no attempt of ours changes the answer.
-    "video_private": Reason(False, "The owner made this video private; ask them for access.", True),
-    "video_unavailable": Reason(False, "The video was removed or never existed; check the address.", True),
-    "age_restricted": Reason(False, "The site shows this video only to signed-in adults.", True),
-    "geo_blocked": Reason(False, "The video is not offered in the country of this server.", True),
-    "members_only": Reason(False, "Only paying members of the channel may see this video.", True),
-    "login_required": Reason(False, "The site wants a signed-in user for this video.", True),
-    "drm_protected": Reason(False, "The video is copy-protected and cannot be downloaded.", True),
-    "live_now": Reason(False, "This is a live broadcast; try again when it has ended.", True),
-    "not_yet_available": Reason(True, "The video has not been released yet; it is tried again then.", True, 300),
-    "format_unavailable": Reason(False, "Choose another quality or format for this video.", True),
-    "unsupported_url": Reason(False, "The address is not of a single video on a supported site.", True),
-    "file_too_large": Reason(False, "Choose a lower quality: the file is over this server's limit.", True),
-    "address_forbidden": Reason(False, "The site points to an address that is closed to downloads.", True),
+    "video_private": Reason(False, "The owner made this video private; ask them for access."),
+    "video_unavailable": Reason(False, "The video was removed or never existed; check the address."),
+    "age_restricted": Reason(False, "The site shows this video only to signed-in adults."),
+    "geo_blocked": Reason(False, "The video is not offered in the country of this server."),
+    "members_only": Reason(False, "Only paying members of the channel may see this video."),
+    "login_required": Reason(False, "The site wants a signed-in user for this video."),
+    "drm_protected": Reason(False, "The video is copy-protected and cannot be downloaded."),
+    "live_now": Reason(False, "This is a live broadcast; try again when it has ended."),
+    "not_yet_available": Reason(True, "The video has not been released yet; it is tried again then.", 300),
+    "format_unavailable": Reason(False, "Choose another quality or format for this video."),
+    "unsupported_url": Reason(False, "The address is not of a single video on a supported site."),
+    "file_too_large": Reason(False, "Choose a lower quality: the file is over this server's limit."),
+    "address_forbidden": Reason(False, "The site points to an address that is closed to downloads."),
     # The site and the way to it: later often works.
-    "bot_check": Reason(True, "The site doubts that this server is a person; it is tried again later.", False, 600),
-    "rate_limited": Reason(True, "The site asks this server to slow down; it is tried again later.", False, 300),
-    "upstream_forbidden": Reason(True, "The site refused the file; fresh addresses are asked for.", False, 10),
+    "bot_check": Reason(True, "The site doubts that this server is a person; it is tried again later.", 600),
+    "rate_limited": Reason(True, "The site asks this server to slow down; it is tried again later.", 300),
+    "upstream_forbidden": Reason(True, "The site refused the file; fresh addresses are asked for.", 10),
     "upstream_error": Reason(True, "The site failed to answer properly; it is tried again."),
     "upstream_stalled": Reason(True, "The site stopped sending; the download goes on from where it stopped."),
     "upstream_truncated": Reason(True, "The site cut the transfer short; it goes on from where it stopped."),
     "network_error": Reason(True, "The site could not be reached; it is tried again."),
-    "proxy_error": Reason(True, "The server's outbound proxy failed; tell the operator if it stays so.", False, 30),
-    "tls_error": Reason(True, "The site's certificate was not accepted; tell the operator.", False, 60),
+    "proxy_error": Reason(True, "The server's outbound proxy failed; tell the operator if it stays so.", 30),
+    "tls_error": Reason(True, "The site's certificate was not accepted; tell the operator.", 60),
     # This machine.
-    "disk_full": Reason(True, "The server's disk is full; the operator has to make room.", False, 120),
+    "disk_full": Reason(True, "The server's disk is full; the operator has to make room.", 120),
     "out_of_memory": Reason(True, "The download needed more memory than it may have; try a lower quality."),
     "ffmpeg_missing": Reason(False, "The server has no ffmpeg; tell the operator."),
     "processing_failed": Reason(True, "The file could not be put together; it is tried again."),
     "verification_failed": Reason(True, "The finished file was faulty and is fetched anew."),
-    "extractor_broken": Reason(True, "The site has changed; the operator should update yt-dlp.", False, 900),
+    "extractor_broken": Reason(True, "The site has changed; the operator should update yt-dlp.", 900),
     "cookies_invalid": Reason(False, "The server's cookie file is missing or broken; tell the operator."),
     "deadline_exceeded": Reason(True, "The download took longer than allowed; it goes on from where it was."),
     "child_killed": Reason(True, "The download's process was killed; it is tried again."),
     "child_crashed": Reason(True, "The download's process broke down; it is tried again."),
     "worker_lost": Reason(False, "The download stopped its worker again and again and was given up."),
-    "cancelled": Reason(False, "The download was cancelled.", True),
     "internal": Reason(True, "Something went wrong on the server; it is tried again."),
 }
 """Every code. A label value of metrics, a column value in Postgres and part of the API."""

@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from ytdl.child.values import whole
+
 Stream = dict[str, Any]
 
-QUALITIES = ("best", "2160p", "1440p", "1080p", "720p", "480p", "360p", "240p", "144p", "worst")
-VIDEO_FORMATS = ("mp4", "webm", "mkv", "any")
 AUDIO_FORMATS = ("mp3", "m4a", "opus", "flac", "wav")
 CONTENT_TYPES = {
     "mp4": "video/mp4",
@@ -68,10 +68,8 @@ def cap_of(quality: str) -> int | None:
 
 def smaller_side(stream: Stream) -> int | None:
     """The tier of a stream: portrait 1080x1920 is 1080p just as 1920x1080 is."""
-    sides = [side for side in (stream.get("width"), stream.get("height")) if side]
-    if len(sides) == 2 or stream.get("height"):
-        return int(min(sides))
-    return None
+    width, height = whole(stream.get("width")), whole(stream.get("height"))
+    return min(width or height, height) if height else None
 
 
 def choose(streams: Iterable[Stream], quality: str, wanted: str, *, can_process: bool = True) -> Choice | None:

@@ -23,6 +23,7 @@ from ytdl.child.frames import Fault, Frame, Metadata, Order, Setup, pack
 from ytdl.child.guard import Guard
 from ytdl.child.partials import Folder, name_of
 from ytdl.child.progress import Meter, size_of
+from ytdl.child.values import number, text, whole
 
 MAX_FORWARDS = 3
 POST_LIVE_WAIT_SECONDS = 1800.0
@@ -80,7 +81,7 @@ class _Job:
         info = self._extract()
         choice = self._choose(info)
         self._meter.plan(choice.streams, info.get("duration"))
-        self._send(self._describe(info, choice))
+        self._send(describe(info, choice, self._meter.total_bytes))
         resumed = [self._folder.adopt(self._order.earlier_dirs, info["id"], stream) for stream in choice.streams]
         self._meter.begin("downloading")
         kept = sum([self._transfer(info, stream, n, resumed[n]) for n, stream in enumerate(choice.streams)])
@@ -105,6 +106,7 @@ class _Job:
             raise Refused("unsupported_url", "The address is of a list, not of one video.")
         self._refuse_unreleased(info)
         processed: Info = self._client.process_ie_result(info, download=False)
+        processed["duration"] = number(processed.get("duration")) or None
         self._refuse_without_streams(processed)
         return processed
 
@@ -113,7 +115,7 @@ class _Job:
         if status == "is_live":
             raise Refused("live_now", "This is a live broadcast that has not ended.")
         if status == "is_upcoming":
-            release = info.get("release_timestamp")
+            release = number(info.get("release_timestamp"))
             wait = max(release - time.time(), 60.0) if release else None
             raise Refused("not_yet_available", "The video has not been released yet.", wait)
         if status == "post_live":
@@ -141,20 +143,6 @@ class _Job:
             raise Refused("file_too_large", "The video is larger than this server allows.")
         return choice
 
-    def _describe(self, info: Info, choice: Choice) -> Metadata:
-        picture = next((s for s in choice.streams if smaller_side(s) and not choice.audio_only), {})
-        return Metadata(
-            video_id=str(info["id"]),
-            extractor=str(info.get("extractor")),
-            title=str(info.get("title") or info["id"])[:MAX_TITLE],
-            uploader=info.get("uploader") or info.get("channel"),
-            duration_seconds=info.get("duration"),
-            thumbnail_url=info.get("thumbnail"),
-            width=picture.get("width"),
-            height=picture.get("height"),
-            total_bytes=self._meter.total_bytes,
-        )
-
     def _transfer(self, info: Info, stream: Stream, index: int, resumed: int) -> int:
         """Fetch one stream; how many of the bytes that were here already stayed."""
         name = name_of(stream)
@@ -169,7 +157,7 @@ class _Job:
         if not success or not (self._folder.path / name).is_file():
             code, _ = last_known(self._client.notes.warnings)
             raise Refused(code or "upstream_error", "The transfer did not complete.")
-        if (expected := stream.get("filesize")) and size != expected:
+        if (expected := whole(stream.get("filesize"))) and size != expected:
             self._folder.forget()
             raise Refused("upstream_truncated", f"{size} of {expected} bytes came.")
         return resumed if self._meter.lowest[index] > resumed else 0
@@ -190,3 +178,19 @@ class _Job:
         except Refused:
             self._folder.forget()
             raise
+
+
+def describe(info: Info, choice: Choice, total_bytes: int | None) -> Metadata:
+    """The first frame with content. What the extractor says is made to fit: an odd field is left out."""
+    picture = next((s for s in choice.streams if smaller_side(s) and not choice.audio_only), {})
+    return Metadata(
+        video_id=text(str(info["id"])) or "",
+        extractor=text(info.get("extractor")) or "",
+        title=(text(info.get("title")) or text(str(info["id"])) or "")[:MAX_TITLE],
+        uploader=text(info.get("uploader")) or text(info.get("channel")),
+        duration_seconds=number(info.get("duration")),
+        thumbnail_url=text(info.get("thumbnail")),
+        width=whole(picture.get("width")),
+        height=whole(picture.get("height")),
+        total_bytes=total_bytes,
+    )

@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from ytdl.child.formats import Stream
+from ytdl.child.values import whole
 
 LOCK = "lock"
 NOTE = ".note"
@@ -118,7 +119,7 @@ def name_of(stream: Stream) -> str:
 def identify(video_id: str, stream: Stream) -> dict[str, Any] | None:
     """What makes two fetches of a stream the same bytes; None when the site says too little to be sure."""
     query = parse_qs(urlsplit(stream.get("url", "")).query)
-    size = stream.get("filesize")
+    size = whole(stream.get("filesize"))
     version = [query.get(key, [""])[0] for key in ("clen", "lmt", "etag")]
     if stream.get("protocol", "https") not in ("https", "http") or not size:
         return None

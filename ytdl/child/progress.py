@@ -11,6 +11,7 @@ from typing import Any
 
 from ytdl.child.formats import Stream
 from ytdl.child.frames import Progress, Stage
+from ytdl.child.values import number, whole
 
 INTERVAL_SECONDS = 0.25
 SPEED_WINDOW_SECONDS = 3.0
@@ -49,7 +50,7 @@ class Meter:
     def plan(self, streams: list[Stream], duration: float | None) -> None:
         """The streams that will be fetched, in order; weights come from sizes, else from bit rates."""
         self._sizes = [size_of(stream) for stream in streams]
-        guesses = [float(stream.get("tbr") or 0) * 125 * (duration or 0) for stream in streams]
+        guesses = [(number(stream.get("tbr")) or 0.0) * 125 * (duration or 0) for stream in streams]
         self._weights = [
             float(size or guess or DEFAULT_WEIGHT) for size, guess in zip(self._sizes, guesses, strict=True)
         ]
@@ -126,5 +127,4 @@ class Meter:
 
 def size_of(stream: Stream) -> int | None:
     """Exact size of a stream, else the site's estimate."""
-    size = stream.get("filesize") or stream.get("filesize_approx")
-    return int(size) if size else None
+    return whole(stream.get("filesize")) or whole(stream.get("filesize_approx")) or None
