@@ -136,7 +136,6 @@ CREATE TABLE public.jobs (
     lease_owner uuid,
     lease_until timestamp with time zone,
     cancel_requested_at timestamp with time zone,
-    error jsonb,
     created_at timestamp with time zone DEFAULT now() NOT NULL,
     finished_at timestamp with time zone,
     CONSTRAINT jobs_end_is_dated CHECK (((state = ANY (ARRAY['completed'::text, 'failed'::text, 'cancelled'::text])) = (finished_at IS NOT NULL))),

@@ -45,6 +45,9 @@ def test_each_type_is_read() -> None:
             "ADMIN_PASSWORD is a sample from documentation; choose one of your own.",
         ),
         ("REDIS_URL", "localhost", "REDIS_URL must begin with redis://, rediss:// or unix://."),
+        ("REDIS_URL", "redis://h:abc", "REDIS_URL cannot be read as an address."),
+        ("OUTBOUND_PROXY", "http://u:pw@h:abc", "OUTBOUND_PROXY cannot be read as an address."),
+        ("OUTBOUND_PROXY", "h:3128", "OUTBOUND_PROXY must begin with http://, https:// or socks5://."),
         ("PUBLIC_URL", "example.org", "PUBLIC_URL must begin with http:// or https://."),
         ("OUTBOUND_CA_FILE", "/none", "OUTBOUND_CA_FILE names a file that is not there."),
         ("TRUSTED_PROXIES", "proxy", "TRUSTED_PROXIES has 'proxy', which is not a network."),
@@ -53,6 +56,11 @@ def test_each_type_is_read() -> None:
 )
 def test_a_fault_is_one_sentence(name: str, value: str, sentence: str) -> None:
     assert faults(**{name: value}) == [sentence]
+
+
+def test_no_part_of_a_broken_address_is_said_for_it_may_be_the_password() -> None:
+    found = faults(DATABASE_URL="postgresql://u:S3cr%zzet@h/db", JWT_SECRET_KEY="x" * 32)
+    assert found == ["DATABASE_URL cannot be read as an address."]
 
 
 def test_all_faults_come_at_once() -> None:

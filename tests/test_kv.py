@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from urllib.parse import unquote
@@ -11,7 +12,7 @@ import pytest
 
 from tests.fakes.gate import Gate
 from ytdl import errors, kv
-from ytdl.kv import KV, Down
+from ytdl.kv import KV, SILENT_SECONDS, Down
 
 
 @pytest.fixture
@@ -73,7 +74,12 @@ async def test_a_redis_that_says_nothing_is_down_within_the_timeout(behind: KV, 
     async with asyncio.timeout(kv.TIMEOUT_SECONDS + 0.5):
         with pytest.raises(Down):
             await behind.ping()
+    begun = time.perf_counter()
+    with pytest.raises(Down):
+        await behind.ping()
+    assert time.perf_counter() - begun < 0.1, "whoever comes next need not wait as well"
     await gate.open()
+    await asyncio.sleep(SILENT_SECONDS)
     await behind.ping()
 
 

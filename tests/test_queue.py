@@ -1,6 +1,7 @@
 """The queue on real servers: what PostgreSQL decides, and what the index in Redis may never spoil."""
 
 import asyncio
+import contextlib
 import subprocess
 import time
 from collections import Counter
@@ -103,7 +104,7 @@ async def claimed(jobs: Queue, db: DB, **how: Any) -> Claim:
 
 async def fail(jobs: Queue, db: DB, claim: Claim, *, permanent: bool = False, floor: float = 0.0) -> Row | None:
     async with db.transaction() as tx:
-        return await jobs.fail(tx, claim, error={"code": "network"}, permanent=permanent, floor=floor)
+        return await jobs.fail(tx, claim, permanent=permanent, floor=floor)
 
 
 async def complete(jobs: Queue, db: DB, claim: Claim) -> str | None:
@@ -359,7 +360,6 @@ async def test_a_permanent_failure_is_the_end(jobs: Queue, db: DB) -> None:
     claim = await claimed(jobs, db)
     row = await fail(jobs, db, claim, permanent=True)
     assert row and row["state"] == "failed"
-    assert await sql(db, "SELECT error->>'code' FROM jobs") == [("network",)]
 
 
 async def test_the_last_try_that_fails_is_the_end(jobs: Queue, db: DB) -> None:
@@ -716,9 +716,18 @@ async def test_a_redis_that_comes_back_empty_is_filled_within_two_seconds(db: DB
     ids.append(await announced(jobs, db))
     await until_up(kv.client)
     begun = time.monotonic()
-    assert await jobs.index.claim(5) == ids
+    assert await claimed_when_up(jobs) == ids
     assert time.monotonic() - begun < 2
     await kv.close()
+
+
+async def claimed_when_up(jobs: Queue) -> list[int]:
+    """As the claim loop does it: a Redis that was away is asked again."""
+    for _ in range(30):
+        with contextlib.suppress(Down):
+            return await jobs.index.claim(5)
+        await asyncio.sleep(0.1)
+    raise AssertionError("Redis does not come back.")
 
 
 async def until_up(client: Redis) -> None:

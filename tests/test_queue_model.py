@@ -216,7 +216,7 @@ class Model(RuleBasedStateMachine):
                 return await mine.complete(tx, claim)
             if end == "hand back":
                 return await mine.hand_back(tx, claim)
-            return await mine.fail(tx, claim, error={}, permanent=end == "give up")
+            return await mine.fail(tx, claim, permanent=end == "give up")
 
     # what goes wrong
 

@@ -3,13 +3,14 @@
 import asyncio
 import dataclasses
 from collections.abc import AsyncIterator
-from uuid import uuid4
+from typing import Any
+from uuid import UUID, uuid4
 
 import pytest
 
 from tests.conftest import Person, Service, running
 from tests.following import ask, look
-from ytdl import recent
+from ytdl import downloads, recent
 from ytdl.api.keys import DB, EVENTS
 from ytdl.events import Events
 from ytdl.kv import KV
@@ -32,16 +33,22 @@ async def events(kv: KV) -> AsyncIterator[Events]:
     await events.stop()
 
 
-async def test_a_value_is_believed_for_a_second(events: Events, monkeypatch: pytest.MonkeyPatch) -> None:
-    known: Recent[str] = Recent(events)
+def watching(events: Events, seconds: float = 60.0) -> Recent[UUID, Any]:
+    known: Recent[UUID, Any] = Recent(events, seconds=seconds)
+    events.watch(known.forget)
+    return known
+
+
+async def test_a_value_is_believed_for_a_while(events: Events) -> None:
+    known = watching(events, seconds=0.2)
     known.keep(ID, "a", known.changes)
     assert known.find(ID) == "a"
-    monkeypatch.setattr(recent, "BELIEVED_SECONDS", 0.0)
+    await asyncio.sleep(0.2)
     assert known.find(ID) is None
 
 
 async def test_an_event_ends_it_before_it_is_even_sent(events: Events) -> None:
-    known: Recent[str] = Recent(events)
+    known = watching(events)
     known.keep(ID, "a", known.changes)
     telling = asyncio.create_task(events.publish(USER, ID, "status", {}))
     await asyncio.sleep(0)
@@ -50,7 +57,7 @@ async def test_an_event_ends_it_before_it_is_even_sent(events: Events) -> None:
 
 
 async def test_a_value_that_was_read_while_something_changed_is_not_kept(events: Events) -> None:
-    known: Recent[str] = Recent(events)
+    known = watching(events)
     before = known.changes
     await events.publish(USER, uuid4(), "status", {})
     known.keep(ID, "old", before)
@@ -58,14 +65,14 @@ async def test_a_value_that_was_read_while_something_changed_is_not_kept(events:
 
 
 async def test_nothing_is_believed_while_events_are_down(events: Events) -> None:
-    known: Recent[str] = Recent(events)
+    known = watching(events)
     known.keep(ID, "a", known.changes)
     events.live = False
     assert known.find(ID) is None
 
 
 async def test_what_was_read_while_events_were_down_is_not_kept(events: Events) -> None:
-    known: Recent[str] = Recent(events)
+    known = watching(events)
     events.live = False
     known.keep(ID, "a", known.changes)
     events.live = True
@@ -74,7 +81,7 @@ async def test_what_was_read_while_events_were_down_is_not_kept(events: Events) 
 
 async def test_no_more_is_kept_than_the_limit(events: Events, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recent, "LIMIT", 2)
-    known: Recent[int] = Recent(events)
+    known = watching(events)
     ids = [uuid4() for _ in range(3)]
     for n, id in enumerate(ids):
         known.keep(id, n, known.changes)
@@ -88,7 +95,7 @@ async def test_a_look_is_answered_from_memory_but_never_to_others(alice: Person,
     await service.app[DB].exec(unheard, id=id)
     assert (await look(alice, id))["title"] is None
     assert (await bob.get(f"/downloads/{id}")).status == 404
-    await asyncio.sleep(recent.BELIEVED_SECONDS)
+    await asyncio.sleep(downloads.BELIEVED_SECONDS)
     assert (await look(alice, id))["title"] == "unheard of"
 
 

@@ -100,17 +100,17 @@ async def test_clearing_a_downloads_work_leaves_anothers(storage: Storage) -> No
     mine, other = uuid4(), uuid4()
     written(storage.attempt_dir(mine, 1, 1) / "part")
     kept = written(storage.attempt_dir(other, 2, 1) / "part")
-    await storage.clear_work(mine)
-    await storage.clear_work(mine)
+    await storage.clear_work(mine, (9, 9))
+    await storage.clear_work(mine, (9, 9))
     assert kept.exists()
-    assert await storage.work_ids() == [other]
+    assert list(await storage.at_work()) == [other]
 
 
 async def test_folders_that_are_not_named_like_downloads_are_not_listed(storage: Storage) -> None:
     id = UUID("01900000-0000-7000-8000-00000000000a")
     for name in ("lost+found", id.hex, str(id).upper(), f"{{{id}}}"):
         (storage.work / name).mkdir()
-    assert await storage.work_ids() == []
+    assert await storage.at_work() == {}
 
 
 async def test_a_files_age_is_the_time_in_the_store_and_not_of_its_content(storage: Storage) -> None:

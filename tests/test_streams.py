@@ -145,3 +145,12 @@ async def test_a_stream_survives_a_redis_that_forgot_everything(
     async for key in kv.client.scan_iter(f"{kv.prefix}:*"):
         await kv.client.delete(key)
     assert [event async for event in stream][-1].data["status"] == "completed"
+
+
+async def test_a_stream_ends_with_the_session_that_opened_it(alice: Person) -> None:
+    response = await alice.get("/downloads/events")
+    stream = told(response)
+    await anext(stream)
+    await alice.post("/auth/logout")
+    async with asyncio.timeout(5):
+        assert [event async for event in stream] == []

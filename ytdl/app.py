@@ -113,10 +113,10 @@ async def _start(app: web.Application, stack: AsyncExitStack) -> None:
     worker = app[WORKER] = Worker(config, queue, Attempts(db, queue, events), fetcher, storage, events)
     await worker.start()
     stack.push_async_callback(worker.drain)
-    for part in (Janitor(db, storage), Sampler(config, db, storage, fetcher)):
+    health = app[HEALTH] = Health(config, db, kv, storage, fetcher if config.download_concurrency else None)
+    for part in (Janitor(db, storage), Sampler(config, db, storage, fetcher, health)):
         await part.start()
         stack.push_async_callback(part.stop)
-    app[HEALTH] = Health(config, db, kv, storage, fetcher if config.download_concurrency else None)
 
 
 async def _servers(config: Config, stack: AsyncExitStack) -> Config:
@@ -125,18 +125,16 @@ async def _servers(config: Config, stack: AsyncExitStack) -> Config:
         return config
     claim = await embedded.claim(config.data_dir)
     stack.callback(claim.release)
-    given = {"database_url": config.database_url, "redis_url": config.redis_url}
-    starts = {"database_url": embedded.start_postgres, "redis_url": embedded.start_redis}
-    wanted = [name for name, url in given.items() if not url]
-    started = await asyncio.gather(*(starts[name](claim) for name in wanted), return_exceptions=True)
-    for server in started:
-        if isinstance(server, embedded.Server):
-            stack.push_async_callback(server.stop)
-    for failure in started:
-        if isinstance(failure, BaseException):
-            raise failure
-    urls = given | {n: s.url for n, s in zip(wanted, started, strict=True) if isinstance(s, embedded.Server)}
-    return dataclasses.replace(config, database_url=urls["database_url"], redis_url=urls["redis_url"])
+    if not config.database_url and not config.redis_url:
+        postgres, redis = await embedded.start_both(claim)
+        stack.push_async_callback(redis.stop)
+        stack.push_async_callback(postgres.stop)
+        return dataclasses.replace(config, database_url=postgres.url, redis_url=redis.url)
+    server = await (embedded.start_redis(claim) if config.database_url else embedded.start_postgres(claim))
+    stack.push_async_callback(server.stop)
+    return dataclasses.replace(
+        config, database_url=config.database_url or server.url, redis_url=config.redis_url or server.url
+    )
 
 
 def _key(config: Config) -> bytes:

@@ -1,6 +1,6 @@
 """One attempt at a download, as the worker goes through it: leased, described, under way, and one of its ends.
 
-Each end is one transaction over the job, the download and the attempt's log row. A function that returns `False` or
+Each end is one transaction over the job, the download and the attempt's log row. A function that returns
 nothing found its lease lost: then another attempt is what counts, and whatever this one made is thrown away.
 """
 
@@ -45,7 +45,8 @@ class Attempts:
         self._events = events
 
     async def lease(self, suggested: Sequence[int]) -> list[Started]:
-        """Takes what the index suggested, as far as PostgreSQL agrees; the rest is dropped from the index."""
+        """Takes what the index suggested, as far as PostgreSQL agrees. Nothing is awaited after the commit, so that
+        whoever asked can answer for these attempts at once."""
         async with self._db.transaction() as tx:
             claims = await self._queue.claim(tx, suggested)
             rows = {r["job_id"]: r for r in await tx.many(q.start, jobs=[c.job for c in claims])}
@@ -53,13 +54,18 @@ class Attempts:
                 if claim.job not in rows:
                     await self._queue.cancel(tx, claim.job)
                     await self._queue.hand_back(tx, claim)
-        stale = [job for job in suggested if job not in rows]
+        return [_started(claim, rows[claim.job]) for claim in claims if claim.job in rows]
+
+    async def drop_stale(self, suggested: Sequence[int], started: Sequence[Started]) -> None:
+        """Takes out of the index what PostgreSQL refused."""
+        taken = {s.claim.job for s in started}
+        stale = [job for job in suggested if job not in taken]
         metrics.queue_stale.inc(len(stale))
         await self._queue.forget(stale)
-        started = [_started(claim, rows[claim.job]) for claim in claims if claim.job in rows]
-        for s in started:
-            await self._tell(s, "downloading")
-        return started
+
+    async def begun(self, s: Started) -> None:
+        """Tells readers that the attempt is under way."""
+        await self._tell(s, "downloading")
 
     async def describe(self, s: Started, video: Metadata) -> None:
         await self._db.exec(
@@ -75,7 +81,8 @@ class Attempts:
         await self._db.exec(
             q.progress, jobs=[s.claim.job for s, _ in current], fences=[s.claim.fence for s, _ in current],
             statuses=[status_of(x.stage) for x in p], stages=[x.stage for x in p], percents=[x.percent for x in p],
-            downloaded=[x.downloaded_bytes for x in p], totals=[x.total_bytes for x in p],
+            downloaded=[x.downloaded_bytes for x in p], fetched=[x.fetched_bytes for x in p],
+            totals=[x.total_bytes for x in p],
             speeds=[x.speed_bytes_per_second for x in p], etas=[x.eta_seconds for x in p],
         )  # fmt: skip
 
@@ -121,7 +128,9 @@ class Attempts:
         await self._ended(s, row["state"])
         return str(row["state"])
 
-    async def fail(self, s: Started, failure: Failed, usage: Usage | None) -> str | None:
+    async def fail(
+        self, s: Started, failure: Failed, usage: Usage | None, fetched_bytes: int | None = None
+    ) -> str | None:
         """`failed`, `retry_wait`, `cancelled`, or `None` when the lease was lost (or this was committed before)."""
         reason = REASONS[failure.code]
         error = {
@@ -130,22 +139,25 @@ class Attempts:
             "retryable": failure.retryable,
             "hint": reason.hint,
         }
-        floor = max(failure.retry_after_seconds or 0.0, reason.delay_seconds)
+        floor = failure.retry_after_seconds or 0.0
         async with self._db.transaction() as tx:
-            row = await self._queue.fail(tx, s.claim, error=error, permanent=not failure.retryable, floor=floor)
+            row = await self._queue.fail(tx, s.claim, permanent=not failure.retryable, floor=floor)
             if row is None:
                 return None
             status = "queued" if row["state"] == "retry_wait" else row["state"]
             await tx.exec(q.end, job=s.claim.job, status=status, error=None if status == "cancelled" else Jsonb(error))
             outcome = "cancelled" if status == "cancelled" else "failed"
             job, fence = s.claim.job, s.claim.fence
-            await self._close(tx, job, fence, outcome, usage=usage, code=failure.code, message=_text(failure.message))
+            await self._close(
+                tx, job, fence, outcome, usage=usage, fetched_bytes=fetched_bytes, code=failure.code,
+                message=_text(failure.message),
+            )  # fmt: skip
         if status != "cancelled":
             metrics.downloads_failed.labels(failure.code).inc()
         await self._ended(s, status, row)
         return str(row["state"])
 
-    async def hand_back(self, s: Started, usage: Usage | None = None) -> str | None:
+    async def hand_back(self, s: Started, usage: Usage | None = None, fetched_bytes: int | None = None) -> str | None:
         """The worker stops: `queued`, or `cancelled` when that was asked for; `None` when the lease was lost."""
         async with self._db.transaction() as tx:
             row = await self._queue.hand_back(tx, s.claim)
@@ -153,7 +165,8 @@ class Attempts:
                 return None
             await tx.exec(q.end, job=s.claim.job, status=row["state"], error=None)
             outcome = "yielded" if row["state"] == "queued" else "cancelled"
-            await self._close(tx, s.claim.job, s.claim.fence, outcome, usage=usage)
+            job, fence = s.claim.job, s.claim.fence
+            await self._close(tx, job, fence, outcome, usage=usage, fetched_bytes=fetched_bytes)
         await self._ended(s, row["state"], row)
         return str(row["state"])
 
@@ -165,6 +178,7 @@ class Attempts:
             rows = await self._queue.reap(tx)
             for row in rows:
                 failed = row["state"] == "failed"
+                tx.on_commit(metrics.downloads_failed.labels("worker_lost").inc)
                 await tx.exec(q.end, job=row["id"], status=row["state"], error=Jsonb(error) if failed else None)
                 await self._close(tx, row["id"], row["fence"], "lost", code="worker_lost")
         for row in rows:
@@ -190,11 +204,12 @@ class Attempts:
 
     async def _close(
         self, tx: Statements, job: int, fence: int, status: str, *, usage: Usage | None = None, code: str | None = None,
-        message: str | None = None, path: str | None = None, done: Done | None = None,
+        message: str | None = None, path: str | None = None, done: Done | None = None, fetched_bytes: int | None = None,
     ) -> None:  # fmt: skip
         await tx.exec(
             q.close_log, job=job, fence=fence, status=status, error_code=code, error_message=message, file_path=path,
-            file_bytes=done and done.size_bytes, downloaded_bytes=done and done.fetched_bytes,
+            file_bytes=done and done.size_bytes, fetched_bytes=done.fetched_bytes if done else fetched_bytes,
+            percent=100.0 if done else None,
             output_format=done and _output(done), peak_memory_bytes=usage and usage.peak_memory_bytes,
             cpu_seconds=usage and usage.cpu_seconds, disk_bytes=usage and usage.disk_bytes,
         )  # fmt: skip

@@ -5,8 +5,6 @@ a process: `sign_in(username, password) -> Tokens`, `identify(token) -> Identity
 """
 
 import logging
-import math
-import time
 from typing import Annotated, Literal
 from uuid import UUID
 
@@ -19,6 +17,7 @@ from ytdl.config import Config
 from ytdl.crypto import AccessTokens, Claims, Hasher
 from ytdl.db import DB, Statements
 from ytdl.events import Events
+from ytdl.recent import Recent
 
 log = logging.getLogger("ytdl.auth")
 q = sql.load("auth")
@@ -30,7 +29,6 @@ TICKET_SECONDS = 60
 # How long this process believes what it read of a session. A revocation is heard at once; this bounds what
 # happens when the word of it is lost.
 BELIEVED_SECONDS = 3.0
-SESSIONS_REMEMBERED = 4096
 AGENT_LENGTH = 400
 
 
@@ -84,9 +82,8 @@ class Auth:
         self._tokens = AccessTokens(key, config.jwt_algorithm)
         self._access_seconds = config.jwt_access_token_expire_minutes * 60
         self._session_days = config.jwt_refresh_token_expire_days
-        self._known: dict[str, tuple[float, Identity | None]] = {}
-        self._revocations = 0
-        events.hear("revoked", self._forget)
+        self._known: Recent[str, Identity] = Recent(events, seconds=BELIEVED_SECONDS)
+        events.hear("revoked", self._known.forget)
 
     async def close(self) -> None:
         self.hasher.close()
@@ -135,9 +132,7 @@ class Auth:
         """Whose token this is. Raises `errors.Unauthorized` for one that is expired, forged, of another
         kind, of an ended session or of an inactive user."""
         claims = self._tokens.verify(token)
-        read_at, identity = self._known.get(str(claims.session_id), (-math.inf, None))
-        if not self._events.live or time.monotonic() - read_at > BELIEVED_SECONDS:
-            identity = await self._read(claims)
+        identity = self._known.find(str(claims.session_id)) or await self._read(claims)
         if identity is None or identity.user_id != claims.user_id:
             raise errors.Unauthorized(crypto.NOT_VALID)
         return identity
@@ -197,23 +192,13 @@ class Auth:
     async def _read(self, claims: Claims) -> Identity | None:
         """The session's state from the database. It is remembered unless a revocation came while it was read,
         which may have been too late for this answer."""
-        revocations = self._revocations
+        changes = self._known.changes
         row = await self._db.maybe(q.identity, session_id=claims.session_id, user_id=claims.user_id)
-        identity = Identity(**row) if row else None
-        if self._events.live and revocations == self._revocations:
-            self._remember(str(claims.session_id), identity)
+        if row is None:
+            return None
+        identity = Identity(**row)
+        self._known.keep(str(claims.session_id), identity, changes)
         return identity
-
-    def _remember(self, session: str, identity: Identity | None) -> None:
-        self._known.pop(session, None)
-        if len(self._known) >= SESSIONS_REMEMBERED:
-            # The first is the one that was read longest ago.
-            del self._known[next(iter(self._known))]
-        self._known[session] = (time.monotonic(), identity)
-
-    def _forget(self, session: str) -> None:
-        self._revocations += 1
-        self._known.pop(session, None)
 
 
 def _clean(agent: str | None) -> str | None:

@@ -12,6 +12,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+
+import psycopg.conninfo
 
 HIDDEN = "********"
 # Values that stand in documentation; a server that signs with one of them can be entered by anyone.
@@ -38,7 +41,7 @@ class Config:
     host: str = setting("127.0.0.1", "Address to listen on.", section="Service")
     port: int = setting(8000, "Port to listen on; 0 takes a free one.", section="Service", least=0)
     data_dir: Path = setting(Path("./data"), "Folder for everything the service writes.", section="Service")
-    public_url: str = setting("", "How users reach the service, for links; empty means the listening address.", section="Service")
+    public_url: str = setting("", "How users reach the service, as it says at its start; empty means the listening address.", section="Service")
     log_level: str = setting("INFO", "DEBUG, INFO, WARNING or ERROR.", section="Service")
     trusted_proxies: tuple[str, ...] = setting((), "Networks whose X-Forwarded-For is believed, separated by commas.", section="Service")
     database_url: str = setting("", "PostgreSQL to use; empty starts one of the service's own in DATA_DIR.", section="Servers", secret=True)
@@ -66,16 +69,11 @@ class Config:
     outbound_ca_file: str = setting("", "Certificate authority to trust there.", section="Outbound")
     allowed_extractors: tuple[str, ...] = setting(("youtube",), "Sites that may be fetched from; only youtube so far.", section="Outbound")
     allowed_private_networks: tuple[str, ...] = setting((), "Networks that are fetched from although they are not public, separated by commas.", section="Outbound")
-    ytdlp_extractor_args: str = setting("", "Arguments for yt-dlp's extractors, as on its command line.", section="Outbound")
+    ytdlp_extractor_args: str = setting("", "Arguments for yt-dlp's extractors, as on its command line; they may hold tokens.", section="Outbound", secret=True)
     ytdlp_cookies_file: str = setting("", "Cookies in Netscape form for yt-dlp; each job gets a private copy.", section="Outbound")
     metrics_collection_interval: float = setting(15.0, "Seconds between two refreshes of the gauges.", section="Observability", least=0.1)
 
     # fmt: on
-
-    @property
-    def base_url(self) -> str:
-        return self.public_url.rstrip("/") or f"http://{self.host}:{self.port}"
-
 
 FIELDS: dict[str, "dataclasses.Field[Any]"] = {f.name.upper(): f for f in dataclasses.fields(Config)}
 
@@ -152,6 +150,7 @@ def _combined(c: Config) -> list[str]:
     network_faults = [f"{name} has {text!r}, which is not a network." for name, text in entries if not _network(text)]
     # A key is at least as long as the hash it goes into (RFC 7518, section 3.2).
     key_length = {"HS384": 48, "HS512": 64}.get(c.jwt_algorithm, 32)
+    unread = [name for name, value, reads in _addresses(c) if value and not reads(value)]
     # fmt: off
     rules = (
         (c.port > 65535, "PORT must be at most 65535."),
@@ -167,10 +166,37 @@ def _combined(c: Config) -> list[str]:
         (bool(c.public_url) and not c.public_url.startswith(("http://", "https://")), "PUBLIC_URL must begin with http:// or https://."),
         (bool(c.outbound_ca_file) and not Path(c.outbound_ca_file).is_file(), "OUTBOUND_CA_FILE names a file that is not there."),
         (bool(c.ytdlp_cookies_file) and not Path(c.ytdlp_cookies_file).is_file(), "YTDLP_COOKIES_FILE names a file that is not there."),
+        (bool(c.outbound_proxy) and not c.outbound_proxy.startswith(("http://", "https://", "socks4://", "socks4a://", "socks5://", "socks5h://")), "OUTBOUND_PROXY must begin with http://, https:// or socks5://."),
         (c.allowed_extractors != ("youtube",), "ALLOWED_EXTRACTORS must be youtube; other sites cannot be opened yet."),
     )
     # fmt: on
-    return network_faults + [sentence for broken, sentence in rules if broken]
+    faults = [sentence for broken, sentence in rules if broken]
+    # Which part is wrong is not said, as it may be one of the password.
+    return network_faults + faults + [f"{name} cannot be read as an address." for name in unread]
+
+
+def _addresses(c: Config) -> list[tuple[str, str, Callable[[str], bool]]]:
+    return [
+        ("DATABASE_URL", c.database_url, _postgres_address),
+        ("REDIS_URL", c.redis_url, _address),
+        ("OUTBOUND_PROXY", c.outbound_proxy, _address),
+        ("PUBLIC_URL", c.public_url, _address),
+    ]
+
+
+def _postgres_address(text: str) -> bool:
+    try:
+        return bool(psycopg.conninfo.conninfo_to_dict(text))
+    except psycopg.ProgrammingError:
+        return False
+
+
+def _address(text: str) -> bool:
+    try:
+        parts = urlsplit(text)
+        return parts.port != 0 and bool(parts.hostname or parts.path)
+    except ValueError:
+        return False
 
 
 def _network(text: str) -> bool:

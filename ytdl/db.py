@@ -43,6 +43,10 @@ class Statements:
     def _connection(self) -> contextlib.AbstractAsyncContextManager[Connection]:
         raise NotImplementedError
 
+    def on_commit(self, work: Callable[[], object]) -> None:
+        """Does `work` once what was written is committed; outside a transaction that is now."""
+        work()
+
     async def one(self, query: Query, **args: Any) -> Row:
         """Raises `errors.NotFound` when there is no row."""
         row = await self.maybe(query, **args)
@@ -82,6 +86,14 @@ class Transaction(Statements):
 
     def __init__(self, connection: Connection) -> None:
         self._held = connection
+        self._then: list[Callable[[], object]] = []
+
+    def on_commit(self, work: Callable[[], object]) -> None:
+        self._then.append(work)
+
+    def committed(self) -> None:
+        for work in self._then:
+            work()
 
     @contextlib.asynccontextmanager
     async def _connection(self) -> AsyncIterator[Connection]:
@@ -131,8 +143,11 @@ class DB(Statements):
 
     @contextlib.asynccontextmanager
     async def transaction(self) -> AsyncIterator[Transaction]:
-        async with _translated(), self._connection() as connection, connection.transaction():
-            yield Transaction(connection)
+        async with _translated(), self._connection() as connection:
+            async with connection.transaction():
+                tx = Transaction(connection)
+                yield tx
+            tx.committed()
 
     def stats(self) -> dict[str, int]:
         """Connections by state; a state that has none may be missing in the pool's own figures."""

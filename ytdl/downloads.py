@@ -36,6 +36,10 @@ from ytdl.storage import Storage
 
 q = sql.load("downloads")
 
+# How long a look may be answered from memory when the word of a change was lost.
+BELIEVED_SECONDS = 1.0
+# Greater than any fence: up to here means all attempts of a job.
+LAST_FENCE = 2**63
 _IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")
 
 
@@ -69,7 +73,8 @@ class Downloads:
         self._events = events
         self._storage = storage
         self._max_attempts = max_attempts
-        self._recent: Recent[tuple[UUID, Download]] = Recent(events)
+        self._recent: Recent[UUID, tuple[UUID, Download]] = Recent(events, seconds=BELIEVED_SECONDS)
+        events.watch(self._recent.forget)
 
     async def create(self, asker: Asker, new: NewDownload, idempotency_key: str | None = None) -> Created:
         """Accepts a download. The answer stands only for what is committed.
@@ -213,12 +218,13 @@ class Downloads:
         return await self.get(asker, id)
 
     async def _stop(self, row: Row, state: str) -> None:
-        """After the commit: tells the worker, or cleans up what has none."""
+        """After the commit: tells the worker, or cleans up after a job that has none."""
         if state == "running":
             await self._events.tell("cancel", str(row["job_id"]))
+        if state != "cancelled":
             return
         await self._queue.forget([row["job_id"]])
-        await self._storage.clear_work(row["id"])
+        await self._storage.clear_work(row["id"], (row["job_id"], LAST_FENCE))
         metrics.downloads_finished.labels("cancelled").inc()
         await self._events.publish(row["user_id"], row["id"], "status", {"id": row["id"], "status": "cancelled"})
 

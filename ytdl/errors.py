@@ -1,7 +1,7 @@
 """What can go wrong, as codes that clients may rely on.
 
-A code is stable; the sentence beside it is for people. Nothing here knows HTTP: `api/http.py` holds the
-only map from code to status.
+A code is stable; the sentence beside it is for people. Nothing here knows HTTP: `api/problems.py` holds
+the only map from code to status.
 """
 
 from dataclasses import dataclass
@@ -67,14 +67,6 @@ class Gone(Error):
 
 class Locked(Error):
     code = "locked"
-
-
-class RateLimited(Error):
-    code = "rate_limited"
-
-
-class TooLarge(Error):
-    code = "too_large"
 
 
 class Unsupported(Error):

@@ -60,7 +60,8 @@ class Mailbox:
     sees the latest state; a reader who leaves even so many unread that they pass the limit loses them all and is told
     by `lagged` to look at the state afresh."""
 
-    def __init__(self) -> None:
+    def __init__(self, session: UUID | None = None) -> None:
+        self.session = session
         self._unread: OrderedDict[Any, Event] = OrderedDict()
         self._arrived = asyncio.Event()
         self.lagged = False
@@ -107,6 +108,7 @@ class Events:
         self._task: asyncio.Task[None] | None = None
         self._closing = False
         self.live = False
+        self.hear("revoked", self._end_session)
 
     async def start(self) -> None:
         self._task = asyncio.create_task(self._listen(), name="events")
@@ -121,6 +123,10 @@ class Events:
         """Ends every reader and takes no new one; the service is going down."""
         self._closing = True
         for box in [box for boxes in self._mailboxes.values() for box in boxes]:
+            box.close()
+
+    def _end_session(self, session: str) -> None:
+        for box in [box for boxes in self._mailboxes.values() for box in boxes if str(box.session) == session]:
             box.close()
 
     def hear(self, kind: str, callback: Callable[[str], None]) -> None:
@@ -140,7 +146,6 @@ class Events:
 
     async def publish(self, user: UUID, download: UUID, type: str, data: dict[str, Any]) -> None:
         self._touched(download)
-        self._touched(download)
         event = Event(user, download, type, data)
         text = msgspec.json.encode(event).decode()
         keys = [self._stream(user), self._channel]
@@ -155,9 +160,9 @@ class Events:
             self._deliver(msgspec.structs.replace(event, id=id))
 
     @contextlib.contextmanager
-    def subscribe(self, user: UUID) -> Iterator[Mailbox]:
-        """The user's events from now on."""
-        box = Mailbox()
+    def subscribe(self, user: UUID, session: UUID | None = None) -> Iterator[Mailbox]:
+        """The user's events from now on, until the session that reads them is revoked."""
+        box = Mailbox(session)
         boxes = self._mailboxes.setdefault(user, set())
         boxes.add(box)
         if self._closing:

@@ -41,14 +41,15 @@ class Janitor:
 
     async def _sweep_work(self) -> int:
         """Folders of downloads that ended or are gone. One that is still being worked on is left alone."""
-        ids = await self._storage.work_ids()
+        newest = await self._storage.at_work()
+        ids = list(newest)
         if not ids:
             return 0
         needed = {row["id"] for row in await self._db.many(q.working, ids=ids)}
         needed |= {row["subject"] for row in await self._db.many(q.running_subjects, ids=ids)}
         idle = [id for id in ids if id not in needed]
         for id in idle:
-            await self._storage.clear_work(id)
+            await self._storage.clear_work(id, newest[id])
         return len(idle)
 
     async def _sweep_media(self) -> int:

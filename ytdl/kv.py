@@ -4,6 +4,7 @@ Redis only suggests; whoever calls must be able to go on without it. Every failu
 """
 
 import asyncio
+import inspect
 import logging
 import time
 from collections.abc import Awaitable
@@ -13,7 +14,7 @@ from typing import Any, cast
 import redis.asyncio as redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 
 from ytdl import errors, metrics
 
@@ -23,6 +24,11 @@ LUA = Path(__file__).parent / "lua"
 TIMEOUT_SECONDS = 2.0
 
 
+# After a Redis that did not answer nobody waits for it again this long; else a request waits once for each call.
+SILENT_SECONDS = 1.0
+GONE = "Redis cannot be reached just now; try again in a moment."
+
+
 class Down(errors.Unavailable):
     """Redis does not answer, or answered with an error."""
 
@@ -30,6 +36,7 @@ class Down(errors.Unavailable):
 class KV:
     def __init__(self, url: str, prefix: str) -> None:
         self.prefix = prefix
+        self._silent_until = 0.0
         pool = redis.BlockingConnectionPool.from_url(
             url,
             max_connections=32,
@@ -64,12 +71,18 @@ class KV:
 
         The bound is over all: the client's own is for each of connecting, greeting, sending and reading, twice.
         """
+        if time.monotonic() < self._silent_until:
+            if inspect.iscoroutine(work):
+                work.close()
+            raise Down(GONE, retry_after=2)
         begun = time.perf_counter()
         try:
             async with asyncio.timeout(TIMEOUT_SECONDS):
                 return await work
         except (RedisError, OSError) as e:
             metrics.kv_errors.inc()
-            raise Down("Redis cannot be reached just now; try again in a moment.", retry_after=2) from e
+            if not isinstance(e, ResponseError):
+                self._silent_until = time.monotonic() + SILENT_SECONDS
+            raise Down(GONE, retry_after=2) from e
         finally:
             metrics.kv_call_seconds.labels(name).observe(time.perf_counter() - begun)

@@ -32,7 +32,7 @@ LAG_SECONDS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0)
 FILE_BYTES = tuple(2.0**n for n in (20, 22, 24, 26, 28, 30, 32, 34))
 
 STATUSES = ("queued", "downloading", "processing", "uploading", "completed", "failed", "cancelled", "expired")
-JOB_STATES = ("queued", "running", "retry_wait", "completed", "failed", "cancelled")
+JOB_STATES = ("queued", "running", "retry_wait")
 
 
 def _counter(name: str, help: str, **labels: Iterable[str]) -> Counter:
@@ -89,7 +89,7 @@ downloads_state = _gauge("ytdl_downloads_state", "Downloads by status.", status=
 TRANSITIONS = ("submit", "claim", "complete", "fail", "retry", "yield", "reap", "cancel")
 queue_transitions = _counter("ytdl_queue_transitions_total", "Committed changes of a job's state.", op=TRANSITIONS)
 queue_fenced = _counter("ytdl_queue_fenced_total", "Writes refused because their lease was lost.", op=("beat", "complete", "fail", "yield"))
-queue_jobs = _gauge("ytdl_queue_jobs", "Jobs by state.", state=JOB_STATES)
+queue_jobs = _gauge("ytdl_queue_jobs", "Jobs that have not ended, by state.", state=JOB_STATES)
 queue_oldest_ready_seconds = _gauge("ytdl_queue_oldest_ready_seconds", "Age of the oldest job that is due and not taken.")
 queue_rebuilds = _counter("ytdl_queue_rebuilds_total", "Times the Redis index was made anew.")
 queue_ensured = _counter("ytdl_queue_ensured_total", "Jobs that the reconciler put back into the index.")
@@ -124,4 +124,4 @@ kv_errors = _counter("ytdl_kv_errors_total", "Redis calls that failed.")
 # process
 loop_lag_seconds = _histogram("ytdl_loop_lag_seconds", "How late the event loop woke a sleeper.", LAG_SECONDS)
 disk_free_bytes = _gauge("ytdl_disk_free_bytes", "Free space where downloads are written.")
-health_ready = _gauge("ytdl_health_ready", "1 while the service is ready, by what it needs.", check=("postgres", "redis", "disk", "ytdlp", "javascript", "ffmpeg"))
+health_ready = _gauge("ytdl_health_ready", "1 while what the service needs is there; what only downloads need is not looked at by an API only.", check=())

@@ -16,8 +16,6 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID, uuid4
 
-from psycopg.types.json import Jsonb
-
 from ytdl import errors, metrics, sql
 from ytdl.db import DB, Row, Statements
 from ytdl.kv import KV, Down
@@ -60,12 +58,9 @@ class Claim:
 
     job: int
     fence: int
-    kind: str
     subject: UUID
     user_id: UUID
-    priority: int
     tries: int
-    max_tries: int
 
 
 class Index:
@@ -195,9 +190,7 @@ class Queue:
             dedup_key=dedup_key,
             max_tries=max_tries,
         )
-        if row:
-            metrics.queue_transitions.labels("submit").inc()
-        return row
+        return self._counted(tx, "submit", row) if row else None
 
     async def live_subject(self, tx: Statements, user_id: UUID, dedup_key: bytes) -> UUID | None:
         found: UUID | None = await tx.value(q.live_subject, user_id=user_id, dedup_key=dedup_key)
@@ -219,11 +212,9 @@ class Queue:
 
     async def claim(self, tx: Statements, jobs: Sequence[int]) -> list[Claim]:
         rows = await tx.many(q.claim, ids=list(jobs), owner=self.owner, lease_seconds=self.lease_seconds)
-        metrics.queue_transitions.labels("claim").inc(len(rows))
-        return [
-            Claim(r["id"], r["fence"], r["kind"], r["subject"], r["user_id"], r["priority"], r["tries"], r["max_tries"])
-            for r in rows
-        ]
+        for row in rows:
+            self._counted(tx, "claim", row)
+        return [Claim(r["id"], r["fence"], r["subject"], r["user_id"], r["tries"]) for r in rows]
 
     async def beat(self, held: Sequence[Claim]) -> tuple[set[int], set[int]]:
         """Renews what is held and returns the jobs that are (lost, to be cancelled)."""
@@ -244,20 +235,16 @@ class Queue:
         if row is None:
             self._fenced("complete")
             return None
-        return str(self._counted("complete", row)["state"])
+        return str(self._counted(tx, "complete", row)["state"])
 
-    async def fail(
-        self, tx: Statements, claim: Claim, *, error: dict[str, Any], permanent: bool, floor: float = 0.0
-    ) -> Row | None:
+    async def fail(self, tx: Statements, claim: Claim, *, permanent: bool, floor: float = 0.0) -> Row | None:
         """Ends the attempt; the row says `failed`, `cancelled` or `retry_wait` and when. `None`: the lease was lost."""
         delay = backoff(claim.tries, self._base_backoff, floor)
-        row = await tx.maybe(
-            q.fail, id=claim.job, fence=claim.fence, error=Jsonb(error), permanent=permanent, delay_seconds=delay
-        )
+        row = await tx.maybe(q.fail, id=claim.job, fence=claim.fence, permanent=permanent, delay_seconds=delay)
         if row is None:
             self._fenced("fail")
             return None
-        return self._counted("retry" if row["state"] == "retry_wait" else "fail", row)
+        return self._counted(tx, "retry" if row["state"] == "retry_wait" else "fail", row)
 
     async def hand_back(self, tx: Statements, claim: Claim) -> Row | None:
         """Hands the job back without using up a try; `None` when the lease was lost."""
@@ -265,10 +252,10 @@ class Queue:
         if row is None:
             self._fenced("yield")
             return None
-        return self._counted("yield", row)
+        return self._counted(tx, "yield", row)
 
-    def _counted(self, op: str, row: Row) -> Row:
-        metrics.queue_transitions.labels(op).inc()
+    def _counted(self, tx: Statements, op: str, row: Row) -> Row:
+        tx.on_commit(metrics.queue_transitions.labels(op).inc)
         return row
 
     def _fenced(self, op: str) -> None:
@@ -283,13 +270,11 @@ class Queue:
     async def cancel(self, tx: Statements, job: int) -> str | None:
         """`cancelled` at once, `running` when its worker has to end it, `None` when it has ended already."""
         row = await tx.maybe(q.cancel, id=job)
-        return self._counted("cancel", row)["state"] if row else None
+        return self._counted(tx, "cancel", row)["state"] if row else None
 
     async def reap(self, tx: Statements) -> list[Row]:
         """Jobs taken back from dead workers, at most 100 a call."""
-        rows = await tx.many(q.reap, max_crashes=MAX_CRASHES)
-        metrics.queue_transitions.labels("reap").inc(len(rows))
-        return rows
+        return [self._counted(tx, "reap", row) for row in await tx.many(q.reap, max_crashes=MAX_CRASHES)]
 
     async def disown(self) -> int:
         """Ends every lease; only for a process that knows itself alone on this database."""

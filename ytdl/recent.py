@@ -1,41 +1,42 @@
-"""What was read of downloads a moment ago, for those who ask again and again.
+"""What was read from the database a moment ago, for those who ask again and again.
 
-Believed for a second at most, and only while events of other processes arrive; an event about a download ends it at
-once. So a reader sees its own changes always, and another process's as soon as they are told.
+It is believed for a short while only, and only while words of other processes arrive; whoever changes it says so and
+ends it at once. So a reader sees its own changes always, and another process's as soon as they are told.
 """
 
 import time
 from typing import Generic, TypeVar
-from uuid import UUID
 
 from ytdl.events import Events
 
-BELIEVED_SECONDS = 1.0
 LIMIT = 4096
-T = TypeVar("T")
+K = TypeVar("K")
+V = TypeVar("V")
 
 
-class Recent(Generic[T]):
-    def __init__(self, events: Events) -> None:
+class Recent(Generic[K, V]):
+    """`seconds` bounds how long a value is believed when the word of its change was lost."""
+
+    def __init__(self, events: Events, *, seconds: float) -> None:
         self._events = events
-        self._known: dict[UUID, tuple[float, T]] = {}
+        self._seconds = seconds
+        self._known: dict[K, tuple[float, V]] = {}
         self.changes = 0
-        events.watch(self._forget)
 
-    def find(self, id: UUID) -> T | None:
-        read_at, value = self._known.get(id, (0.0, None))
-        return value if self._events.live and time.monotonic() - read_at < BELIEVED_SECONDS else None
+    def find(self, key: K) -> V | None:
+        read_at, value = self._known.get(key, (0.0, None))
+        return value if self._events.live and time.monotonic() - read_at < self._seconds else None
 
-    def keep(self, id: UUID, value: T, changes: int) -> None:
+    def keep(self, key: K, value: V, changes: int) -> None:
         """`changes` is what that counter said before the reading: if it moved, the value may be old already."""
         if not self._events.live or changes != self.changes:
             return
-        self._known.pop(id, None)
+        self._known.pop(key, None)
         if len(self._known) >= LIMIT:
             # The first is the one that was read longest ago.
             del self._known[next(iter(self._known))]
-        self._known[id] = (time.monotonic(), value)
+        self._known[key] = (time.monotonic(), value)
 
-    def _forget(self, id: UUID) -> None:
+    def forget(self, key: K) -> None:
         self.changes += 1
-        self._known.pop(id, None)
+        self._known.pop(key, None)

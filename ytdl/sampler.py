@@ -2,10 +2,13 @@
 
 import asyncio
 
+from prometheus_client import Gauge
+
 from ytdl import loops, metrics, sql
 from ytdl.config import Config
 from ytdl.db import DB
 from ytdl.fetcher import Fetcher
+from ytdl.health import Health
 from ytdl.storage import Storage
 
 queue_queries = sql.load("queue")
@@ -14,11 +17,12 @@ LAG_SECONDS = 0.5
 
 
 class Sampler:
-    def __init__(self, config: Config, db: DB, storage: Storage, fetcher: Fetcher) -> None:
+    def __init__(self, config: Config, db: DB, storage: Storage, fetcher: Fetcher, health: Health) -> None:
         self._interval = config.metrics_collection_interval
         self._db = db
         self._storage = storage
         self._fetcher = fetcher
+        self._health = health
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
@@ -36,13 +40,14 @@ class Sampler:
             metrics.db_pool.labels(state).set(connections)
         metrics.disk_free_bytes.set(await self._storage.free_bytes())
         metrics.fetcher_ready.set(self._fetcher.zygote_pid is not None)
-        await self._count("state", metrics.JOB_STATES, queue_queries.depth)
-        await self._count("status", metrics.STATUSES, download_queries.by_status)
+        await self._health.readiness()
+        await self._count(metrics.queue_jobs, metrics.JOB_STATES, queue_queries.depth)
+        await self._count(metrics.downloads_state, metrics.STATUSES, download_queries.by_status)
         metrics.queue_oldest_ready_seconds.set(await self._db.value(queue_queries.oldest_ready_seconds))
 
-    async def _count(self, column: str, known: tuple[str, ...], query: sql.Query) -> None:
-        gauge, number = (metrics.queue_jobs, "jobs") if column == "state" else (metrics.downloads_state, "downloads")
-        counts = {row[column]: row[number] for row in await self._db.many(query)}
+    async def _count(self, gauge: Gauge, known: tuple[str, ...], query: sql.Query) -> None:
+        """Sets a gauge by the first two columns, what is counted and how many; nothing counted is none."""
+        counts = dict(tuple(row.values()) for row in await self._db.many(query))
         for value in known:
             gauge.labels(value).set(counts.get(value, 0))
 

@@ -24,6 +24,10 @@ def file_name(job: int, fence: int, ext: str) -> str:
     return name
 
 
+# A job and its fence, which together name an attempt for ever; later ones compare higher.
+Attempt = tuple[int, int]
+
+
 class Storage:
     def __init__(self, data_dir: Path) -> None:
         self.root = data_dir.resolve()
@@ -45,17 +49,17 @@ class Storage:
 
     async def earlier_dirs(self, download: UUID, job: int, fence: int) -> list[Path]:
         """Folders of this download's earlier attempts, the newest first."""
-        return await asyncio.to_thread(self._earlier, download, (job, fence))
+        found = await asyncio.to_thread(self._attempts, download)
+        return [folder for attempt, folder in found if attempt < (job, fence)]
 
-    def _earlier(self, download: UUID, current: tuple[int, int]) -> list[Path]:
+    def _attempts(self, download: UUID) -> list[tuple[Attempt, Path]]:
         found = []
         with contextlib.suppress(FileNotFoundError):
             for folder in (self.work / str(download)).iterdir():
                 with contextlib.suppress(ValueError):
                     job, fence = (int(part) for part in folder.name.split("."))
-                    if (job, fence) < current:
-                        found.append(((job, fence), folder))
-        return [folder for _, folder in sorted(found, reverse=True)]
+                    found.append(((job, fence), folder))
+        return sorted(found, reverse=True)
 
     async def publish(self, source: Path, name: str) -> None:
         """Moves a finished file into the store; it is durable under its name when this returns."""
@@ -70,21 +74,32 @@ class Storage:
     async def remove(self, name: str) -> None:
         await asyncio.to_thread(self.path(name).unlink, missing_ok=True)
 
-    async def clear_work(self, download: UUID) -> None:
-        """Removes everything that attempts at a download left."""
-        await asyncio.to_thread(shutil.rmtree, self.work / str(download), ignore_errors=True)
+    async def clear_work(self, download: UUID, newest: Attempt) -> None:
+        """Removes what attempts at a download left, up to and with this one; a later one may be under way already."""
+        await asyncio.to_thread(self._clear, download, newest)
+
+    def _clear(self, download: UUID, newest: Attempt) -> None:
+        for attempt, folder in self._attempts(download):
+            if attempt <= newest:
+                shutil.rmtree(folder, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            (self.work / str(download)).rmdir()
 
     async def free_bytes(self) -> int:
         return (await asyncio.to_thread(shutil.disk_usage, self.root)).free
 
-    async def work_ids(self) -> list[UUID]:
-        """Downloads that have a work folder."""
-        names = await asyncio.to_thread(os.listdir, self.work)
-        found = []
-        for name in names:
+    async def at_work(self) -> dict[UUID, Attempt]:
+        """Downloads that have a work folder, with the newest attempt in it."""
+        return await asyncio.to_thread(self._at_work)
+
+    def _at_work(self) -> dict[UUID, Attempt]:
+        found = {}
+        for folder in self.work.iterdir():
             with contextlib.suppress(ValueError):
-                if str(UUID(name)) == name:
-                    found.append(UUID(name))
+                id = UUID(folder.name)
+                if str(id) == folder.name:
+                    attempts = self._attempts(id)
+                    found[id] = attempts[0][0] if attempts else (0, 0)
         return found
 
     async def media_names(self, older_than_seconds: float) -> list[str]:

@@ -1,22 +1,25 @@
 """Runs downloads: leases jobs, has the fetcher do them, reports, and ends each attempt exactly once.
 
-Only the fetch itself is ever interrupted. Everything that writes the outcome runs through, because the outcome's
-statement itself knows about a cancellation or a lost lease; so an attempt has one place where it can be stopped and
-one where it ends.
+Of an attempt only the fetch is ever interrupted. Everything that writes the outcome runs through, because the
+outcome's statement itself knows about a cancellation or a lost lease; so an attempt has one place where it can be
+stopped and one where it ends. A round that leases runs through as well.
 """
 
 import asyncio
 import contextlib
 import logging
 import time
+from collections import deque
 from pathlib import Path
 from typing import Literal
+
+import msgspec
 
 from ytdl import errors, log, loops, metrics, storage
 from ytdl.attempts import Attempts, Started
 from ytdl.config import Config
 from ytdl.events import Events
-from ytdl.fetcher import Done, Failed, Fetcher, FetchFailed, Metadata, Order, Progress, Usage
+from ytdl.fetcher import Done, Failed, Fetcher, FetchFailed, Metadata, Order, Progress, Stopped, Usage
 from ytdl.queue import Queue
 from ytdl.storage import Storage
 
@@ -36,6 +39,7 @@ class Run:
         self.started = started
         self.task: asyncio.Task[None] | None = None
         self.fetching = False
+        self.told = False
         self.why: Why | None = None
         self.video: Metadata | None = None
         self.latest: Progress | None = None
@@ -61,11 +65,7 @@ class Run:
             self.video = frame
             return
         self._floor = max(self._floor, min(frame.percent, 99.9))
-        self.latest = Progress(
-            stage=frame.stage, percent=self._floor, downloaded_bytes=frame.downloaded_bytes,
-            total_bytes=frame.total_bytes, speed_bytes_per_second=frame.speed_bytes_per_second,
-            eta_seconds=frame.eta_seconds,
-        )  # fmt: skip
+        self.latest = msgspec.structs.replace(frame, percent=self._floor)
 
 
 class Worker:
@@ -79,6 +79,10 @@ class Worker:
         self._storage = storage
         self._events = events
         self._runs: dict[int, Run] = {}
+        # Jobs that a word said to cancel: one that comes while the job is just being leased must not be lost.
+        self._cancelled: deque[int] = deque(maxlen=1000)
+        self._claiming = asyncio.Lock()
+        self._reap_from = 0.0
         self._wake = asyncio.Event()
         self._leasing: list[asyncio.Task[None]] = []
         self._serving: list[asyncio.Task[None]] = []
@@ -92,7 +96,7 @@ class Worker:
         metrics.worker_slots.set(self._config.download_concurrency)
         lease = self._config.download_lease_seconds
         self._leasing = [
-            asyncio.create_task(loops.repeat("reap", lease / 6, self._attempts.reap)),
+            asyncio.create_task(loops.repeat("reap", lease / 6, self._reap)),
             asyncio.create_task(loops.repeat("reconcile", RECONCILE_SECONDS, self._queue.index.reconcile)),
         ]
         if self._config.download_concurrency:
@@ -110,7 +114,9 @@ class Worker:
         """
         self.draining = True
         self._give_up_at = time.monotonic() + self._config.drain_seconds + 3
-        await loops.stop(self._leasing)
+        async with self._claiming:
+            # A lease that is being taken now gets its run, and with it an orderly end.
+            await loops.stop(self._leasing)
         await self._wait(self._config.drain_seconds)
         for run in list(self._runs.values()):
             run.stop("drain")
@@ -131,7 +137,9 @@ class Worker:
     async def _claim(self) -> None:
         """One round: fills the free slots, or waits for a word that there is something to do."""
         free = self._config.download_concurrency - len(self._runs)
-        taken = await self._lease(free) if free > 0 and await self._able() else 0
+        taken = 0
+        if free > 0 and await self._able():
+            taken = await self._lease(free)
         if taken == 0:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), POLL_SECONDS)
@@ -144,9 +152,13 @@ class Worker:
         return await self._storage.free_bytes() >= self._config.download_min_free_bytes
 
     async def _lease(self, free: int) -> int:
-        suggested = await self._queue.index.claim(free)
-        if not suggested:
-            return 0
+        async with self._claiming:
+            suggested = [] if self.draining else await self._queue.index.claim(free)
+            started = await self._take(suggested) if suggested else []
+        await self._attempts.drop_stale(suggested, started)
+        return len(suggested)
+
+    async def _take(self, suggested: list[int]) -> list[Started]:
         try:
             started = await self._attempts.lease(suggested)
         except errors.Unavailable:
@@ -154,11 +166,16 @@ class Worker:
             await self._queue.forget(suggested)
             raise
         for s in started:
-            run = Run(s)
-            self._runs[s.claim.job] = run
-            run.task = asyncio.create_task(self._attempt(run), name=f"job-{s.claim.job}.{s.claim.fence}")
+            self._launch(Run(s))
         metrics.worker_running.set(len(self._runs))
-        return len(suggested)
+        return started
+
+    def _launch(self, run: Run) -> None:
+        claim = run.started.claim
+        self._runs[claim.job] = run
+        run.task = asyncio.create_task(self._attempt(run), name=f"job-{claim.job}.{claim.fence}")
+        if claim.job in self._cancelled:
+            run.stop("cancel")
 
     # one attempt
 
@@ -182,7 +199,7 @@ class Worker:
     async def _broken(self, run: Run) -> None:
         """A bug of ours: said in the download, or left to the lease's end if not even that can be written."""
         try:
-            await self._failed(run, Failed("internal", "Something went wrong on the server.", True, None), None)
+            await self._failed(run, Failed("internal", "Something went wrong on the server.", True))
         except Exception:
             logger.exception("worker.outcome_not_written", extra={"job": run.started.claim.job})
 
@@ -190,9 +207,9 @@ class Worker:
         try:
             done, usage = await self._fetch(run)
         except FetchFailed as e:
-            await self._failed(run, e.failure, e.usage)
-        except asyncio.CancelledError:
-            await self._stopped(run)
+            await self._failed(run, e.failure, e.usage, e.fetched_bytes)
+        except asyncio.CancelledError as e:
+            await self._stopped(run, e)
         else:
             await self._finished(run, done, usage)
 
@@ -216,7 +233,7 @@ class Worker:
     async def _finished(self, run: Run, done: Done, usage: Usage) -> None:
         s = run.started
         name = storage.file_name(s.claim.job, s.claim.fence, done.ext)
-        await self._describe(run)
+        await loops.settle(lambda: self._describe(run), self._give_up)
         await self._storage.publish(Path(done.path), name)
         state = await loops.settle(lambda: self._attempts.complete(s, name, done, usage), self._give_up)
         if state != "completed":
@@ -224,32 +241,38 @@ class Worker:
         await self._tidy(s, state)
         logger.info("downloads.finished", extra={"job": s.claim.job, "state": state, "bytes": done.size_bytes})
 
-    async def _failed(self, run: Run, failure: Failed, usage: Usage | None) -> None:
+    async def _failed(
+        self, run: Run, failure: Failed, usage: Usage | None = None, fetched_bytes: int | None = None
+    ) -> None:
         s = run.started
-        await self._describe(run)
-        state = await loops.settle(lambda: self._attempts.fail(s, failure, usage), self._give_up)
+        await loops.settle(lambda: self._describe(run), self._give_up)
+        state = await loops.settle(lambda: self._attempts.fail(s, failure, usage, fetched_bytes), self._give_up)
         await self._tidy(s, state)
         logger.warning("downloads.attempt_failed", extra={"job": s.claim.job, "code": failure.code, "state": state})
 
-    async def _stopped(self, run: Run) -> None:
+    async def _stopped(self, run: Run, stopped: asyncio.CancelledError) -> None:
         """The child and all its processes are gone; what remains is to say so."""
         s = run.started
         if run.why == "lost":
             logger.warning("downloads.lease_lost", extra={"job": s.claim.job})
             return
-        state = await loops.settle(lambda: self._attempts.hand_back(s), self._give_up)
+        used = (stopped.usage, stopped.fetched_bytes) if isinstance(stopped, Stopped) else (None, None)
+        state = await loops.settle(lambda: self._attempts.hand_back(s, *used), self._give_up)
         await self._tidy(s, state)
         logger.info("downloads.stopped", extra={"job": s.claim.job, "why": run.why, "state": state})
 
     async def _tidy(self, s: Started, state: str | None) -> None:
         """Removes partial files once nobody wants to go on from them; a lost lease's are another attempt's business."""
         if state in ("completed", "cancelled"):
-            await self._storage.clear_work(s.download)
+            await self._storage.clear_work(s.download, (s.claim.job, s.claim.fence))
 
     async def _describe(self, run: Run) -> None:
-        video, run.video = run.video, None
+        """Forgets what is to be written only when it is."""
+        video = run.video
         if video:
-            await loops.settle(lambda: self._attempts.describe(run.started, video), self._give_up)
+            await self._attempts.describe(run.started, video)
+            if run.video is video:
+                run.video = None
 
     def _give_up(self) -> bool:
         return time.monotonic() > self._give_up_at
@@ -257,8 +280,22 @@ class Worker:
     # beating, cancelling, reporting
 
     def _cancel(self, job: str) -> None:
-        if job.isdigit() and (run := self._runs.get(int(job))):
+        if not job.isdecimal():
+            return
+        self._cancelled.append(int(job))
+        if run := self._runs.get(int(job)):
             run.stop("cancel")
+
+    async def _reap(self) -> None:
+        """Takes jobs from dead workers, but not from those that PostgreSQL's absence kept from renewing: this
+        process renews first, and after a failed round the others are given the time to."""
+        try:
+            await self._beat()
+            if time.monotonic() >= self._reap_from:
+                await self._attempts.reap()
+        except errors.Unavailable:
+            self._reap_from = time.monotonic() + self._config.download_lease_seconds / 2
+            raise
 
     async def _beat(self) -> None:
         held = {job: run for job, run in self._runs.items() if run.why is None}
@@ -274,14 +311,18 @@ class Worker:
         """Tells readers what changed since the last time."""
         for run in list(self._runs.values()):
             run.stop_again()
-            if run.video:
-                await self._describe(run)
+            if not run.told:
+                run.told = True
+                await self._attempts.begun(run.started)
             if run.fetching and run.latest and run.latest is not run.reported:
                 run.reported = run.latest
                 await self._attempts.publish(run.started, run.latest)
 
     async def _record(self) -> None:
-        """Writes down what changed since the last time, all runs in one statement."""
+        """Writes down what became known of the videos, and what changed since the last time in one statement."""
+        for run in list(self._runs.values()):
+            if run.fetching:
+                await self._describe(run)
         fetching = [run for run in self._runs.values() if run.fetching]
         changed = [(run, run.latest) for run in fetching if run.latest and run.latest is not run.recorded]
         if changed:

@@ -20,7 +20,6 @@ CREATE TABLE jobs (
     lease_owner uuid,
     lease_until timestamptz,
     cancel_requested_at timestamptz,
-    error jsonb,
     created_at timestamptz NOT NULL DEFAULT now(),
     finished_at timestamptz,
     CONSTRAINT jobs_running_is_leased CHECK ((state = 'running') = (lease_owner IS NOT NULL)),

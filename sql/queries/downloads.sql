@@ -34,7 +34,7 @@ WHERE d.id = %(id)s AND (d.user_id = %(user_id)s OR %(admin)s) FOR UPDATE OF j;
 
 -- name: cancelled :exec
 -- A waiting download ended by its user.
-UPDATE downloads SET status = 'cancelled', stage = 'cancelled', finished_at = now() WHERE job_id = %(job_id)s;
+UPDATE downloads SET status = 'cancelled', stage = 'cancelled', error = NULL, finished_at = now() WHERE job_id = %(job_id)s;
 
 -- name: requeue :exec
 -- Back to the start with a new job, after an end that was not a success.
@@ -75,14 +75,19 @@ WITH held AS (
     SELECT j.id, j.fence FROM jobs j
     JOIN unnest(%(jobs)s::bigint[], %(fences)s::bigint[]) AS h(id, fence) ON j.id = h.id AND j.fence = h.fence
     WHERE j.state = 'running' FOR SHARE OF j SKIP LOCKED
+), told AS (
+    SELECT p.* FROM unnest(%(jobs)s::bigint[], %(fences)s::bigint[], %(statuses)s::text[], %(stages)s::text[],
+            %(percents)s::float8[], %(downloaded)s::bigint[], %(fetched)s::bigint[], %(totals)s::bigint[],
+            %(speeds)s::float8[], %(etas)s::float8[])
+        AS p(job, fence, status, stage, percent, downloaded_bytes, fetched_bytes, total_bytes, speed, eta)
+    JOIN held ON held.id = p.job AND held.fence = p.fence
+), logged AS (
+    UPDATE download_logs l SET percent = t.percent, downloaded_bytes = t.fetched_bytes
+    FROM told t WHERE l.job_id = t.job AND l.fence = t.fence
 )
-UPDATE downloads d SET status = p.status, stage = p.stage, percent = p.percent, downloaded_bytes = p.downloaded_bytes,
-    total_bytes = p.total_bytes, speed_bytes_per_second = p.speed, eta_seconds = p.eta
-FROM unnest(%(jobs)s::bigint[], %(fences)s::bigint[], %(statuses)s::text[], %(stages)s::text[], %(percents)s::float8[],
-        %(downloaded)s::bigint[], %(totals)s::bigint[], %(speeds)s::float8[], %(etas)s::float8[])
-    AS p(job, fence, status, stage, percent, downloaded_bytes, total_bytes, speed, eta)
-JOIN held ON held.id = p.job AND held.fence = p.fence
-WHERE d.job_id = p.job;
+UPDATE downloads d SET status = t.status, stage = t.stage, percent = t.percent, downloaded_bytes = t.downloaded_bytes,
+    total_bytes = t.total_bytes, speed_bytes_per_second = t.speed, eta_seconds = t.eta
+FROM told t WHERE d.job_id = t.job;
 
 -- name: complete :maybe
 -- The file is in the store; the lease was checked by the job's own change in this transaction.
@@ -95,7 +100,8 @@ RETURNING extract(epoch FROM now() - created_at)::float8 AS seconds;
 
 -- name: end :exec
 -- An attempt that did not succeed: back to the queue, failed or cancelled, with the reason at hand.
-UPDATE downloads SET status = %(status)s, stage = %(status)s, error = coalesce(%(error)s::jsonb, error), speed_bytes_per_second = NULL,
+UPDATE downloads SET status = %(status)s, stage = %(status)s,
+    error = CASE WHEN %(status)s = 'cancelled' THEN NULL ELSE coalesce(%(error)s::jsonb, error) END, speed_bytes_per_second = NULL,
     eta_seconds = NULL, finished_at = CASE WHEN %(status)s IN ('failed', 'cancelled') THEN now() END
 WHERE job_id = %(job)s;
 
@@ -103,9 +109,9 @@ WHERE job_id = %(job)s;
 -- What became of an attempt and what it cost; the download itself may have been deleted meanwhile.
 UPDATE download_logs l SET finished_at = now(), status = %(status)s, error_code = %(error_code)s, error_message = %(error_message)s,
     title = coalesce(d.title, l.title), duration_seconds = coalesce(d.duration_seconds, l.duration_seconds),
-    percent = coalesce(d.percent, l.percent), file_bytes = %(file_bytes)s,
-    downloaded_bytes = coalesce(%(downloaded_bytes)s::bigint, d.downloaded_bytes, 0),
-    speed_bytes_per_second = coalesce(%(downloaded_bytes)s::bigint, d.downloaded_bytes)::float8 / nullif(extract(epoch FROM now() - l.started_at), 0)::float8,
+    percent = coalesce(%(percent)s::float8, l.percent), file_bytes = %(file_bytes)s,
+    downloaded_bytes = coalesce(%(fetched_bytes)s::bigint, l.downloaded_bytes),
+    speed_bytes_per_second = coalesce(%(fetched_bytes)s::bigint, l.downloaded_bytes)::float8 / nullif(extract(epoch FROM now() - l.started_at), 0)::float8,
     file_path = %(file_path)s, output_format = %(output_format)s, peak_memory_bytes = %(peak_memory_bytes)s,
     cpu_seconds = %(cpu_seconds)s, disk_bytes = %(disk_bytes)s
 FROM jobs j LEFT JOIN downloads d ON d.job_id = j.id

@@ -21,7 +21,7 @@ WITH claimed AS (
     UPDATE jobs SET state = 'running', fence = fence + 1, lease_owner = %(owner)s,
         lease_until = now() + make_interval(secs => %(lease_seconds)s)
     WHERE id = ANY(%(ids)s::bigint[]) AND state IN ('queued', 'retry_wait') AND run_at <= now() AND cancel_requested_at IS NULL
-    RETURNING id, kind, subject, user_id, priority, fence, tries, max_tries
+    RETURNING id, fence, subject, user_id, tries
 ), noted AS (
     INSERT INTO job_events (job_id, fence, event) SELECT id, fence, 'claim' FROM claimed
 )
@@ -49,7 +49,7 @@ SELECT state FROM ended;
 -- name: fail :maybe
 -- Ends an attempt badly: cancelled, failed for good, or waiting for its retry; no row when the lease was lost.
 WITH ended AS (
-    UPDATE jobs SET tries = tries + 1, error = %(error)s, lease_owner = NULL, lease_until = NULL,
+    UPDATE jobs SET tries = tries + 1, lease_owner = NULL, lease_until = NULL,
         state = CASE WHEN cancel_requested_at IS NOT NULL THEN 'cancelled'
                      WHEN %(permanent)s OR tries + 1 >= max_tries THEN 'failed' ELSE 'retry_wait' END,
         finished_at = CASE WHEN cancel_requested_at IS NOT NULL OR %(permanent)s OR tries + 1 >= max_tries THEN now() END,
@@ -90,7 +90,7 @@ WITH expired AS (
                      WHEN crashes + 1 >= %(max_crashes)s THEN 'failed' ELSE 'queued' END,
         finished_at = CASE WHEN cancel_requested_at IS NOT NULL OR crashes + 1 >= %(max_crashes)s THEN now() END
     FROM expired WHERE j.id = expired.id
-    RETURNING j.id, j.kind, j.subject, j.user_id, j.priority, j.fence, j.state, j.run_at
+    RETURNING j.id, j.subject, j.user_id, j.priority, j.fence, j.state, j.run_at
 ), noted AS (
     INSERT INTO job_events (job_id, fence, event)
     SELECT id, fence, CASE state WHEN 'queued' THEN 'reap' ELSE state END FROM reaped

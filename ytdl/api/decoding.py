@@ -29,7 +29,7 @@ _KIND_WORDS = {"str": "characters", "array": "items", "object": "members", "byte
 async def body(request: web.Request, decoder: "msgspec.json.Decoder[Any]", *, form: bool = False) -> Any:
     """The body as the decoder's type; `form` takes an HTML form's encoding as well.
 
-    Raises `Unsupported`, `Malformed`, `Invalid`, and `TooLarge` beyond the application's limit.
+    Raises `Unsupported`, `Malformed`, `Invalid`, and aiohttp's own refusal of what is beyond the application's limit.
     """
     if not request.can_read_body:
         raise errors.Malformed("A JSON body is needed, and there is none.")

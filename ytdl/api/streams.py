@@ -2,7 +2,8 @@
 
 A stream begins with a snapshot, unless the reader names the last event it saw and everything since is still known.
 Each reader has a bounded mailbox; one who reads too slowly skips to the latest state. In every silence of a quarter
-of a minute the state is read from the database, so a stream ends even when Redis lost the word of it.
+of a minute a stream of one download reads its state from the database, so it ends even when Redis lost the word of
+it. A stream ends with the session that opened it.
 """
 
 import asyncio
@@ -19,6 +20,7 @@ from aiohttp_sse import EventSourceResponse
 from ytdl import errors, metrics
 from ytdl.api.downloads import asker
 from ytdl.api.http import path_uuid
+from ytdl.api.http import who as identity
 from ytdl.api.keys import DOWNLOADS, EVENTS
 from ytdl.downloads import Asker, Downloads
 from ytdl.events import Event, Events, Mailbox, order
@@ -129,7 +131,7 @@ async def _pump(
     who, downloads, events = asker(request), request.app[DOWNLOADS], request.app[EVENTS]
     owner = await downloads.owner(who, only) if only else who.user_id
     stream = Stream(downloads, events, who, only)
-    with events.subscribe(owner) as box:
+    with events.subscribe(owner, identity(request).session_id) as box:
         # An id counts in its user's own stream; an admin who looks at another's download starts afresh.
         messages = await stream.begin(last_id if owner == who.user_id else None)
         while True:
