@@ -99,7 +99,7 @@ FAULTS: list[tuple[dict[str, Any], str]] = [
     ({"player_delay": 30}, "upstream_stalled"),
     ({"media_status": 403}, "upstream_forbidden"),
     ({"media_status": 404}, "upstream_forbidden"),
-    ({"media_status": 429, "retry_after": 78}, "rate_limited"),
+    ({"media_status": 429, "retry_after": 778}, "rate_limited"),
     ({"media_status": 503}, "upstream_error"),
     ({"media_cut_after": 2000}, "upstream_truncated"),
     ({"media_stall_after": 2000}, "upstream_stalled"),

@@ -30,8 +30,13 @@ from tests.fetching import (
 )
 from ytdl.child import options
 from ytdl.child.frames import Setup
+from ytdl.config import Config
+from ytdl.db import DB
 from ytdl.fetcher import Fetcher, FetchFailed, Metadata, Progress
 from ytdl.fetcher.forkserver import ROOT
+from ytdl.health import Health
+from ytdl.kv import KV
+from ytdl.storage import Storage
 
 
 @pytest.fixture
@@ -124,7 +129,6 @@ async def test_children_see_no_secret_of_the_service(
         known = {"PATH", "HOME", "LANG", "PYTHONPATH", "PWD", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"}
         for process in family:
             assert {name for name in process.environ() if not name.startswith("YTDL_")} <= known
-        assert family[-1].environ()["YTDL_JOB"] == "7.1"
         await cancel(task)
     finally:
         await fetcher.stop()
@@ -201,6 +205,23 @@ async def test_the_tools_are_named_with_their_versions(fetcher: Fetcher) -> None
     tools = await fetcher.probe_tools()
     assert tools["ready"] and tools["deno_supported"] and tools["ffmpeg"] and tools["ejs"]
     assert tools["yt_dlp"] >= "2026.07.04"
+
+
+async def test_a_javascript_runtime_that_is_too_old_is_not_ready(
+    youtube: YouTube, tmp_path: Path, config: Config, db: DB, redis_url: str
+) -> None:
+    old = tmp_path / "deno"
+    old.write_text("#!/bin/sh\necho deno 1.0.0\n")
+    old.chmod(0o755)
+    fetcher, kv = Fetcher(settings_for(youtube, tmp_path, deno=str(old))), KV(redis_url, "t")
+    await fetcher.start()
+    try:
+        found = await Health(config, db, kv, Storage(tmp_path), fetcher).readiness()
+    finally:
+        await fetcher.stop()
+        await kv.close()
+    (check,) = (check for check in found.checks if check.name == "javascript")
+    assert (check.ok, check.detail) == (False, "deno 1.0.0 is too old for yt-dlp.")
 
 
 def test_the_service_side_never_loads_yt_dlp() -> None:

@@ -54,12 +54,11 @@ def take_own_group(parent: int, stderr: int) -> None:
 
 
 def limit(setup: Setup, job: str) -> None:
-    """Bound file size, memory, time and descriptors; lower the priority; leave a mark that names the job.
+    """Bound file size, memory, time and descriptors; lower the priority; take the job's name.
 
     Memory is bounded by RLIMIT_DATA, not RLIMIT_AS: the JavaScript runtime reserves address space that it
     never touches and would not start under the latter.
     """
-    os.environ["YTDL_JOB"] = job
     take_name(f"ytdl {job}")
     os.nice(setup.niceness)
     Path("/proc/self/oom_score_adj").write_text("500")
