@@ -188,7 +188,6 @@ class Fetcher:
             "HOME": str(self._settings.runtime_dir.absolute()),
             "LANG": "C.UTF-8",
             "PYTHONPATH": str(ROOT),
-            "YTDL_SERVICE": str(os.getpid()),
         }
         if self._settings.ca_file:
             trusted = str(Path(self._settings.ca_file).absolute())
