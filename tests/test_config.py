@@ -63,6 +63,10 @@ def test_no_part_of_a_broken_address_is_said_for_it_may_be_the_password() -> Non
     assert found == ["DATABASE_URL cannot be read as an address."]
 
 
+def test_what_is_set_to_nothing_is_not_set() -> None:
+    assert config.load({"DATA_DIR": "", "HOST": "", "PORT": ""}) == config.load({})
+
+
 def test_all_faults_come_at_once() -> None:
     found = faults(PORT="x", LOG_LEVEL="LOUD", DATABASE_URL="postgresql:///ytdl")
     assert [sentence.split()[0] for sentence in found] == ["PORT", "LOG_LEVEL", "JWT_SECRET_KEY"]

@@ -1,6 +1,7 @@
 """Fetching the finished file: ranges, validators, names, and never half a file."""
 
 import hashlib
+import os
 
 import pytest
 from hypothesis import given, settings
@@ -152,6 +153,14 @@ async def test_a_link_with_a_ticket_serves_the_file_once(ann: Person, youtube: Y
     for expected in (200, 401):
         async with downloading.client.get(done["file"]["url"], params={"ticket": ticket}) as response:
             assert response.status == expected
+
+
+async def test_a_file_that_was_damaged_is_not_handed_out(ann: Person, youtube: YouTube, downloading: Service) -> None:
+    done = await fetched(ann, youtube.url("ordinary"), quality="144p")
+    (path,) = (downloading.config.data_dir / "media").iterdir()
+    os.truncate(path, 1000)
+    response = await ann.get(f"/downloads/{done['id']}/file")
+    assert (response.status, (await response.json())["code"]) == (410, "gone")
 
 
 async def test_a_file_that_was_lost_is_gone_and_not_half(ann: Person, youtube: YouTube, downloading: Service) -> None:

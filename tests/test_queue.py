@@ -721,6 +721,14 @@ async def test_a_redis_that_comes_back_empty_is_filled_within_two_seconds(db: DB
     await kv.close()
 
 
+async def test_a_start_that_is_alone_forgets_what_a_dead_process_was_just_taking(jobs: Queue, db: DB) -> None:
+    id = await announced(jobs, db)
+    assert await jobs.index.claim(1) == [id]
+    assert await jobs.index.claim(1) == []
+    await jobs.disown()
+    assert await jobs.index.claim(1) == [id]
+
+
 async def claimed_when_up(jobs: Queue) -> list[int]:
     """As the claim loop does it: a Redis that was away is asked again."""
     for _ in range(30):

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from uuid import UUID
 
 import aiohttp
 
@@ -154,3 +155,16 @@ async def test_a_stream_ends_with_the_session_that_opened_it(alice: Person) -> N
     await alice.post("/auth/logout")
     async with asyncio.timeout(5):
         assert [event async for event in stream] == []
+
+
+async def test_an_end_is_told_once_however_late_one_looks(alice: Person, service: Service) -> None:
+    stream = told(response := await alice.get("/downloads/events"))
+    await anext(stream)
+    ids = [(await ask(alice, f"https://youtu.be/many_00000{n}"))["id"] for n in range(2)]
+    await alice.post(f"/downloads/{ids[0]}/cancel")
+    for _ in range(3):
+        await service.app[EVENTS].publish(alice.user_id, UUID(ids[0]), "status", {})
+    await alice.post(f"/downloads/{ids[1]}/cancel")
+    events = [(e.type, e.data["id"]) for e in [await asyncio.wait_for(anext(stream), 5) for _ in range(4)]]
+    assert events == [("status", ids[0]), ("done", ids[0]), ("status", ids[1]), ("done", ids[1])]
+    response.close()

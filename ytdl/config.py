@@ -8,6 +8,7 @@ import dataclasses
 import ipaddress
 import os
 import re
+import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,7 +101,8 @@ def load(env: Mapping[str, str] = os.environ) -> Config:
 def _read(name: str, secret: bool, env: Mapping[str, str]) -> str | None:
     file = env.get(f"{name}_FILE") if secret else None
     if not file:
-        return env.get(name)
+        # Set to nothing is the same as not set.
+        return env.get(name) or None
     if env.get(name):
         raise ValueError(f"and {name}_FILE are both set; set one of them")
     try:
@@ -167,12 +169,23 @@ def _combined(c: Config) -> list[str]:
         (bool(c.outbound_ca_file) and not Path(c.outbound_ca_file).is_file(), "OUTBOUND_CA_FILE names a file that is not there."),
         (bool(c.ytdlp_cookies_file) and not Path(c.ytdlp_cookies_file).is_file(), "YTDLP_COOKIES_FILE names a file that is not there."),
         (bool(c.outbound_proxy) and not c.outbound_proxy.startswith(("http://", "https://", "socks4://", "socks4a://", "socks5://", "socks5h://")), "OUTBOUND_PROXY must begin with http://, https:// or socks5://."),
+        (bool(c.ytdlp_extractor_args) and not re.fullmatch(r"(\w[\w-]*:\S.*=.*)", c.ytdlp_extractor_args), "YTDLP_EXTRACTOR_ARGS must look like youtube:name=value;name=value."),
         (c.allowed_extractors != ("youtube",), "ALLOWED_EXTRACTORS must be youtube; other sites cannot be opened yet."),
     )
     # fmt: on
     faults = [sentence for broken, sentence in rules if broken]
+    if c.outbound_ca_file and Path(c.outbound_ca_file).is_file() and not _authority(c.outbound_ca_file):
+        faults.append("OUTBOUND_CA_FILE holds no certificate.")
     # Which part is wrong is not said, as it may be one of the password.
     return network_faults + faults + [f"{name} cannot be read as an address." for name in unread]
+
+
+def _authority(file: str) -> bool:
+    try:
+        ssl.create_default_context(cafile=file)
+    except (ssl.SSLError, OSError):
+        return False
+    return True
 
 
 def _addresses(c: Config) -> list[tuple[str, str, Callable[[str], bool]]]:

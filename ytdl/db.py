@@ -10,11 +10,12 @@ import hashlib
 import logging
 import time
 from collections.abc import AsyncIterator, Callable
-from typing import Any
+from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
 import msgspec
 import psycopg
+from psycopg.abc import PQGen
 from psycopg.rows import dict_row
 from psycopg.types.json import set_json_dumps, set_json_loads
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
@@ -23,7 +24,23 @@ from ytdl import errors, metrics, sql
 from ytdl.sql import Query
 
 Row = dict[str, Any]
-Connection = psycopg.AsyncConnection[Row]
+# The server ends a statement of its own accord; the second limit is for a server that does nothing any more.
+STATEMENT_SECONDS = 10
+ANSWER_SECONDS = 12.0
+T = TypeVar("T")
+
+
+class Connection(psycopg.AsyncConnection[Row]):
+    """Waits for the server, but not for ever, whatever is asked of it."""
+
+    async def wait(self, gen: PQGen[T], interval: float = 0.1, timeout: float | None = None) -> T:  # noqa: ASYNC109
+        """Raises `psycopg.OperationalError` after a silence. The connection is useless then, and is closed."""
+        try:
+            async with asyncio.timeout(ANSWER_SECONDS):
+                return await super().wait(gen, interval, timeout)
+        except TimeoutError:
+            raise psycopg.OperationalError("the server does not answer") from None
+
 
 log = logging.getLogger("ytdl.db")
 set_json_dumps(lambda value: msgspec.json.encode(value).decode())
@@ -105,7 +122,9 @@ class DB(Statements):
         self.url = url
         self._used: WeakKeyDictionary[Connection, float] = WeakKeyDictionary()
         # A dead server must cost a request little: bounded waits everywhere, and a pool that comes back within seconds.
-        options = "-c statement_timeout=15000 -c idle_in_transaction_session_timeout=30000 -c timezone=UTC"
+        options = (
+            f"-c statement_timeout={STATEMENT_SECONDS}s -c idle_in_transaction_session_timeout=30000 -c timezone=UTC"
+        )
         self._pool: AsyncConnectionPool[Connection] = AsyncConnectionPool(
             url,
             min_size=min(2, size),
@@ -246,6 +265,7 @@ async def until_up(url: str, seconds: float) -> None:
     Raises `errors.Unavailable` when the time is up.
     """
     deadline = time.monotonic() + seconds
+    told = False
     while True:
         try:
             async with await psycopg.AsyncConnection.connect(url, connect_timeout=3):
@@ -253,4 +273,7 @@ async def until_up(url: str, seconds: float) -> None:
         except psycopg.OperationalError as e:
             if time.monotonic() > deadline:
                 raise errors.Unavailable(f"PostgreSQL does not answer: {str(e).splitlines()[0]}") from None
+            if not told:
+                told = True
+                log.warning("db.waiting", extra={"seconds": seconds, "error": str(e).splitlines()[0]})
             await asyncio.sleep(0.2)

@@ -81,11 +81,15 @@ class Health:
         return Check(name, ok, round(time.perf_counter() - begun, 6), detail)
 
     async def _found(self, name: str) -> tuple[bool, str]:
-        try:
-            async with asyncio.timeout(LIMIT_SECONDS):
-                return True, await self._asks[name]()
-        except TimeoutError:
+        asking = asyncio.ensure_future(self._asks[name]())
+        await asyncio.wait((asking,), timeout=LIMIT_SECONDS)
+        if not asking.done():
+            # What hangs may take long to be cancelled, too; nobody waits for that.
+            asking.add_done_callback(lambda task: task.cancelled() or task.exception())
+            asking.cancel()
             return False, f"No answer within {LIMIT_SECONDS:g} seconds."
+        try:
+            return True, asking.result()
         except (Failing, errors.Error) as e:
             return False, str(e)
         except Exception:

@@ -7,6 +7,7 @@ What a job is about is not known here; callers write their own rows in the same 
 """
 
 import asyncio
+import contextlib
 import logging
 import math
 import random
@@ -125,12 +126,18 @@ class Index:
                 else:
                     await self._rebuild(tx)
 
+    async def rebuild(self) -> None:
+        """Makes the index anew, whatever it holds."""
+        async with self._rejoining, self._db.transaction() as tx:
+            await tx.one(q.lock_index, lock=REBUILD_LOCK)
+            await self._rebuild(tx)
+
     async def _rebuild(self, tx: Statements) -> None:
         self._epoch = str(await tx.value(q.next_epoch))
         await self._move("reset")
         jobs = await self._sweep(tx, self._put)
         metrics.queue_rebuilds.inc()
-        log.warning("queue.rebuilt", extra={"epoch": self._epoch, "jobs": jobs})
+        log.info("queue.rebuilt", extra={"epoch": self._epoch, "jobs": jobs})
 
     async def _put(self, rows: Iterable[Row]) -> int:
         """`ensure` while the index is being made: whoever makes it must not wait for himself to make it again."""
@@ -277,5 +284,8 @@ class Queue:
         return [self._counted(tx, "reap", row) for row in await tx.many(q.reap, max_crashes=MAX_CRASHES)]
 
     async def disown(self) -> int:
-        """Ends every lease; only for a process that knows itself alone on this database."""
-        return await self._db.exec(q.disown)
+        """Ends every lease, in the index too; only for a process that knows itself alone on this database."""
+        ended = await self._db.exec(q.disown)
+        with contextlib.suppress(errors.Unavailable):
+            await self.index.rebuild()
+        return ended

@@ -172,6 +172,9 @@ class Worker:
 
     def _launch(self, run: Run) -> None:
         claim = run.started.claim
+        if earlier := self._runs.get(claim.job):
+            # Its lease was lost, and this process was the one to take the job again.
+            earlier.stop("lost")
         self._runs[claim.job] = run
         run.task = asyncio.create_task(self._attempt(run), name=f"job-{claim.job}.{claim.fence}")
         if claim.job in self._cancelled:
@@ -192,7 +195,8 @@ class Worker:
             logger.exception("worker.attempt_failed", extra={"job": s.claim.job})
             await self._broken(run)
         finally:
-            self._runs.pop(s.claim.job, None)
+            if self._runs.get(s.claim.job) is run:
+                del self._runs[s.claim.job]
             metrics.worker_running.set(len(self._runs))
             self._wake.set()
 
@@ -247,7 +251,7 @@ class Worker:
         s = run.started
         await loops.settle(lambda: self._describe(run), self._give_up)
         state = await loops.settle(lambda: self._attempts.fail(s, failure, usage, fetched_bytes), self._give_up)
-        await self._tidy(s, state)
+        await self._tidy(s, state, make_room=failure.code == "disk_full")
         logger.warning("downloads.attempt_failed", extra={"job": s.claim.job, "code": failure.code, "state": state})
 
     async def _stopped(self, run: Run, stopped: asyncio.CancelledError) -> None:
@@ -261,9 +265,12 @@ class Worker:
         await self._tidy(s, state)
         logger.info("downloads.stopped", extra={"job": s.claim.job, "why": run.why, "state": state})
 
-    async def _tidy(self, s: Started, state: str | None) -> None:
-        """Removes partial files once nobody wants to go on from them; a lost lease's are another attempt's business."""
-        if state in ("completed", "cancelled"):
+    async def _tidy(self, s: Started, state: str | None, *, make_room: bool = False) -> None:
+        """Removes partial files once nobody wants to go on from them; a lost lease's are another attempt's business.
+
+        On a full disk they give way as well: kept for later they would be what keeps everybody from finishing.
+        """
+        if state in ("completed", "cancelled") or (state and make_room):
             await self._storage.clear_work(s.download, (s.claim.job, s.claim.fence))
 
     async def _describe(self, run: Run) -> None:

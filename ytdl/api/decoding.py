@@ -3,6 +3,7 @@
 What PostgreSQL cannot hold (NUL characters, lone surrogates) is refused here, once for all fields.
 """
 
+import asyncio
 import inspect
 import re
 from collections.abc import Iterator
@@ -10,12 +11,14 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 import msgspec
-from aiohttp import web
+from aiohttp import hdrs, web
 
 from ytdl import errors
 
 # msgspec tells of half a pair at the very end of a body as if the body were cut off.
 _LONE = re.compile(rb"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])")
+# For at most 1 MiB; a client that takes longer only holds a connection.
+BODY_SECONDS = 30.0
 JSON_TYPE = re.compile(r"application/(?:[\w.+-]+\+)?json")
 _AT = re.compile(r"(?P<what>.*?)(?: - at `(?P<path>[^`]*)`)?", re.DOTALL)
 _MISSING = re.compile(r"Object missing required field `(.*)`", re.DOTALL)
@@ -49,8 +52,13 @@ async def _read(request: web.Request) -> bytes:
     limit = request.client_max_size
     if request.content_length is not None and request.content_length > limit:
         raise web.HTTPRequestEntityTooLarge(max_size=limit, actual_size=request.content_length)
+    if request.headers.get(hdrs.CONTENT_ENCODING, "identity").strip().lower() != "identity":
+        raise errors.Unsupported("The body must come as it is, without a Content-Encoding.")
     try:
-        return await request.read()
+        async with asyncio.timeout(BODY_SECONDS):
+            return await request.read()
+    except TimeoutError:
+        raise errors.Malformed(f"The body did not arrive within {BODY_SECONDS:g} seconds.") from None
     except web.RequestPayloadError:
         raise errors.Malformed("The body broke off, or is not encoded as its headers say.") from None
 

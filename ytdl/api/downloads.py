@@ -93,7 +93,7 @@ async def delete(request: web.Request) -> None:
 async def file(request: web.Request) -> web.StreamResponse:
     """Fetch the finished file, whole or in ranges."""
     path, found = await request.app[DOWNLOADS].file(asker(request), path_uuid(request, "id"))
-    answer = FileAnswer(path, name=found.name, content_type=found.content_type, sha256=found.sha256)
+    answer = FileAnswer(path, found)
     return await answer.send(request)
 
 

@@ -5,6 +5,7 @@ representation, which lets a resumed transfer glue two files together; here the 
 """
 
 import asyncio
+import logging
 import re
 from pathlib import Path
 from typing import BinaryIO
@@ -13,10 +14,14 @@ from urllib.parse import quote
 from aiohttp import hdrs, web
 
 from ytdl import errors
+from ytdl.record import File
 
-_RANGE = re.compile(r"bytes=(\d{0,19})-(\d{0,19})")
+_RANGE = re.compile(r"bytes=([0-9]{0,19})-([0-9]{0,19})")
 # Also what quoting allows but clients' parsers stumble over.
 _ASCII_NAME = re.compile(r'[^\x20-\x7e]|["\\%;,]')
+
+
+log = logging.getLogger("ytdl.files")
 
 
 class Unsatisfiable(Exception):
@@ -51,16 +56,17 @@ def disposition(name: str) -> str:
 
 
 class FileAnswer(web.StreamResponse):
-    """One immutable file, sent by `send`. `sha256` is its hash in hex, `name` what to save it as."""
+    """One immutable file, sent by `send`: what is at `path`, as it was when it was finished."""
 
-    def __init__(self, path: Path, *, name: str, content_type: str, sha256: str) -> None:
+    def __init__(self, path: Path, file: File) -> None:
         super().__init__()
         self._path = path
-        self._tag = f'"{sha256}"'
-        self.content_type = content_type
+        self._size = file.size_bytes
+        self._tag = f'"{file.sha256}"'
+        self.content_type = file.content_type
         self.headers[hdrs.ETAG] = self._tag
         self.headers[hdrs.ACCEPT_RANGES] = "bytes"
-        self.headers[hdrs.CONTENT_DISPOSITION] = disposition(name)
+        self.headers[hdrs.CONTENT_DISPOSITION] = disposition(file.name)
         self.headers[hdrs.CACHE_CONTROL] = "private, no-cache"
         self.headers["Content-Security-Policy"] = "sandbox; default-src 'none'"
 
@@ -78,6 +84,9 @@ class FileAnswer(web.StreamResponse):
 
     async def _send(self, request: web.Request, file: BinaryIO) -> None:
         size = await asyncio.to_thread(file.seek, 0, 2)
+        if size != self._size:
+            log.error("downloads.file_damaged", extra={"file": self._path.name, "bytes": size, "expected": self._size})
+            raise errors.Gone("The file was damaged on the server and is no longer handed out.")
         if _names(request.headers.get(hdrs.IF_NONE_MATCH), self._tag):
             self.set_status(304)
             await self.prepare(request)

@@ -8,6 +8,7 @@ it. A stream ends with the session that opened it.
 
 import asyncio
 import contextlib
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
@@ -30,6 +31,7 @@ HEARTBEAT_SECONDS = 15.0
 # A reader whose connection takes nothing for this long is let go.
 SEND_SECONDS = 20.0
 RECONNECT_MS = 2000
+REMEMBERED = 1000
 _encode = msgspec.json.Encoder().encode
 
 
@@ -52,6 +54,8 @@ class Stream:
         self._only = only
         self._status: str | None = None
         self._seen = ""
+        # What was said last of each download, so that late looks do not say it again.
+        self._said: OrderedDict[UUID, Download] = OrderedDict()
 
     @property
     def over(self) -> bool:
@@ -106,8 +110,20 @@ class Stream:
         if download is None:
             return self._gone(id, event_id)
         self._status = download.status
+        if not self._is_news(download):
+            return []
         ended = [Message("done", download, event_id)] if download.status in ENDED else []
         return [Message("status", download, event_id), *ended]
+
+    def _is_news(self, download: Download) -> bool:
+        """Whether anything but the progress differs from what was said before. Of several changes that are looked at
+        late the first look tells the last state, and the others find nothing new."""
+        now = msgspec.structs.replace(download, progress=None, queue_position=None)
+        before = self._said.pop(download.id, None)
+        self._said[download.id] = now
+        if len(self._said) > REMEMBERED:
+            self._said.popitem(last=False)
+        return now != before
 
     def _gone(self, id: UUID, event_id: str = "") -> list[Message]:
         self._status = "deleted"
