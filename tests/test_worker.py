@@ -168,7 +168,7 @@ async def test_a_cancelled_download_is_no_failure(ann: Person, youtube: YouTube)
 async def test_a_lost_lease_stops_the_attempt_and_another_completes(
     ann: Person, youtube: YouTube, downloading: Service
 ) -> None:
-    youtube.misbehave("ordinary", media_throttle=SLOW)
+    youtube.misbehave("ordinary", media_throttle=10_000)
     id = (await ask(ann, youtube.url("ordinary"), quality="360p"))["id"]
     await until(ann, id, lambda d: d["progress"]["downloaded_bytes"] > 0)
     (old,) = children(downloading)
@@ -181,7 +181,7 @@ async def test_a_lost_lease_stops_the_attempt_and_another_completes(
     await downloading.app[DB].exec(lose)
     await downloading.app[WORKER]._attempts.reap()
     # This process takes the job again itself; the attempt that lost it must not go on beside the new one.
-    await eventually(lambda: len(now := children(downloading)) == 1 and old not in now, 10)
+    await eventually(lambda: len(now := children(downloading)) == 1 and old not in now, 4)
     youtube.behave()
     done = await ended(ann, id)
     assert (done["status"], done["attempts"]) == ("completed", 2)
