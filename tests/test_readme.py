@@ -17,6 +17,7 @@ import pytest
 from tests.fakes.youtube import YouTube
 from tests.instance import ROOT, YTDL, Instance, serving
 from tests.shape.test_layers import LAYERS
+from ytdl.auth import WRONG
 from ytdl.config import FIELDS
 from ytdl.routes import ROUTES
 
@@ -81,13 +82,14 @@ class Fresh:
     folder: Path
 
     async def run(self, *command: str, **environment: str) -> str:
-        """The command's output; it must succeed."""
+        """The command's output; raises `RuntimeError` with it when the command fails."""
         process = await asyncio.create_subprocess_exec(
             *command, cwd=self.folder, env=os.environ | environment,
             stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
         )  # fmt: skip
         said, _ = await process.communicate()
-        assert process.returncode == 0, said.decode()
+        if process.returncode:
+            raise RuntimeError(said.decode())
         return said.decode()
 
     async def example(self, name: str, *arguments: str) -> str:
@@ -116,16 +118,31 @@ async def fresh(tmp_path: Path, youtube: YouTube) -> AsyncIterator[Fresh]:
         yield Fresh(instance, printed[1], folder)
 
 
+async def first_download(fresh: Fresh, url: str, password: str) -> str:
+    """What the README's commands say, with this address and password in the place of theirs."""
+    blocks = re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
+    assert len(blocks) == 1
+    script = blocks[0].replace(SERVED, fresh.instance.url).replace("the printed password", password)
+    script = re.sub(r"https://www.youtube.com/watch\?v=[\w-]{11}", url, script)
+    return await fresh.run("bash", "-euo", "pipefail", "-c", script)
+
+
 @needs_curl
 @pytest.mark.slow
 async def test_the_first_download_works_as_it_is_written(fresh: Fresh, youtube: YouTube) -> None:
-    blocks = re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
-    assert len(blocks) == 1
-    script = blocks[0].replace(SERVED, fresh.instance.url).replace("the printed password", fresh.password)
-    script = re.sub(r"https://www.youtube.com/watch\?v=[\w-]{11}", youtube.url("ordinary"), script)
-    said = await fresh.run("bash", "-euo", "pipefail", "-c", script)
+    said = await first_download(fresh, youtube.url("ordinary"), fresh.password)
     assert "event: done" in said
     assert hashlib.sha256(fresh.saved()).hexdigest() in said
+
+
+@needs_curl
+@pytest.mark.slow
+async def test_the_first_download_says_why_there_is_no_file(fresh: Fresh, youtube: YouTube) -> None:
+    with pytest.raises(RuntimeError, match=r"(?s)video_private.*error: 409"):
+        await first_download(fresh, youtube.url("private"), fresh.password)
+    with pytest.raises(RuntimeError, match=f"^{WRONG}\n$"):
+        await first_download(fresh, youtube.url("ordinary"), "wrong")
+    assert not list(fresh.folder.iterdir())
 
 
 @needs_curl
@@ -138,7 +155,15 @@ async def test_the_examples_do_what_they_say(fresh: Fresh, youtube: YouTube) -> 
         (fresh.folder / "An ordinary video.mp4").unlink()
 
 
+@needs_curl
 @pytest.mark.slow
-async def test_an_example_fails_when_the_download_does(fresh: Fresh, youtube: YouTube) -> None:
-    with pytest.raises(AssertionError, match="video_private"):
-        await fresh.example("download.py", youtube.url("private"))
+@pytest.mark.parametrize("name", ["download.sh", "download.py"])
+async def test_an_example_fails_in_one_sentence(fresh: Fresh, youtube: YouTube, name: str) -> None:
+    with pytest.raises(RuntimeError, match=r"The download is failed: .*video_private"):
+        await fresh.example(name, youtube.url("private"))
+    with pytest.raises(RuntimeError, match=r"^(Unprocessable \w+: )?quality: [^\n]+\n$"):
+        await fresh.example(name, youtube.url("ordinary"), "huge")
+    fresh.password = "wrong"
+    with pytest.raises(RuntimeError, match=f"^(Unauthorized: )?{WRONG}\n$"):
+        await fresh.example(name, youtube.url("ordinary"))
+    assert not list(fresh.folder.iterdir())

@@ -23,27 +23,36 @@ object() {
     python3 -c 'import json, sys; print(json.dumps(dict(zip(sys.argv[1::2], sys.argv[2::2]))))' "$@"
 }
 
-# An answer that is an error shows its problem document and ends the script.
+# Prints an answer. One that is an error becomes a sentence instead, and ends the script.
 ask() {
-    curl --silent --show-error --fail-with-body -H 'Content-Type: application/json' "$@" || { echo >&2; exit 1; }
+    local answer code
+    answer=$(curl --silent --show-error --write-out '\n%{http_code}' -H 'Content-Type: application/json' "$@") || exit 1
+    code=${answer##*$'\n'} answer=${answer%$'\n'*}
+    if [ "$code" -ge 400 ]; then
+        field detail <<<"$answer" >&2 2>/dev/null || echo "The server answered with status $code." >&2
+        exit 1
+    fi
+    echo "$answer"
 }
 
 login=$(object username "${YTDL_USER:-admin}" password "${YTDL_PASSWORD:?is not set}")
 # Read from standard input, so that the password is in no list of processes.
-token=$(ask "$api/auth/login" -d @- <<<"$login" | field access_token)
-auth="Authorization: Bearer $token"
+tokens=$(ask "$api/auth/login" -d @- <<<"$login")
+auth="Authorization: Bearer $(field access_token <<<"$tokens")"
 
-id=$(ask "$api/downloads" -H "$auth" -d "$(object url "$url" quality "$quality" format "$format")" | field id)
+new=$(ask "$api/downloads" -H "$auth" -d "$(object url "$url" quality "$quality" format "$format")")
+id=$(field id <<<"$new")
 echo "Download $id"
 
 # The stream ends after the event "done".
-curl --silent --show-error --no-buffer "$api/downloads/$id/events" -H "$auth" |
+curl --silent --show-error --fail --no-buffer "$api/downloads/$id/events" -H "$auth" |
     sed -un 's/^data: .*"stage":"\([a-z]*\)","percent":\([0-9.]*\).*/\1 \2 %/p'
 
-status=$(ask "$api/downloads/$id" -H "$auth" | field status)
+ended=$(ask "$api/downloads/$id" -H "$auth")
+status=$(field status <<<"$ended")
 if [ "$status" != completed ]; then
-    echo "The download is $status:" "$(ask "$api/downloads/$id" -H "$auth" | field error)" >&2
+    echo "The download is $status: $(field error.code <<<"$ended"). $(field error.message <<<"$ended")" >&2
     exit 1
 fi
 curl --silent --show-error --fail --remote-name --remote-header-name "$api/downloads/$id/file" -H "$auth"
-echo "Saved as $(ask "$api/downloads/$id" -H "$auth" | field file.name)"
+echo "Saved as $(field file.name <<<"$ended")"
