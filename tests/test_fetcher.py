@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -32,7 +33,7 @@ from ytdl.child import options
 from ytdl.child.frames import Setup
 from ytdl.config import Config
 from ytdl.db import DB
-from ytdl.fetcher import Fetcher, FetchFailed, Metadata, Progress
+from ytdl.fetcher import Fetcher, FetchFailed, Metadata, Progress, runs
 from ytdl.fetcher.forkserver import ROOT
 from ytdl.health import Health
 from ytdl.kv import KV
@@ -199,6 +200,41 @@ async def test_no_descriptor_is_left_open(fetcher: Fetcher, youtube: YouTube, tm
         len(list(Path(f"/proc/{fetcher.zygote_pid}/fd").iterdir())),
     )
     assert after == before
+
+
+def logged_failure(caplog: pytest.LogCaptureFixture) -> dict[str, object]:
+    (record,) = (each for each in caplog.records if each.message == "job failed")
+    return vars(record)
+
+
+async def test_an_ordinary_refusal_puts_no_last_words_into_the_log(
+    fetcher: Fetcher, youtube: YouTube, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    await fail(fetcher, order_for(youtube, tmp_path, "private"))
+    line = logged_failure(caplog)
+    assert (line["job"], line["reason"]) == ("7.1", "video_private")
+    assert "stderr" not in line and "Traceback" not in str(line)
+
+
+async def test_the_last_words_of_what_should_not_fail_are_logged_in_part_and_without_secrets(
+    youtube: YouTube, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr(runs, "LAST_WORDS", 200)
+    broken = tmp_path / "broken-ffmpeg"
+    broken.write_text("#!/bin/sh\necho Bearer abc.def broke >&2\nexit 1\n")
+    broken.chmod(0o755)
+    fetcher = Fetcher(settings_for(youtube, tmp_path, ffmpeg=str(broken)))
+    await fetcher.start()
+    try:
+        await fail(fetcher, order_for(youtube, tmp_path))
+    finally:
+        await fetcher.stop()
+    line = logged_failure(caplog)
+    assert line["reason"] == "processing_failed"
+    words = str(line["stderr"])
+    assert words.endswith("Bearer *** broke\n") and len(words) == 200
 
 
 async def test_the_tools_are_named_with_their_versions(fetcher: Fetcher) -> None:

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from ytdl import metrics
+from ytdl import log, metrics
 from ytdl.child.frames import Done, Ended, Fault, Frame, Metadata, Order, Progress, Setup
 from ytdl.fetcher.forkserver import ROOT, ForkServer, ForkServerGone
 from ytdl.fetcher.outcome import FetchFailed, Settings, Stopped, Usage, explain_death, judge
@@ -32,6 +32,11 @@ ORPHAN_SECONDS = 5.0
 FIRST_BACKOFF_SECONDS = 0.1
 LONGEST_BACKOFF_SECONDS = 5.0
 HEALTHY_SECONDS = 30.0
+LAST_WORDS = 2000
+"""How many characters of what an unexpectedly failed child wrote to stderr are logged."""
+UNEXPECTED = {"child_killed", "child_crashed", "internal", "out_of_memory"}
+UNEXPECTED |= {"extractor_broken", "processing_failed", "verification_failed"}
+"""Codes of failures whose cause is looked for in the log. Of the others, users could fill it at will."""
 
 T = TypeVar("T")
 OnFrame = Callable[[Metadata | Progress], None]
@@ -110,8 +115,7 @@ class Fetcher:
         if isinstance(outcome, Done):
             return outcome, usage
         fault = outcome or explain_death(ended.status if ended else None)
-        extra = {"job": order.job, "reason": fault.code, "stderr": job.last_words()}
-        logger.info("job failed", extra=extra)
+        _log_failure(order, fault, job)
         raise FetchFailed(judge(fault), usage, fetched)
 
     async def _begin(self, order: Order) -> "_Job":
@@ -272,6 +276,13 @@ class _Job:
     def _close(self) -> None:
         self._frames.close()
         self._stderr.close()
+
+
+def _log_failure(order: Order, fault: Fault, job: _Job) -> None:
+    extra = {"job": order.job, "reason": fault.code}
+    if fault.code in UNEXPECTED:
+        extra["stderr"] = log.redact(job.last_words())[-LAST_WORDS:]
+    logger.info("job failed", extra=extra)
 
 
 async def _wind_up(job: _Job, order: Order, graceful: bool) -> tuple[Ended | None, Usage]:
