@@ -9,7 +9,8 @@ import aiohttp
 from tests.conftest import Person, Service
 from tests.fakes.youtube import YouTube
 from tests.following import Told, ask, ended, told
-from ytdl.api.keys import EVENTS, KV
+from ytdl.api.keys import DB, EVENTS, KV
+from ytdl.sql import Query
 
 SLOW = 150_000
 
@@ -33,7 +34,7 @@ async def test_progress_rises_and_never_falls(ann: Person, youtube: YouTube) -> 
     youtube.misbehave("ordinary", media_throttle=SLOW)
     id = (await ask(ann, youtube.url("ordinary"), quality="720p"))["id"]
     events = await watched(ann, f"/downloads/{id}/events")
-    percents = [e.data["percent"] for e in events if e.type == "progress"] + [events[-1].data["progress"]["percent"]]
+    percents = [e.data["percent"] if e.type == "progress" else e.data["progress"]["percent"] for e in events]
     assert percents == sorted(percents) and percents[-1] == 100 and len(set(percents)) > 3
 
 
@@ -168,3 +169,24 @@ async def test_an_end_is_told_once_however_late_one_looks(alice: Person, service
     events = [(e.type, e.data["id"]) for e in [await asyncio.wait_for(anext(stream), 5) for _ in range(4)]]
     assert events == [("status", ids[0]), ("done", ids[0]), ("status", ids[1]), ("done", ids[1])]
     response.close()
+
+
+async def test_what_a_stream_tells_never_falls_though_rows_are_behind(alice: Person, service: Service) -> None:
+    response = await alice.get("/downloads/events")
+    stream = told(response)
+    await anext(stream)
+    id = (await ask(alice, "https://youtu.be/many_000001"))["id"]
+    behind = b"UPDATE downloads SET status = 'downloading', stage = 'downloading', percent = 10 WHERE id = %(id)s"
+    await service.app[DB].exec(Query("test.behind", "exec", "", behind), id=id)
+    ahead = {"id": id, "status": "processing", "stage": "processing", "percent": 95.0, "downloaded_bytes": 9}
+    ahead |= {"total_bytes": 9, "speed_bytes_per_second": None, "eta_seconds": None}
+    events = service.app[EVENTS]
+    await events.publish(alice.user_id, UUID(id), "progress", ahead)
+    await events.publish(alice.user_id, UUID(id), "status", {})
+    first, second = [await asyncio.wait_for(anext(stream), 5) for _ in range(2)]
+    assert (first.type, first.data["percent"]) == ("progress", 95.0)
+    assert (second.type, second.data["status"], second.data["progress"]["percent"]) == ("status", "processing", 95.0)
+    await alice.post(f"/downloads/{id}/cancel")
+    await events.publish(alice.user_id, UUID(id), "progress", ahead)
+    await alice.post("/auth/logout")
+    assert [e.type async for e in stream] == ["status", "done"]

@@ -25,13 +25,14 @@ from ytdl.api.http import who as identity
 from ytdl.api.keys import DOWNLOADS, EVENTS
 from ytdl.downloads import Asker, Downloads
 from ytdl.events import Event, Events, Mailbox, order
-from ytdl.record import ENDED, Download
+from ytdl.record import ENDED, Download, Progress
 
 HEARTBEAT_SECONDS = 15.0
 # A reader whose connection takes nothing for this long is let go.
 SEND_SECONDS = 20.0
 RECONNECT_MS = 2000
 REMEMBERED = 1000
+RUNNING = frozenset({"downloading", "processing"})
 _encode = msgspec.json.Encoder().encode
 
 
@@ -56,6 +57,8 @@ class Stream:
         self._seen = ""
         # What was said last of each download, so that late looks do not say it again.
         self._said: OrderedDict[UUID, Download] = OrderedDict()
+        # Events run ahead of the rows, which are written once a second.
+        self._progress: dict[UUID, dict[str, Any]] = {}
 
     @property
     def over(self) -> bool:
@@ -81,11 +84,13 @@ class Stream:
 
     async def _snapshot(self) -> list[Message]:
         if self._only is None:
-            return [Message("snapshot", {"items": await self._downloads.open_of(self._asker.user_id)})]
+            items = await self._downloads.open_of(self._asker.user_id)
+            return [Message("snapshot", {"items": [self._caught_up(item) for item in items]})]
         download = await self._look(self._only)
         if download is None:
             return self._gone(self._only)
         self._status = download.status
+        download = self._caught_up(download)
         return [Message("snapshot", download)] + ([Message("done", download)] if self.over else [])
 
     async def _check(self) -> list[Message]:
@@ -103,17 +108,37 @@ class Stream:
             return []
         self._seen = event.id or self._seen
         if event.type == "progress":
-            return [Message("progress", event.data, event.id)]
+            return self._moved(event)
         return self._changed(event.download, await self._look(event.download), event.id)
 
     def _changed(self, id: UUID, download: Download | None, event_id: str = "") -> list[Message]:
         if download is None:
             return self._gone(id, event_id)
         self._status = download.status
+        download = self._caught_up(download)
         if not self._is_news(download):
             return []
         ended = [Message("done", download, event_id)] if download.status in ENDED else []
         return [Message("status", download, event_id), *ended]
+
+    def _moved(self, event: Event) -> list[Message]:
+        """A progress that was overtaken by its download's end is told no more."""
+        said = self._said.get(event.download)
+        if said and said.status in ENDED:
+            return []
+        self._progress[event.download] = event.data
+        return [Message("progress", event.data, event.id)]
+
+    def _caught_up(self, download: Download) -> Download:
+        """With the progress that was told already, where the row is behind it: what is told never falls."""
+        if download.status not in RUNNING:
+            self._progress.pop(download.id, None)
+            return download
+        told = self._progress.get(download.id)
+        if told is None or told["percent"] <= download.progress.percent:
+            return download
+        progress = msgspec.convert({name: told[name] for name in Progress.__struct_fields__}, Progress)
+        return msgspec.structs.replace(download, status=told["status"], progress=progress)
 
     def _is_news(self, download: Download) -> bool:
         """Whether anything but the progress differs from what was said before. Of several changes that are looked at
