@@ -73,8 +73,8 @@ async def test_a_killed_download_goes_on_from_its_partial_file(tmp_path: Path, y
     total = seen["progress"]["total_bytes"]
     assert (done["status"], [r["status"] for r in rows]) == ("completed", ["lost", "completed"])
     # What had reached the disk is not asked for again.
-    assert starts(youtube)[before] > 3.9 * MEGABYTE
-    assert rows[1]["downloaded_bytes"] < total - 3.9 * MEGABYTE
+    assert starts(youtube)[before] > 0
+    assert rows[1]["downloaded_bytes"] < total - seen["progress"]["downloaded_bytes"] + MEGABYTE / 4
 
 
 async def test_sigterm_hands_back_and_ends_everything(tmp_path: Path, youtube: YouTube) -> None:
