@@ -214,7 +214,7 @@ def test_a_cut_body_is_continued(youtube: YouTube, tmp_path: Path) -> None:
     youtube.misbehave("ordinary", media_cut_after=100_000, times=1)
     run(youtube, tmp_path, "-f", "18", "-o", "film.mp4", youtube.url("ordinary"))
     first, second = [seen for seen in youtube.requests if seen.path == "/videoplayback"]
-    assert first.sent == 100_000
+    wait_until(lambda: first.sent == 100_000, 5)
     # yt-dlp throws away what it had of the block in which the body broke off.
     assert 0 < int(second.range.removeprefix("bytes=").split("-")[0]) <= 100_000
     assert sha256(tmp_path / "film.mp4") == youtube.media("ordinary", 18).sha256()
@@ -225,7 +225,7 @@ def test_a_stall_ends_in_a_timeout(youtube: YouTube, tmp_path: Path) -> None:
     options = ["--socket-timeout", "1", "--retries", "0", "-f", "18", "-o", "film.mp4"]
     done = run(youtube, tmp_path, *options, youtube.url("ordinary"))
     assert "timed out" in done.stderr
-    assert youtube.requests[-1].sent == 50_000
+    wait_until(lambda: youtube.requests[-1].sent == 50_000, 5)
     assert 0 < size_of(tmp_path / "film.mp4.part") <= 50_000
 
 
@@ -356,8 +356,10 @@ def test_a_slow_answer_is_slow(youtube: YouTube, stream: Client, fault: str, met
 def test_the_log_shows_an_answer_that_is_still_open(youtube: YouTube, stream: Client) -> None:
     youtube.misbehave("ordinary", media_stall_after=4000)
     assert len(stream.open(place("ordinary")).read(4000)) == 4000
+    # The log is written a moment after the bytes are.
+    wait_until(lambda: youtube.requests[-1].sent == 4000, 5)
     seen = youtube.requests[-1]
-    assert (seen.video, seen.itag, seen.sent, seen.seconds) == ("ordinary_01", 18, 4000, 0)
+    assert (seen.video, seen.itag, seen.seconds) == ("ordinary_01", 18, 0)
 
 
 def test_limits_name_when_to_come_again(youtube: YouTube, stream: Client) -> None:
