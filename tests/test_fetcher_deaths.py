@@ -208,3 +208,17 @@ async def test_stopping_ends_running_jobs_and_can_be_repeated(
     await fetcher.start()
     youtube.behave()
     assert (await fetch(fetcher, order_for(youtube, tmp_path / "next")))[0].height == 1080
+
+
+async def test_a_cancel_at_the_very_beginning_leaves_no_pipe_open(
+    fetcher: Fetcher, youtube: YouTube, tmp_path: Path
+) -> None:
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    for steps in range(1, 13):
+        order = order_for(youtube, tmp_path, job=f"8.{steps}", work_dir=str(tmp_path / str(steps)))
+        task = asyncio.create_task(fetcher.run(order, lambda frame: None))
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        await stop(task)
+    await asyncio.sleep(0.1)
+    assert len(list(Path("/proc/self/fd").iterdir())) <= before

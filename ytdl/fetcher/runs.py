@@ -212,18 +212,22 @@ class _Job:
     @classmethod
     async def begin(cls, server: ForkServer, number: int, order: Order) -> "_Job":
         """Open the pipes and have the child forked; nothing stays open when that fails."""
-        frames_read, frames_write = os.pipe()
-        stderr_read, stderr_write = os.pipe()
-        job = cls(server, number, await FrameReader.open(frames_read), await Tail.open(stderr_read))
-        try:
-            job._ended = await server.begin(number, order, frames_write, stderr_write)
-        except BaseException:
-            await _finish_whatever_comes(server.kill(number))
-            job._close()
-            raise
-        finally:
-            os.close(frames_write)
-            os.close(stderr_write)
+        with contextlib.ExitStack() as writing, contextlib.ExitStack() as reading:
+            frames_read, frames_write = os.pipe()
+            writing.callback(os.close, frames_write)
+            frames = await FrameReader.open(frames_read)
+            reading.callback(frames.close)
+            stderr_read, stderr_write = os.pipe()
+            writing.callback(os.close, stderr_write)
+            stderr = await Tail.open(stderr_read)
+            reading.callback(stderr.close)
+            job = cls(server, number, frames, stderr)
+            try:
+                job._ended = await server.begin(number, order, frames_write, stderr_write)
+            except BaseException:
+                await _finish_whatever_comes(server.kill(number))
+                raise
+            reading.pop_all()
         return job
 
     async def follow(self, on_frame: OnFrame, watch: Watch) -> Done | Fault | None:
