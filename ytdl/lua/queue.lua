@@ -151,6 +151,7 @@ end
 
 -- job -> how many of the same user's ready jobs stand before it, -1 when it is not ready
 function moves.rank(job)
+  promote()
   local entry = redis.call('HGET', JOBS, job)
   local rank = entry and redis.call('ZRANK', ready((split(entry))), job)
   return rank or -1
