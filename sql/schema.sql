@@ -138,12 +138,15 @@ CREATE TABLE public.jobs (
     cancel_requested_at timestamp with time zone,
     created_at timestamp with time zone DEFAULT now() NOT NULL,
     finished_at timestamp with time zone,
+    waiting text,
+    deferrals smallint DEFAULT 0 NOT NULL,
     CONSTRAINT jobs_end_is_dated CHECK (((state = ANY (ARRAY['completed'::text, 'failed'::text, 'cancelled'::text])) = (finished_at IS NOT NULL))),
     CONSTRAINT jobs_kind_known CHECK ((kind = 'download'::text)),
     CONSTRAINT jobs_lease_is_whole CHECK (((lease_owner IS NULL) = (lease_until IS NULL))),
     CONSTRAINT jobs_priority_range CHECK (((priority >= 0) AND (priority <= 9))),
     CONSTRAINT jobs_running_is_leased CHECK (((state = 'running'::text) = (lease_owner IS NOT NULL))),
-    CONSTRAINT jobs_state_known CHECK ((state = ANY (ARRAY['queued'::text, 'running'::text, 'retry_wait'::text, 'completed'::text, 'failed'::text, 'cancelled'::text])))
+    CONSTRAINT jobs_state_known CHECK ((state = ANY (ARRAY['queued'::text, 'running'::text, 'retry_wait'::text, 'completed'::text, 'failed'::text, 'cancelled'::text]))),
+    CONSTRAINT jobs_waiting_known CHECK ((waiting = ANY (ARRAY['egress'::text, 'disk'::text])))
 );
 
 ALTER TABLE public.jobs ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (

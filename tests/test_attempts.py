@@ -4,6 +4,7 @@ import asyncio
 import dataclasses
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from uuid import UUID, uuid4
 
 import pytest
@@ -12,11 +13,12 @@ from psycopg.types.json import Jsonb
 from ytdl import sql, users
 from ytdl.attempts import Attempts, Started
 from ytdl.crypto import Hasher
-from ytdl.db import DB
+from ytdl.db import DB, Row
 from ytdl.events import Events
-from ytdl.fetcher import Progress
+from ytdl.fetcher import Failed, Progress
 from ytdl.kv import KV
 from ytdl.queue import Queue
+from ytdl.record import view
 
 q = sql.load("downloads")
 HALF = Progress(
@@ -45,8 +47,11 @@ class Bench:
         (started,) = await self.attempts.lease([job["id"]])
         return started
 
+    async def row(self, s: Started) -> Row:
+        return await self.db.one(q.by_id, id=s.download, user_id=self.user, admin=False)
+
     async def status(self, s: Started) -> str:
-        return str((await self.db.one(q.by_id, id=s.download, user_id=self.user, admin=False))["status"])
+        return str((await self.row(s))["status"])
 
     async def let_expire(self) -> None:
         await self.queue.disown()
@@ -109,6 +114,39 @@ async def test_a_job_whose_download_was_deleted_is_ended_and_not_begun(bench: Be
     assert row and row["state"] == "cancelled"
     await bench.attempts.drop_stale([s.claim.job], [])
     assert await bench.queue.index.claim(5) == []
+
+
+async def test_an_attempt_that_is_put_off_leaves_its_reason_and_costs_no_try(bench: Bench) -> None:
+    s = await bench.started()
+    refused = Failed("rate_limited", "HTTP Error 429", True)
+    assert await bench.attempts.defer(s, refused, "egress", 60, fetched_bytes=7) == "queued"
+    download = view(await bench.row(s))
+    assert (download.status, download.error, download.attempts, download.next_attempt_at) == ("queued", None, 1, None)
+    assert download.waiting and download.waiting.code == "egress_paused" and download.waiting.message
+    assert download.waiting.until and 50 < (download.waiting.until - datetime.now(UTC)).total_seconds() <= 60
+    (log,) = await bench.db.many(q.logs, id=s.download)
+    assert (log["status"], log["error_code"], log["retries"], log["downloaded_bytes"]) == (
+        "yielded",
+        "rate_limited",
+        0,
+        7,
+    )
+
+
+async def test_an_attempt_that_is_put_off_waits_in_the_index_too(bench: Bench) -> None:
+    s = await bench.started()
+    await bench.attempts.defer(s, Failed("disk_full", "No room.", True), "disk", 0.2)
+    assert await bench.queue.index.claim(5) == []
+    await asyncio.sleep(0.3)
+    assert await bench.queue.index.claim(5) == [s.claim.job]
+
+
+async def test_an_attempt_whose_download_was_cancelled_is_not_put_off(bench: Bench) -> None:
+    s = await bench.started()
+    async with bench.db.transaction() as tx:
+        await bench.queue.cancel(tx, s.claim.job)
+    assert await bench.attempts.defer(s, Failed("bot_check", "No.", True), "egress", 60) == "cancelled"
+    assert view(await bench.row(s)).waiting is None
 
 
 async def test_every_attempt_leaves_a_log_row_that_says_how_it_ended(bench: Bench) -> None:

@@ -17,7 +17,7 @@ from ytdl.db import DB, Row, Statements
 from ytdl.events import Events
 from ytdl.fetcher import Done, Failed, Metadata, Progress, Usage
 from ytdl.queue import Claim, Queue
-from ytdl.reasons import REASONS
+from ytdl.reasons import REASONS, Waiting
 
 log = logging.getLogger("ytdl.attempts")
 q = sql.load("downloads")
@@ -167,6 +167,29 @@ class Attempts:
             outcome = "yielded" if row["state"] == "queued" else "cancelled"
             job, fence = s.claim.job, s.claim.fence
             await self._close(tx, job, fence, outcome, usage=usage, fetched_bytes=fetched_bytes)
+        await self._ended(s, row["state"], row)
+        return str(row["state"])
+
+    async def defer(
+        self, s: Started, failure: Failed, waiting: Waiting, delay_seconds: float, usage: Usage | None = None,
+        fetched_bytes: int | None = None,
+    ) -> str | None:  # fmt: skip
+        """Back to the queue with the reason on it and all tries left, for what is no fault of the download.
+
+        `queued`, or `cancelled` when that was asked for; `None` when the lease was lost.
+        """
+        async with self._db.transaction() as tx:
+            row = await self._queue.defer(tx, s.claim, delay_seconds, waiting)
+            if row is None:
+                return None
+            await tx.exec(q.end, job=s.claim.job, status=row["state"], error=None)
+            outcome = "yielded" if row["state"] == "queued" else "cancelled"
+            await self._close(
+                tx, s.claim.job, s.claim.fence, outcome, usage=usage, fetched_bytes=fetched_bytes, code=failure.code,
+                message=_text(failure.message),
+            )  # fmt: skip
+        if row["state"] == "queued":
+            metrics.downloads_failed.labels(failure.code).inc()
         await self._ended(s, row["state"], row)
         return str(row["state"])
 

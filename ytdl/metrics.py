@@ -86,9 +86,9 @@ downloads_fetched_bytes = _counter("ytdl_downloads_fetched_bytes_total", "Bytes 
 downloads_state = _gauge("ytdl_downloads_state", "Downloads by status.", status=STATUSES)
 
 # queue
-TRANSITIONS = ("submit", "claim", "complete", "fail", "retry", "yield", "reap", "cancel")
+TRANSITIONS = ("submit", "claim", "complete", "fail", "retry", "yield", "defer", "reap", "cancel")
 queue_transitions = _counter("ytdl_queue_transitions_total", "Committed changes of a job's state.", op=TRANSITIONS)
-queue_fenced = _counter("ytdl_queue_fenced_total", "Writes refused because their lease was lost.", op=("beat", "complete", "fail", "yield"))
+queue_fenced = _counter("ytdl_queue_fenced_total", "Writes refused because their lease was lost.", op=("beat", "complete", "fail", "yield", "defer"))
 queue_jobs = _gauge("ytdl_queue_jobs", "Jobs that have not ended, by state.", state=JOB_STATES)
 queue_oldest_ready_seconds = _gauge("ytdl_queue_oldest_ready_seconds", "Age of the oldest job that is due and not taken.")
 queue_rebuilds = _counter("ytdl_queue_rebuilds_total", "Times the Redis index was made anew.")

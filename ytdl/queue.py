@@ -20,6 +20,7 @@ from uuid import UUID, uuid4
 from ytdl import errors, metrics, sql
 from ytdl.db import DB, Row, Statements
 from ytdl.kv import KV, Down
+from ytdl.reasons import Waiting
 
 log = logging.getLogger("ytdl.queue")
 q = sql.load("queue")
@@ -55,13 +56,14 @@ def due_ms(run_at: datetime) -> int:
 
 @dataclass(frozen=True)
 class Claim:
-    """One attempt at a job; `fence` names it for ever."""
+    """One attempt at a job; `fence` names it for ever. `deferrals` is how often earlier ones were put off."""
 
     job: int
     fence: int
     subject: UUID
     user_id: UUID
     tries: int
+    deferrals: int = 0
 
 
 class Index:
@@ -221,7 +223,7 @@ class Queue:
         rows = await tx.many(q.claim, ids=list(jobs), owner=self.owner, lease_seconds=self.lease_seconds)
         for row in rows:
             self._counted(tx, "claim", row)
-        return [Claim(r["id"], r["fence"], r["subject"], r["user_id"], r["tries"]) for r in rows]
+        return [Claim(r["id"], r["fence"], r["subject"], r["user_id"], r["tries"], r["deferrals"]) for r in rows]
 
     async def beat(self, held: Sequence[Claim]) -> tuple[set[int], set[int]]:
         """Renews what is held and returns the jobs that are (lost, to be cancelled)."""
@@ -260,6 +262,14 @@ class Queue:
             self._fenced("yield")
             return None
         return self._counted(tx, "yield", row)
+
+    async def defer(self, tx: Statements, claim: Claim, delay_seconds: float, waiting: Waiting) -> Row | None:
+        """Puts the job off without using up a try, with the reason on it; `None` when the lease was lost."""
+        row = await tx.maybe(q.defer, id=claim.job, fence=claim.fence, delay_seconds=delay_seconds, waiting=waiting)
+        if row is None:
+            self._fenced("defer")
+            return None
+        return self._counted(tx, "defer", row)
 
     def _counted(self, tx: Statements, op: str, row: Row) -> Row:
         tx.on_commit(metrics.queue_transitions.labels(op).inc)

@@ -1,10 +1,13 @@
-"""The closed table of why a download can fail: one stable code a reason, and what follows from it.
+"""The closed tables of why a download can fail or has to wait: one stable code a reason, and what follows from it.
 
-The child process picks the code, the fetcher adds `retryable` and `delay_seconds`, and users read `hint`. Nothing
-else may invent a code.
+The child process picks the code of a failure, the fetcher adds `retryable` and `delay_seconds`, and users read
+`hint`. Nothing else may invent a code.
 """
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
+
+Waiting = Literal["egress", "disk"]
+WaitCode = Literal["egress_paused", "disk_full"]
 
 
 class Reason(NamedTuple):
@@ -55,3 +58,9 @@ REASONS: dict[str, Reason] = {
     "internal": Reason(True, "Something went wrong on the server; it is tried again."),
 }
 """Every code. A label value of metrics, a column value in Postgres and part of the API."""
+
+WAITS: dict[Waiting, tuple[WaitCode, str]] = {
+    "egress": ("egress_paused", "The site asked this server to slow down; downloads go on when it answers again."),
+    "disk": ("disk_full", "The server has no room left; downloads go on when there is some."),
+}
+"""Code and message, as users see them, of what keeps a queued download from its turn without using up a try."""

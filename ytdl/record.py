@@ -9,6 +9,7 @@ import msgspec
 
 from ytdl import urls
 from ytdl.db import Row
+from ytdl.reasons import WAITS, WaitCode
 from ytdl.titles import title_name
 
 Quality = Literal["best", "2160p", "1440p", "1080p", "720p", "480p", "360p", "240p", "144p", "worst"]
@@ -54,8 +55,18 @@ class Failure(msgspec.Struct, frozen=True):
     hint: str
 
 
+class Waiting(msgspec.Struct, frozen=True):
+    """What keeps a queued download from its turn, with none of its attempts used up. `until` is when it may go on at
+    the earliest, where that is known."""
+
+    code: WaitCode
+    message: str
+    until: Moment | None
+
+
 class Download(msgspec.Struct, frozen=True):
-    """`queue_position` counts the same user's downloads before this one; known in single answers."""
+    """`queue_position` counts the same user's downloads before this one; known in single answers. `waiting` is null
+    in ordinary queueing."""
 
     id: UUID
     url: str
@@ -80,6 +91,7 @@ class Download(msgspec.Struct, frozen=True):
     next_attempt_at: Moment | None
     priority: int
     queue_position: int | None
+    waiting: Waiting | None
     drive: None
     parent_id: None
     created_at: Moment
@@ -143,11 +155,19 @@ def view(row: Row, *, position: int | None = None, deduplicated: bool = False) -
         "max_attempts": row["max_tries"],
         "next_attempt_at": row["run_at"] if row["job_state"] == "retry_wait" else None,
         "queue_position": position,
+        "waiting": waiting_of(row),
         "drive": None,
         "parent_id": None,
         "deduplicated": deduplicated,
     }
     return Download(**values)
+
+
+def waiting_of(row: Row) -> Waiting | None:
+    """Null unless the job is queued: one that waits for its retry says so in its error and `next_attempt_at`."""
+    if row["job_state"] != "queued" or row["waiting"] is None:
+        return None
+    return Waiting(*WAITS[row["waiting"]], row["run_at"])
 
 
 def file_of(row: Row) -> File:

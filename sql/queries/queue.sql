@@ -18,10 +18,10 @@ WHERE user_id = %(user_id)s AND dedup_key = %(dedup_key)s AND state IN ('queued'
 -- name: claim :many
 -- Makes suggested jobs this worker's; a job that is not returned was a stale suggestion.
 WITH claimed AS (
-    UPDATE jobs SET state = 'running', fence = fence + 1, lease_owner = %(owner)s,
+    UPDATE jobs SET state = 'running', fence = fence + 1, lease_owner = %(owner)s, waiting = NULL,
         lease_until = now() + make_interval(secs => %(lease_seconds)s)
     WHERE id = ANY(%(ids)s::bigint[]) AND state IN ('queued', 'retry_wait') AND run_at <= now() AND cancel_requested_at IS NULL
-    RETURNING id, fence, subject, user_id, tries
+    RETURNING id, fence, subject, user_id, tries, deferrals
 ), noted AS (
     INSERT INTO job_events (job_id, fence, event) SELECT id, fence, 'claim' FROM claimed
 )
@@ -75,6 +75,21 @@ WITH ended AS (
 )
 SELECT * FROM ended;
 
+-- name: defer :maybe
+-- Puts a job off without blame, with the reason and for a while; a cancelled one ends here.
+WITH ended AS (
+    UPDATE jobs SET state = CASE WHEN cancel_requested_at IS NULL THEN 'queued' ELSE 'cancelled' END,
+        finished_at = CASE WHEN cancel_requested_at IS NULL THEN NULL ELSE now() END,
+        waiting = CASE WHEN cancel_requested_at IS NULL THEN %(waiting)s END, deferrals = deferrals + 1,
+        run_at = now() + make_interval(secs => %(delay_seconds)s), lease_owner = NULL, lease_until = NULL
+    WHERE id = %(id)s AND fence = %(fence)s AND state = 'running'
+    RETURNING id, user_id, priority, state, run_at
+), noted AS (
+    INSERT INTO job_events (job_id, fence, event)
+    SELECT id, %(fence)s, CASE state WHEN 'queued' THEN 'yield' ELSE state END FROM ended
+)
+SELECT * FROM ended;
+
 -- name: outcome :maybe
 -- What became of a job; asked after a commit whose answer was lost.
 SELECT state, fence, tries, run_at, user_id, priority FROM jobs WHERE id = %(id)s;
@@ -108,7 +123,8 @@ WITH asked AS (
         -- What is on its way out stands in nobody's way.
         dedup_key = NULL,
         state = CASE WHEN state = 'running' THEN state ELSE 'cancelled' END,
-        finished_at = CASE WHEN state = 'running' THEN NULL ELSE now() END
+        finished_at = CASE WHEN state = 'running' THEN NULL ELSE now() END,
+        waiting = NULL
     WHERE id = %(id)s AND state IN ('queued', 'running', 'retry_wait')
     RETURNING id, fence, state, cancel_requested_at
 ), noted AS (

@@ -184,7 +184,7 @@ class Model(RuleBasedStateMachine):
         assert cancelled == {claim.job for claim in held if (job := self.holds(claim)) and job.cancelling}
 
     @precondition(lambda self: self.claims)
-    @rule(data=st.data(), end=st.sampled_from(["complete", "fail", "give up", "hand back"]), told=MOSTLY)
+    @rule(data=st.data(), end=st.sampled_from(["complete", "fail", "give up", "hand back", "put off"]), told=MOSTLY)
     def end(self, data: st.DataObject, end: str, told: bool) -> None:
         """An attempt's end; it is not always told to the index."""
         claim = data.draw(st.sampled_from(self.claims))
@@ -225,6 +225,8 @@ class Model(RuleBasedStateMachine):
     def crash(self, data: st.DataObject, told: bool) -> None:
         """A lease runs out and is taken back, by two reapers at once."""
         running = sorted(id for id, job in self.jobs.items() if job.state == "running")
+            if end == "put off":
+                return await mine.defer(tx, claim, 0, "egress")
         id = data.draw(st.sampled_from(running))
         rows = self.runner.run(self._reap(id))
         assert [row["id"] for row in rows] == [id]
