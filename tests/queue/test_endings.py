@@ -2,9 +2,10 @@
 
 import asyncio
 from dataclasses import replace
+from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.queueing import (
@@ -22,7 +23,11 @@ from tests.queueing import (
 from ytdl import queue
 from ytdl.db import DB
 from ytdl.kv import KV
-from ytdl.queue import Queue
+from ytdl.queue import Claim, Queue
+
+
+async def lose(jobs: Queue, db: DB, claim: Claim) -> None:
+    await crash(jobs, db, claim.job)
 
 
 @given(
@@ -30,7 +35,7 @@ from ytdl.queue import Queue
     base=st.floats(0.001, 60),
     floor=st.floats(0, queue.FLOOR_CAP_SECONDS),
 )
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=10_000, deadline=None)
 def test_the_wait_lies_between_the_floor_and_the_doubling_bound(tries: int, base: float, floor: float) -> None:
     wait = queue.backoff(tries, base, floor)
     assert floor <= wait <= floor + min(queue.BACKOFF_CAP_SECONDS, base * 2**tries) + 1e-6
@@ -74,6 +79,36 @@ async def test_neither_hand_backs_nor_crashes_use_up_tries(jobs: Queue, db: DB) 
         await crash(jobs, db, claim.job)
         (claim,) = await take(jobs, db, claim.job)
     assert (await job(db, claim.job))["tries"] == 0
+
+
+NO_FAILURES = (hand_back, lose)
+
+
+@given(may=st.integers(1, 6), ends=st.lists(st.sampled_from([fail, fail, *NO_FAILURES]), max_size=12))
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_job_is_tried_as_often_as_it_may_fail_whatever_else_befalls_it(
+    database_url: str, redis_url: str, may: int, ends: list[Any]
+) -> None:
+    """Until one rule ends it: its last try, or its third lost worker."""
+
+    async def live() -> None:
+        db, kv = DB(database_url, size=2), KV(redis_url, "life")
+        await db.open()
+        jobs, failures, crashes = Queue(db, kv, base_backoff=0), 0, 0
+        claim = await claimed(jobs, db, tries=may)
+        for end in ends:
+            await end(jobs, db, claim)
+            failures, crashes = failures + (end is fail), crashes + (end is lose)
+            row = await job(db, claim.job)
+            assert (row["tries"], row["crashes"]) == (failures, crashes)
+            assert (row["state"] == "failed") == (failures == may or crashes == queue.MAX_CRASHES)
+            if row["state"] == "failed":
+                break
+            (claim,) = await take(jobs, db, claim.job)
+        await kv.close()
+        await db.close()
+
+    asyncio.run(live())
 
 
 async def test_a_job_that_kills_its_workers_fails_and_others_go_on(jobs: Queue, db: DB) -> None:

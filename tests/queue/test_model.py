@@ -1,7 +1,7 @@
 """The queue against a model: whatever happens in whatever order, PostgreSQL says what the model says.
 
-Two workers, users and the faults of Redis and of workers, in an order that Hypothesis makes up. YTDL_MODEL_EXAMPLES
-and YTDL_MODEL_STEPS make it look longer, for a night.
+Two workers, users and the faults of Redis and of workers, in an order that Hypothesis makes up. `make model` looks
+longer, for a night; YTDL_MODEL_EXAMPLES and YTDL_MODEL_STEPS say how long.
 """
 
 import asyncio
@@ -64,6 +64,7 @@ class Model(RuleBasedStateMachine):
         self.rows: dict[int, Row] = {}
         self.claims: list[Claim] = []
         self.used = 0
+        self.copied = False
         self.runner.run(self._open())
 
     async def _open(self) -> None:
@@ -80,13 +81,21 @@ class Model(RuleBasedStateMachine):
 
     async def _close(self) -> None:
         await self._flush()
+        await self._copy(self.kv.prefix, f"old-{self.kv.prefix}")
         await self.sql.close()
         await self.kv.close()
         await self.db.close()
 
     async def _flush(self) -> None:
-        if keys := [key async for key in self.kv.client.scan_iter(f"{self.kv.prefix}:*")]:
-            await self.kv.client.delete(*keys)
+        await self._copy(f"nothing-{self.kv.prefix}", self.kv.prefix)
+
+    async def _copy(self, source: str, target: str) -> None:
+        """Makes all keys below the one prefix what they are below the other."""
+        client: Any = self.kv.client
+        if old := [key async for key in client.scan_iter(f"{target}:*")]:
+            await client.delete(*old)
+        async for key in client.scan_iter(f"{source}:*"):
+            await client.copy(key, target + key.removeprefix(source))
 
     def live(self, user: UUID, key: bytes) -> bool:
         """Whether the user has a live job under the key that is not on its way out."""
@@ -216,6 +225,8 @@ class Model(RuleBasedStateMachine):
                 return await mine.complete(tx, claim)
             if end == "hand back":
                 return await mine.hand_back(tx, claim)
+            if end == "put off":
+                return await mine.defer(tx, claim, 0, "egress")
             return await mine.fail(tx, claim, permanent=end == "give up")
 
     # what goes wrong
@@ -225,8 +236,6 @@ class Model(RuleBasedStateMachine):
     def crash(self, data: st.DataObject, told: bool) -> None:
         """A lease runs out and is taken back, by two reapers at once."""
         running = sorted(id for id, job in self.jobs.items() if job.state == "running")
-            if end == "put off":
-                return await mine.defer(tx, claim, 0, "egress")
         id = data.draw(st.sampled_from(running))
         rows = self.runner.run(self._reap(id))
         assert [row["id"] for row in rows] == [id]
@@ -253,6 +262,31 @@ class Model(RuleBasedStateMachine):
         """Only after the index was used a little; there is nothing to see in losing what is empty."""
         self.used = 0
         self.runner.run(self._flush())
+
+    @precondition(lambda self: self.used)
+    @rule()
+    def save(self) -> None:
+        """Redis writes its file."""
+        self.copied = True
+        self.runner.run(self._copy(self.kv.prefix, f"old-{self.kv.prefix}"))
+
+    @precondition(lambda self: self.copied)
+    @rule()
+    def go_back(self) -> None:
+        """Redis is started again from the file that it wrote, whatever has happened since."""
+        self.runner.run(self._copy(f"old-{self.kv.prefix}", self.kv.prefix))
+
+    @precondition(lambda self: self.used)
+    @rule()
+    def expire(self) -> None:
+        """All leases in the index run out, whether or not their workers live."""
+        self.runner.run(self._expire())
+
+    async def _expire(self) -> None:
+        client: Any = self.kv.client
+        leases = self.kv.key("queue", "leases")
+        if jobs := await client.zrange(leases, 0, -1):
+            await client.zadd(leases, dict.fromkeys(jobs, 1))
 
     @precondition(lambda self: any(job.state in OPEN for job in self.jobs.values()))
     @rule(worker=st.sampled_from([0, 1]))

@@ -8,6 +8,7 @@ from tests.queueing import (
     BEN,
     announced,
     many,
+    sql,
     take,
 )
 from ytdl.db import DB
@@ -50,18 +51,41 @@ async def test_priority_then_age_orders_a_users_own_jobs(jobs: Queue, db: DB) ->
     assert await jobs.index.rank(10**9) is None
 
 
-async def test_users_are_served_in_turn_however_much_one_has_queued(jobs: Queue, db: DB, kv: KV) -> None:
-    """Ann has 500 jobs of the highest priority; late comers with one of the lowest each are served within a round."""
-    await many(db, ANN, 500, priority=9)
+async def owners(db: DB) -> dict[int, UUID]:
+    return dict(await sql(db, "SELECT id, user_id FROM jobs"))
+
+
+async def test_users_are_served_in_turn_however_much_one_has_queued(db: DB, kv: KV) -> None:
+    """Ann has 5,000 jobs of the highest priority; late comers with the lowest are each served within a round."""
+    await many(db, ANN, 5000, priority=9)
     index = Index(db, kv, user_cap=10**6, lease_seconds=30)
     for _ in range(100):
         await index.claim(1)
-    late = [uuid4() for _ in range(5)]
-    owner = {await announced(jobs, db, user, priority=0): user for user in late for _ in range(20)}
-    served: Counter[UUID] = Counter()
-    for n in range(1, 121):
-        (id,) = await index.claim(1)
-        served[owner.get(id, ANN)] += 1
-        if n <= 114:  # until then all of them have something left
-            assert max(served.values()) - min(served[user] for user in [ANN, *late]) <= 1
-        assert n < len(late) + 1 or all(served[user] for user in late)
+    late = [uuid4() for _ in range(19)]
+    for user in late:
+        await many(db, user, 20, priority=0)
+    await index.reconcile()
+    owner = await owners(db)
+    served: Counter[UUID] = Counter(dict.fromkeys([ANN, *late], 0))
+    for _ in range(20):  # until then all of them have something left
+        for _ in range(20):
+            served[owner[(await index.claim(1))[0]]] += 1
+            assert max(served.values()) - min(served.values()) <= 1
+        assert len(set(served.values())) == 1, "a round serves everybody once"
+
+
+async def test_turns_hold_over_processes_batches_and_ends(db: DB, kv: KV) -> None:
+    """Three processes with batches of their own sizes; what they took ends before or after the next claim."""
+    users = [uuid4() for _ in range(7)]
+    for n, user in enumerate(users):
+        await many(db, user, 100 + 50 * n, priority=n)
+    processes = [Index(db, kv, user_cap=10**6, lease_seconds=30) for _ in range(3)]
+    owner, served, running = await owners(db), Counter(dict.fromkeys(users, 0)), []
+    for n in range(100):
+        taken = await processes[n % 3].claim(n % 3 * 2 + 1)
+        served.update(owner[job] for job in taken)
+        running.append(taken)
+        if n % 2:
+            await processes[n % 3].drop(running.pop(0))
+        assert max(served.values()) - min(served.values()) <= 1
+    assert served.total() > 290
