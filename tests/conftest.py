@@ -17,6 +17,7 @@ import pytest
 from aiohttp import web
 
 from tests.fakes.youtube import YouTube
+from tests.redises import OwnRedis
 from tests.servers import Servers
 from ytdl import app as wiring
 from ytdl import users
@@ -57,6 +58,15 @@ async def db(database_url: str) -> AsyncIterator[DB]:
 @pytest.fixture
 def redis_url(servers: Servers) -> str:
     return str(servers.redis_url)
+
+
+@pytest.fixture
+async def own_redis(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[OwnRedis]:
+    """A Redis that a test may kill."""
+    redis = OwnRedis(tmp_path_factory.mktemp("redis"))
+    await redis.start()
+    yield redis
+    redis.kill()
 
 
 @pytest.fixture

@@ -1,14 +1,11 @@
 """Words for tests of the queue: submit, take, end and lose jobs, and look at what is written of them."""
 
-import asyncio
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID, uuid4
 
 import psycopg
 from prometheus_client import Counter as Metric
-from redis.asyncio import Redis
-from redis.exceptions import RedisError
 
 from ytdl.db import DB, Row
 from ytdl.kv import KV
@@ -115,13 +112,3 @@ async def flushed(kv: KV) -> None:
 
 async def keys(kv: KV) -> set[str]:
     return {key.removeprefix(f"{kv.prefix}:queue:") async for key in kv.client.scan_iter(f"{kv.prefix}:queue:*")}
-
-
-async def until_up(client: Redis) -> None:
-    for _ in range(100):
-        try:
-            await client.ping()
-            return
-        except RedisError:
-            await asyncio.sleep(0.05)
-    raise AssertionError("Redis does not start.")

@@ -1,9 +1,6 @@
 """One database for the tests of a file, emptied before each, and keys of a test's own."""
 
-import subprocess
 from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
-from typing import Any
 from uuid import uuid4
 
 import psycopg
@@ -41,24 +38,3 @@ async def kv(redis_url: str) -> AsyncIterator[KV]:
 @pytest.fixture
 def jobs(db: DB, kv: KV) -> Queue:
     return Queue(db, kv, lease_seconds=30, user_cap=100, base_backoff=0.1)
-
-
-@pytest.fixture
-def lonely_redis(tmp_path: Path) -> Any:
-    """Starts a Redis that keeps nothing; called again it starts another on the same socket."""
-    from ytdl.embedded.redis import _program
-
-    started: list[subprocess.Popen[bytes]] = []
-
-    def start() -> str:
-        for process in started:
-            process.kill()
-            process.wait()
-        command = [_program(), "--port", "0", "--unixsocket", str(tmp_path / "r"), "--save", "", "--dir", str(tmp_path)]
-        started.append(subprocess.Popen(command, stdout=subprocess.DEVNULL))
-        return f"unix://{tmp_path / 'r'}"
-
-    yield start
-    for process in started:
-        process.kill()
-        process.wait()

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import time
+from collections.abc import AsyncIterator
 from typing import Any
 
 import psycopg
@@ -19,8 +20,8 @@ from tests.queueing import (
     sql,
     submit,
     take,
-    until_up,
 )
+from tests.redises import OwnRedis
 from ytdl import metrics, queue
 from ytdl.db import DB
 from ytdl.kv import KV, Down
@@ -126,18 +127,53 @@ async def test_without_redis_everything_but_claiming_goes_on(db: DB) -> None:
     await nobody.close()
 
 
-async def test_a_redis_that_comes_back_empty_is_filled_within_two_seconds(db: DB, lonely_redis: Any) -> None:
-    kv = KV(lonely_redis(), "p")
-    jobs = Queue(db, kv)
-    await until_up(kv.client)
-    ids = [await announced(jobs, db)]
-    lonely_redis()
-    ids.append(await announced(jobs, db))
-    await until_up(kv.client)
-    begun = time.monotonic()
-    assert await claimed_when_up(jobs) == ids
-    assert time.monotonic() - begun < 2
+@pytest.fixture
+async def alone(db: DB, own_redis: OwnRedis) -> AsyncIterator[Queue]:
+    """A queue whose Redis may be killed."""
+    kv = KV(own_redis.url, "p")
+    yield Queue(db, kv)
     await kv.close()
+
+
+async def test_a_redis_that_comes_back_empty_is_filled_within_two_seconds(
+    alone: Queue, db: DB, own_redis: OwnRedis
+) -> None:
+    ids = [await announced(alone, db)]
+    own_redis.kill()
+    ids.append(await announced(alone, db))
+    await own_redis.start()
+    begun = time.monotonic()
+    assert await claimed_when_up(alone) == ids
+    assert time.monotonic() - begun < 2
+
+
+async def test_a_redis_that_comes_back_with_an_older_file_suggests_and_is_corrected(
+    alone: Queue, db: DB, own_redis: OwnRedis
+) -> None:
+    """The file knows an ended job as waiting and does not know a new one."""
+    ended, waiting = await announced(alone, db, priority=9), await announced(alone, db)
+    file = await own_redis.saved()
+    (claim,) = await take(alone, db, *await alone.index.claim(1))
+    await complete(alone, db, claim)
+    await alone.forget([ended])
+    new = await announced(alone, db)
+    own_redis.kill()
+    await own_redis.start(file)
+    assert await claimed_when_up(alone) == [ended, waiting]
+    assert [claim.job for claim in await take(alone, db, ended, waiting)] == [waiting]
+    assert (await alone.index.reconcile(), await alone.index.claim(5)) == (1, [new])
+
+
+async def test_a_redis_that_comes_back_with_a_file_of_an_earlier_index_is_filled_at_once(
+    alone: Queue, db: DB, own_redis: OwnRedis
+) -> None:
+    ids = [await announced(alone, db)]
+    file = await own_redis.saved()
+    await own_redis.flush()
+    ids.append(await announced(alone, db))
+    own_redis.kill()
+    await own_redis.start(file)
+    assert await claimed_when_up(alone) == ids
 
 
 async def test_a_start_that_is_alone_forgets_what_a_dead_process_was_just_taking(jobs: Queue, db: DB) -> None:
