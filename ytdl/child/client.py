@@ -57,6 +57,10 @@ class Client(yt_dlp.YoutubeDL):  # type: ignore[misc]  # published without types
         except (OSError, UnicodeDecodeError) as error:
             raise Refused("cookies_invalid", "The server's cookie file cannot be read.") from error
 
+    def load_cookies(self, cookies: str) -> None:
+        """Take over what the extraction, in another process, was given for a stream."""
+        self._load_cookies(cookies, autoscope=False)
+
     def urlopen(self, req: Any) -> Any:
         try:
             answer = super().urlopen(req)

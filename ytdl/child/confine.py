@@ -31,6 +31,13 @@ def die_with_parent(parent: int) -> None:
         os._exit(71)
 
 
+def die_by(number: int) -> None:
+    """End this process as one of its own was ended."""
+    if number != signal.SIGKILL:
+        signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
+
+
 def take_name(name: str) -> None:
     """The name that ps and top show; the kernel keeps 15 bytes of it."""
     _libc.prctl(_PR_SET_NAME, name.encode()[:15], 0, 0, 0)

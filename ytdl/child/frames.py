@@ -30,7 +30,11 @@ class Order(msgspec.Struct, frozen=True):
 
 
 class Metadata(msgspec.Struct, frozen=True, tag="metadata"):
-    """What the site says about the video and the streams that were chosen; sent once, before the transfer."""
+    """What the site says about the video and the streams that were chosen; sent once, before the transfer.
+
+    `needed_bytes` is what the job may yet write to the disk, from exact sizes or from bit rates; None when the site
+    says neither. The job waits for its go after this frame.
+    """
 
     video_id: str
     extractor: str
@@ -41,6 +45,7 @@ class Metadata(msgspec.Struct, frozen=True, tag="metadata"):
     width: int | None = None
     height: int | None = None
     total_bytes: int | None = None
+    needed_bytes: int | None = None
 
 
 class Progress(msgspec.Struct, frozen=True, tag="progress"):
@@ -112,7 +117,7 @@ class Setup(msgspec.Struct, frozen=True, tag="setup"):
 
 
 class Start(msgspec.Struct, frozen=True, tag="start"):
-    """Fork a job; two descriptors come with it: its frame pipe and its stderr."""
+    """Fork a job; three descriptors come with it: its frame pipe, its stderr, and the pipe that brings its go."""
 
     number: int
     order: Order

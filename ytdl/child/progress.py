@@ -32,6 +32,7 @@ class Meter:
         self._last: tuple[Any, ...] = ()
         self._weights: list[float] = []
         self._sizes: list[int | None] = []
+        self._guesses: list[int] = []
         self._bytes: list[int] = []
         self.lowest: list[float] = []
         """Least bytes reported while each stream grew; not over what it began with: fetched anew."""
@@ -50,9 +51,9 @@ class Meter:
     def plan(self, streams: list[Stream], duration: float | None) -> None:
         """The streams that will be fetched, in order; weights come from sizes, else from bit rates."""
         self._sizes = [size_of(stream) for stream in streams]
-        guesses = [(number(stream.get("tbr")) or 0.0) * 125 * (duration or 0) for stream in streams]
+        self._guesses = [int((number(stream.get("tbr")) or 0.0) * 125 * (duration or 0)) for stream in streams]
         self._weights = [
-            float(size or guess or DEFAULT_WEIGHT) for size, guess in zip(self._sizes, guesses, strict=True)
+            float(size or guess or DEFAULT_WEIGHT) for size, guess in zip(self._sizes, self._guesses, strict=True)
         ]
         self._bytes = [0] * len(streams)
         self.lowest = [math.inf] * len(streams)
@@ -62,6 +63,12 @@ class Meter:
         """Bytes of all streams together, when each is known."""
         known = [size for size in self._sizes if size]
         return sum(known) if known and len(known) == len(self._sizes) else None
+
+    @property
+    def expected_bytes(self) -> int | None:
+        """The same, with bit rates for unknown sizes."""
+        known = [size or guess for size, guess in zip(self._sizes, self._guesses, strict=True)]
+        return sum(known) if known and all(known) else None
 
     def fetch(self, index: int, resumed: int) -> None:
         """Stream `index` begins, with `resumed` bytes of it already here."""

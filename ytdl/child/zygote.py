@@ -29,7 +29,7 @@ from ytdl.child.frames import (
 )
 
 MAX_REQUEST_BYTES = 64 * 1024
-Perform = Callable[[Order, int], None]
+Perform = Callable[[Order, int, int], None]
 
 
 @dataclass
@@ -76,7 +76,7 @@ class Zygote:
 
     def _take_request(self) -> bool:
         try:
-            data, fds, _, _ = socket.recv_fds(self._channel, MAX_REQUEST_BYTES, 2)
+            data, fds, _, _ = socket.recv_fds(self._channel, MAX_REQUEST_BYTES, 3)
         except ConnectionError:
             return False
         if not data:
@@ -89,17 +89,17 @@ class Zygote:
         return True
 
     def _fork(self, request: Start, fds: list[int]) -> None:
-        frames, stderr = fds
+        frames, stderr, go = fds
         mother = os.getpid()
         pid = os.fork()
         if pid == 0:
-            self._become_job(request.order, frames, stderr, mother)
-        os.close(frames)
-        os.close(stderr)
+            self._become_job(request.order, frames, stderr, go, mother)
+        for fd in fds:
+            os.close(fd)
         self._by_number[request.number] = self._by_pid[pid] = _Job(request.number, pid)
         self._report(Started(request.number, pid))
 
-    def _become_job(self, order: Order, frames: int, stderr: int, mother: int) -> None:
+    def _become_job(self, order: Order, frames: int, stderr: int, go: int, mother: int) -> None:
         """Runs in the child and never returns into the fork server's loop."""
         code = 70
         try:
@@ -107,7 +107,7 @@ class Zygote:
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             self._channel.close()
             confine.take_own_group(mother, stderr)
-            self._perform(order, frames)
+            self._perform(order, frames, go)
             code = 0
         except BaseException:
             sys.excepthook(*sys.exc_info())
@@ -191,4 +191,4 @@ def main(channel_fd: int, service_pid: int) -> None:
 
         client, tools = warm.up(setup)
         channel.send(encode(Ready(tools)))
-        Zygote(channel, lambda order, frames: job.perform(order, setup, client, frames)).serve()
+        Zygote(channel, lambda order, frames, go: job.perform(order, setup, client, frames, go)).serve()

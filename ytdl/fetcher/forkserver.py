@@ -65,14 +65,14 @@ class ForkServer:
             await self._send(setup)
             await self._ready
 
-    async def begin(self, number: int, order: Order, frames: int, stderr: int) -> asyncio.Future[Ended | None]:
+    async def begin(self, number: int, order: Order, frames: int, stderr: int, go: int) -> asyncio.Future[Ended | None]:
         """Ask for a job. The future gets its end, or None when the fork server died with it."""
         if self.gone.is_set():
             raise ForkServerGone
         ended: asyncio.Future[Ended | None] = asyncio.get_running_loop().create_future()
         self._ended[number] = ended
         try:
-            await self._send(Start(number, order), [frames, stderr])
+            await self._send(Start(number, order), [frames, stderr, go])
         except BaseException:
             self._ended.pop(number, None)
             raise

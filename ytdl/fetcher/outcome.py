@@ -40,6 +40,7 @@ class Settings:
     memory_bytes: int = 1024**3
     cpu_seconds: int = 4 * 3600
     niceness: int = 5
+    extract_at_once: int = 4
     ffmpeg_at_once: int = 2
 
 

@@ -10,7 +10,7 @@ import itertools
 import logging
 import os
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -40,6 +40,11 @@ UNEXPECTED |= {"extractor_broken", "processing_failed", "verification_failed"}
 
 T = TypeVar("T")
 OnFrame = Callable[[Metadata | Progress], None]
+Admit = Callable[[Metadata], Awaitable[None]]
+
+
+async def at_once(_: Metadata) -> None:
+    """Lets every job go on to its transfer."""
 
 
 class Fetcher:
@@ -48,6 +53,7 @@ class Fetcher:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._numbers = itertools.count(1)
+        self._extracting = asyncio.Semaphore(settings.extract_at_once)
         self._server: ForkServer | None = None
         self._up = asyncio.Event()
         self._keeper: asyncio.Task[None] | None = None
@@ -78,15 +84,17 @@ class Fetcher:
         with contextlib.suppress(asyncio.CancelledError):
             await keeper
 
-    async def run(self, order: Order, on_frame: OnFrame) -> tuple[Done, Usage]:
+    async def run(self, order: Order, on_frame: OnFrame, admit: Admit = at_once) -> tuple[Done, Usage]:
         """Run one job to its verified file; FetchFailed says why there is none.
 
+        Not one byte of media is asked for before `admit` has returned. What it raises ends the job and is passed on,
+        a FetchFailed with what the job had used. Its time counts for none of the deadlines.
         Cancelling kills the job's process group and is passed on, as Stopped, only when none of it is left.
         `asyncio.timeout` around this does not take Stopped for its own cancellation (in Python 3.11).
         """
         self.running += 1
         try:
-            return await self._run(order, on_frame)
+            return await self._run(order, on_frame, admit)
         finally:
             self.running -= 1
 
@@ -96,20 +104,29 @@ class Fetcher:
         self._ffmpeg_version = self._ffmpeg_version or await ask_ffmpeg_version(self._settings.ffmpeg)
         return {**known, "ffmpeg": self._ffmpeg_version, "ready": self._up.is_set()}
 
-    async def _run(self, order: Order, on_frame: OnFrame) -> tuple[Done, Usage]:
-        watch = Watch(self._settings)
-        job = await self._begin(order)
+    async def _run(self, order: Order, on_frame: OnFrame, admit: Admit) -> tuple[Done, Usage]:
         outcome: Done | Fault | None = None
         trouble: BaseException | None = None
-        try:
-            outcome = await job.follow(on_frame, watch)
-        except BaseException as error:
-            trouble = error
+        async with contextlib.AsyncExitStack() as extracting:
+            await self._take_turn(extracting)
+            job = await self._begin(order)
+            watch = Watch(self._settings)
+
+            async def admit_and_free(video: Metadata) -> None:
+                await extracting.aclose()
+                await admit(video)
+
+            try:
+                outcome = await job.follow(on_frame, admit_and_free, watch)
+            except BaseException as error:
+                trouble = error
         work = _wind_up(job, order, graceful=outcome is not None)
         (ended, usage), cancelled = await _finish_whatever_comes(work)
         fetched = max(watch.fetched_bytes, outcome.fetched_bytes if outcome else 0)
         if cancelled or isinstance(trouble, asyncio.CancelledError):
             raise Stopped(usage, fetched) from (cancelled or trouble)
+        if isinstance(trouble, FetchFailed):
+            raise FetchFailed(trouble.failure, usage, fetched) from trouble
         if trouble is not None:
             raise trouble
         if isinstance(outcome, Done):
@@ -117,6 +134,13 @@ class Fetcher:
         fault = outcome or explain_death(ended.status if ended else None)
         _log_failure(order, fault, job)
         raise FetchFailed(judge(fault), usage, fetched)
+
+    async def _take_turn(self, stack: contextlib.AsyncExitStack) -> None:
+        """Only a few extract at once: that is what takes processor time and memory, the transfer takes little."""
+        try:
+            await stack.enter_async_context(self._extracting)
+        except asyncio.CancelledError as error:
+            raise Stopped(Usage(), 0) from error
 
     async def _begin(self, order: Order) -> "_Job":
         try:
@@ -200,13 +224,14 @@ class Fetcher:
 
 
 class _Job:
-    """One child process as the service sees it: two pipes and the promise of its end."""
+    """One child process as the service sees it: three pipes and the promise of its end."""
 
-    def __init__(self, server: ForkServer, number: int, frames: FrameReader, stderr: Tail) -> None:
+    def __init__(self, server: ForkServer, number: int, frames: FrameReader, stderr: Tail, go: int) -> None:
         self._server = server
         self._number = number
         self._frames = frames
         self._stderr = stderr
+        self._go = go
         self._ended: asyncio.Future[Ended | None] | None = None
 
     @classmethod
@@ -221,16 +246,19 @@ class _Job:
             writing.callback(os.close, stderr_write)
             stderr = await Tail.open(stderr_read)
             reading.callback(stderr.close)
-            job = cls(server, number, frames, stderr)
+            go_read, go_write = os.pipe()
+            writing.callback(os.close, go_read)
+            reading.callback(os.close, go_write)
+            job = cls(server, number, frames, stderr, go_write)
             try:
-                job._ended = await server.begin(number, order, frames_write, stderr_write)
+                job._ended = await server.begin(number, order, frames_write, stderr_write, go_read)
             except BaseException:
                 await _finish_whatever_comes(server.kill(number))
                 raise
             reading.pop_all()
         return job
 
-    async def follow(self, on_frame: OnFrame, watch: Watch) -> Done | Fault | None:
+    async def follow(self, on_frame: OnFrame, admit: Admit, watch: Watch) -> Done | Fault | None:
         """Pass frames on until the last one; None when the child ended without one."""
         while True:
             deadline, fault = watch.next_deadline()
@@ -244,6 +272,14 @@ class _Job:
                 return frame
             watch.see(frame)
             on_frame(frame)
+            if isinstance(frame, Metadata):
+                await admit(frame)
+                watch.go_on()
+                self._let_go()
+
+    def _let_go(self) -> None:
+        with contextlib.suppress(BrokenPipeError):  # it has died meanwhile, which its frames' end will say
+            os.write(self._go, b"+")
 
     async def _read(self) -> Frame | None:
         try:
@@ -278,6 +314,7 @@ class _Job:
         return self._stderr.text()
 
     def _close(self) -> None:
+        os.close(self._go)
         self._frames.close()
         self._stderr.close()
 

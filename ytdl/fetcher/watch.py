@@ -20,12 +20,14 @@ class Watch:
         self._total_end = self._now() + settings.total_seconds
         self._stage = "extracting"
         self._stage_began = self._moved_at = self._now()
+        self._saw_at = self._stage_began
         self._bytes = 0
         self.fetched_bytes = 0
         """What the job said last that it has transferred."""
 
     def see(self, frame: Metadata | Progress) -> None:
         """Take note of a frame. A new stage and new bytes count as movement; anything else does not."""
+        self._saw_at = self._now()
         if not isinstance(frame, Progress):
             return
         self.fetched_bytes = frame.fetched_bytes
@@ -35,6 +37,13 @@ class Watch:
         if frame.downloaded_bytes != self._bytes:
             self._bytes = frame.downloaded_bytes
             self._moved_at = self._now()
+
+    def go_on(self) -> None:
+        """The job was held up by the service itself, which is not held against it."""
+        now = self._now()
+        self._total_end += now - self._saw_at
+        self._stage_began += now - self._saw_at
+        self._moved_at += now - self._saw_at
 
     def next_deadline(self) -> tuple[float, Fault]:
         """Moment on the loop's clock, and the fault to report then."""
