@@ -172,6 +172,15 @@ CREATE TABLE public.refresh_tokens (
     used_at timestamp with time zone
 );
 
+CREATE TABLE public.reservations (
+    job_id bigint NOT NULL,
+    fence bigint NOT NULL,
+    wanted_bytes bigint NOT NULL,
+    reserved_bytes bigint,
+    CONSTRAINT reservations_reserved_range CHECK ((reserved_bytes >= 0)),
+    CONSTRAINT reservations_wanted_range CHECK ((wanted_bytes >= 0))
+);
+
 CREATE TABLE public.schema_migrations (
     version integer NOT NULL,
     name text NOT NULL,
@@ -230,6 +239,9 @@ ALTER TABLE ONLY public.jobs
 ALTER TABLE ONLY public.refresh_tokens
     ADD CONSTRAINT refresh_tokens_pkey PRIMARY KEY (hash);
 
+ALTER TABLE ONLY public.reservations
+    ADD CONSTRAINT reservations_pkey PRIMARY KEY (job_id);
+
 ALTER TABLE ONLY public.schema_migrations
     ADD CONSTRAINT schema_migrations_pkey PRIMARY KEY (version);
 
@@ -266,7 +278,11 @@ CREATE INDEX jobs_open_by_user ON public.jobs USING btree (user_id) WHERE (state
 
 CREATE INDEX jobs_subject ON public.jobs USING btree (subject);
 
+CREATE INDEX jobs_waiting_for_disk ON public.jobs USING btree (id) WHERE (waiting = 'disk'::text);
+
 CREATE INDEX refresh_tokens_session_id ON public.refresh_tokens USING btree (session_id);
+
+CREATE INDEX reservations_in_line ON public.reservations USING btree (job_id) WHERE (reserved_bytes IS NULL);
 
 CREATE INDEX sessions_expires_at ON public.sessions USING btree (expires_at);
 
@@ -290,6 +306,9 @@ ALTER TABLE ONLY public.job_events
 
 ALTER TABLE ONLY public.refresh_tokens
     ADD CONSTRAINT refresh_tokens_session_id_fkey FOREIGN KEY (session_id) REFERENCES public.sessions(id) ON DELETE CASCADE;
+
+ALTER TABLE ONLY public.reservations
+    ADD CONSTRAINT reservations_job_id_fkey FOREIGN KEY (job_id) REFERENCES public.jobs(id) ON DELETE CASCADE;
 
 ALTER TABLE ONLY public.sessions
     ADD CONSTRAINT sessions_user_id_fkey FOREIGN KEY (user_id) REFERENCES public.users(id) ON DELETE CASCADE;

@@ -124,4 +124,6 @@ kv_errors = _counter("ytdl_kv_errors_total", "Redis calls that failed.")
 # process
 loop_lag_seconds = _histogram("ytdl_loop_lag_seconds", "How late the event loop woke a sleeper.", LAG_SECONDS)
 disk_free_bytes = _gauge("ytdl_disk_free_bytes", "Free space where downloads are written.")
+disk_watermark_bytes = _gauge("ytdl_disk_watermark_bytes", "Free space below which nothing is leased or begun.")
+disk_reserved_bytes = _gauge("ytdl_disk_reserved_bytes", "What running downloads of all processes may yet write, as a process with a worker last saw it.")
 health_ready = _gauge("ytdl_health_ready", "1 while what the service needs is there; what only downloads need is not looked at by an API only.", check=())

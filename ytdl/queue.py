@@ -271,6 +271,13 @@ class Queue:
             return None
         return self._counted(tx, "defer", row)
 
+    async def hasten(self, jobs: Sequence[int], waiting: Waiting) -> int:
+        """Ends the wait of jobs that were put off for this reason; how many those were."""
+        rows = await self._db.many(q.hasten, ids=list(jobs), waiting=waiting)
+        with contextlib.suppress(errors.Unavailable):
+            await self.index.ensure(rows)
+        return len(rows)
+
     def _counted(self, tx: Statements, op: str, row: Row) -> Row:
         tx.on_commit(metrics.queue_transitions.labels(op).inc)
         return row

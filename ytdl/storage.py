@@ -10,7 +10,9 @@ import os
 import re
 import shutil
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 from uuid import UUID
 
 _NAME = re.compile(r"[0-9]{1,18}\.[0-9]{1,18}\.[a-z0-9]{2,5}")
@@ -26,6 +28,13 @@ def file_name(job: int, fence: int, ext: str) -> str:
 
 # A job and its fence, which together name an attempt for ever; later ones compare higher.
 Attempt = tuple[int, int]
+
+
+class Space(NamedTuple):
+    """Of the file system, in bytes; `free` is what is left for this user."""
+
+    total: int
+    free: int
 
 
 class Storage:
@@ -75,18 +84,38 @@ class Storage:
         await asyncio.to_thread(self.path(name).unlink, missing_ok=True)
 
     async def clear_work(self, download: UUID, newest: Attempt) -> None:
-        """Removes what attempts at a download left, up to and with this one; a later one may be under way already."""
+        """Removes what attempts at a download left, up to and with this one; a later one may be under way already.
+
+        What is named like no attempt goes as well: the folder is ours, and would never be empty.
+        """
         await asyncio.to_thread(self._clear, download, newest)
 
     def _clear(self, download: UUID, newest: Attempt) -> None:
-        for attempt, folder in self._attempts(download):
-            if attempt <= newest:
-                shutil.rmtree(folder, ignore_errors=True)
+        folder = self.work / str(download)
+        later = {path for attempt, path in self._attempts(download) if attempt > newest}
+        with contextlib.suppress(FileNotFoundError):
+            for path in set(folder.iterdir()) - later:
+                _remove(path)
         with contextlib.suppress(OSError):
-            (self.work / str(download)).rmdir()
+            folder.rmdir()
 
     async def free_bytes(self) -> int:
-        return (await asyncio.to_thread(shutil.disk_usage, self.root)).free
+        return (await asyncio.to_thread(self._space)).free
+
+    def _space(self) -> Space:
+        found = shutil.disk_usage(self.root)
+        return Space(found.total, found.free)
+
+    async def survey(self, attempts: Sequence[tuple[UUID, int, int]]) -> tuple[list[int], Space]:
+        """What each attempt's folder takes on the disk, and then the disk itself: what is written between the two looks
+        then counts twice, and never not at all."""
+        folders = [self.attempt_dir(*attempt) for attempt in attempts]
+        return await asyncio.to_thread(lambda: ([_size(folder) for folder in folders], self._space()))
+
+    async def work_sizes(self, downloads: Sequence[UUID]) -> list[int]:
+        """What all attempts at each of these downloads take on the disk."""
+        folders = [self.work / str(download) for download in downloads]
+        return await asyncio.to_thread(lambda: [_size(folder) for folder in folders])
 
     async def at_work(self) -> dict[UUID, Attempt]:
         """Downloads that have a work folder, with the newest attempt in it."""
@@ -115,6 +144,26 @@ class Storage:
                     if _NAME.fullmatch(entry.name) and entry.stat().st_ctime < before:
                         found.append(entry.name)
         return found
+
+
+def _remove(path: Path) -> None:
+    """What cannot be removed now is left to the next sweep."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+        return
+    with contextlib.suppress(OSError):
+        path.unlink()
+
+
+def _size(folder: Path) -> int:
+    """Bytes that what is in the folder takes; a file of two names counts once, one that is just going not at all."""
+    blocks: dict[int, int] = {}
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):
+                found = Path(parent, name).lstat()
+                blocks[found.st_ino] = found.st_blocks
+    return 512 * sum(blocks.values())
 
 
 def _sync(path: Path) -> None:

@@ -90,6 +90,12 @@ WITH ended AS (
 )
 SELECT * FROM ended;
 
+-- name: hasten :many
+-- Makes jobs that were put off for one reason due now; those that are due or were taken already are left as they are.
+UPDATE jobs SET run_at = now()
+WHERE id = ANY(%(ids)s::bigint[]) AND state = 'queued' AND waiting = %(waiting)s AND run_at > now()
+RETURNING id, user_id, priority, run_at;
+
 -- name: outcome :maybe
 -- What became of a job; asked after a commit whose answer was lost.
 SELECT state, fence, tries, run_at, user_id, priority FROM jobs WHERE id = %(id)s;
