@@ -170,3 +170,8 @@ def padded(content: bytes, suffix: str, size: int) -> Media:
     if suffix == "webm":
         return Media(content + b"\xec\x01" + (pad + 7).to_bytes(7, "big") + bytes(7), pad)
     return Media(content + (1).to_bytes(4, "big") + b"free" + (pad + 16).to_bytes(8, "big"), pad)
+
+
+def lengthened(content: bytes, suffix: str, more: int) -> Media:
+    """`content` with such an element of `more` bytes at its end."""
+    return padded(content, suffix, len(content) + 16 + more)

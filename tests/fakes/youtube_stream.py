@@ -14,7 +14,7 @@ from aiohttp import web
 
 from tests.fakes.youtube_faults import Change, Fault
 from tests.fakes.youtube_log import Seen
-from tests.fakes.youtube_media import READ, Cupboard, Media, Recipe, padded
+from tests.fakes.youtube_media import READ, Cupboard, Media, Recipe, lengthened, padded
 from tests.fakes.youtube_replies import UPLOADED_MICROSECONDS, Stream
 from tests.fakes.youtube_videos import Format, Video
 
@@ -36,6 +36,9 @@ class Films:
 
     async def media(self, video: Video, form: Format, change: Change = "") -> Media:
         recipe = form.recipe(video.portrait, take=int(change == "file"))
+        if video.more_bytes:
+            # Too many to keep them all.
+            return lengthened(self._contents[recipe], recipe.suffix, video.more_bytes)
         megabytes = video.megabytes if form.short else video.megabytes / 8
         key = (recipe, int(megabytes * 1_000_000), change)
         if key not in self._media:

@@ -1,9 +1,10 @@
 """The catalogue of the YouTube stand-in: which videos and playlists exist and what is the matter with each.
 
-Every video has a name for tests (`ordinary`) and an id of 11 characters for URLs. Two families need no
+Every video has a name for tests (`ordinary`) and an id of 11 characters for URLs. Three families need no
 entry: `many_000000` to `many_999999` are ordinary videos for load tests, and `big` + three digits + `_` +
-four digits is a video whose files are padded to that many megabytes (`big064_0001`). How the service words
-its refusals is in `REFUSALS`.
+four digits is a video whose files are padded to that many megabytes (`big064_0001`). `plain_00000` to `plain_99999`
+have one file, which needs no ffmpeg and is longer by as many bytes as the number says: no two of them are alike. How
+the service words its refusals is in `REFUSALS`.
 """
 
 import re
@@ -73,6 +74,7 @@ class Video:
     portrait: bool = False
     itags: frozenset[int] = frozenset(BY_ITAG)
     megabytes: int = 0
+    more_bytes: int = 0
 
     def formats(self) -> list[Format]:
         return [each for each in FORMATS if each.itag in self.itags]
@@ -174,6 +176,8 @@ def find(video_id: str) -> Video:
         return Video(video_id, f"Video number {video_id[5:]}")
     if match := re.fullmatch(r"big(\d{3})_\d{4}", video_id):
         return Video(video_id, f"Big video {video_id[3:]}", megabytes=int(match[1]))
+    if re.fullmatch(r"plain_\d{5}", video_id):
+        return Video(video_id, f"Plain video {video_id[6:]}", itags=frozenset({18}), more_bytes=1 + int(video_id[6:]))
     return Video(video_id, "", "missing")
 
 

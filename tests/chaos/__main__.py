@@ -1,0 +1,68 @@
+"""`python -m tests.chaos`: a run of the fault harness, with a report at its end. Exit code 1 when a rule was broken.
+
+As root it goes into namespaces of its own first: then no process and no mount outlives it, however it ends.
+"""
+
+import argparse
+import asyncio
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.chaos.run import Plan, Report, run
+
+APART = ["unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--mount-proc", "--kill-child"]
+
+
+def go_apart() -> None:
+    """Replaces this process by one in namespaces of its own, where that is allowed."""
+    if os.geteuid() != 0 or os.environ.get("CHAOS_OWN_MOUNTS"):
+        return
+    if subprocess.run([*APART, "true"], check=False, capture_output=True).returncode == 0:
+        environment = os.environ | {"CHAOS_OWN_MOUNTS": "1"}
+        os.execvpe(APART[0], [*APART, sys.executable, "-m", "tests.chaos", *sys.argv[1:]], environment)
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tests.chaos", description="Services under faults, and a check.")
+    parser.add_argument("--seconds", type=float, default=300, help="how long faults come (default 300)")
+    parser.add_argument("--seed", type=int, default=1, help="which faults come when (default 1)")
+    parser.add_argument("--processes", type=int, default=3, help="services (default 3)")
+    parser.add_argument("--users", type=int, default=20, help="at most 24 (default 20)")
+    parser.add_argument("--rate", type=float, default=1.3, help="faults a second (default 1.3)")
+    parser.add_argument("--source", type=Path, default=Plan.source, help="folder with the ytdl/ and sql/ to run")
+    parser.add_argument("--logs", type=Path, help="folder that gets the services' logs")
+    parser.add_argument("--json", type=Path, help="writes the report there as well")
+    return parser.parse_args()
+
+
+def main() -> int:
+    arguments = parse_arguments()
+    go_apart()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    plan = Plan(
+        arguments.seconds, arguments.seed, arguments.processes, arguments.users, faults_per_second=arguments.rate,
+        source=arguments.source, logs=arguments.logs,
+    )  # fmt: skip
+    report = asyncio.run(run(plan, lambda text: print(text, flush=True)))
+    if arguments.json:
+        arguments.json.write_text(json.dumps(dataclasses.asdict(report), indent=1, default=str))
+    show(report)
+    return 0 if report.ok else 1
+
+
+def show(report: Report) -> None:
+    print(json.dumps({**dataclasses.asdict(report), "violations": [], "surprises": []}, indent=1, default=str))
+    for violation in report.violations[:40]:
+        print(f"BROKEN {violation.rule}: {violation.text}")
+    for line in report.surprises[:20]:
+        print(f"SURPRISE {line}")
+    print("GREEN" if report.ok else f"RED: {len(report.violations)} violations")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

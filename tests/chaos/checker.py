@@ -1,0 +1,268 @@
+"""The rules: what must hold for the history of jobs, the rows, the files and the index when all is over.
+
+Pure functions from what was gathered to violations, so that each can be shown to catch what it is for. The oracle is
+the worker's fence: every statement that ends an attempt writes the fence that the worker gave, not the row's.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from tests.chaos.ledger import Asking
+from tests.chaos.wire import Said
+
+ENDS = frozenset({"completed", "failed", "cancelled"})
+MAX_CRASHES = 3
+# What may follow what. A job waits, runs, or has ended; `cancel` marks one that runs.
+FOLLOWS = {
+    None: {"submit": "waiting"},
+    "waiting": {"claim": "running", "cancelled": "ended"},
+    "running": {
+        "cancel": "running", "yield": "waiting", "retry_wait": "waiting", "reap": "waiting",
+        "completed": "ended", "failed": "ended", "cancelled": "ended",
+    },
+    "ended": {},
+}  # fmt: skip
+# A beat is on its way to Redis at most so long after PostgreSQL's answer, unless the service was stopped between.
+BEAT_SECONDS = 4.0
+
+
+@dataclass(frozen=True)
+class Event:
+    seq: int
+    job: int
+    fence: int
+    event: str
+
+
+@dataclass(frozen=True)
+class Violation:
+    rule: str
+    text: str
+
+
+Rows = list[dict[str, Any]]
+
+
+@dataclass
+class History:
+    """`files` are sizes and hashes of what lies in the store; `expected` is a file's hash by video and form where the
+    bytes are known. `index` names jobs that the index still has, `leases` those it holds for running."""
+
+    events: list[Event] = field(default_factory=list)
+    jobs: Rows = field(default_factory=list)
+    downloads: Rows = field(default_factory=list)
+    logs: Rows = field(default_factory=list)
+    files: dict[str, tuple[int, str]] = field(default_factory=dict)
+    expected: dict[tuple[str, str, str], str] = field(default_factory=dict)
+    askings: list[Asking] = field(default_factory=list)
+    fetched: list[tuple[str, str]] = field(default_factory=list)
+    said: list[Said] = field(default_factory=list)
+    index: list[int] = field(default_factory=list)
+    leases: list[int] = field(default_factory=list)
+    swept_media: set[str] = field(default_factory=set)
+    left_work: list[str] = field(default_factory=list)
+    left_processes: list[str] = field(default_factory=list)
+    unreadable: list[str] = field(default_factory=list)
+
+    def by_job(self) -> dict[int, list[Event]]:
+        found: dict[int, list[Event]] = defaultdict(list)
+        for event in sorted(self.events, key=lambda e: e.seq):
+            found[event.job].append(event)
+        return found
+
+
+Rule = Callable[[History], Iterator[str]]
+
+
+def nothing_accepted_is_lost(h: History) -> Iterator[str]:
+    """A download that was acknowledged is there."""
+    there = {str(row["id"]) for row in h.downloads}
+    for asking in h.askings:
+        if asking.outcome == "accepted" and not asking.ids <= there:
+            yield f"{asking.wish} was accepted as {sorted(asking.ids)} and is not there"
+
+
+def everything_has_ended(h: History) -> Iterator[str]:
+    for job in h.jobs:
+        if job["state"] not in ENDS:
+            yield f"job {job['id']} is {job['state']}, fence {job['fence']}, tries {job['tries']}"
+
+
+def nothing_came_unasked(h: History) -> Iterator[str]:
+    wishes = {(a.wish.user, a.wish.video, a.wish.quality, a.wish.format) for a in h.askings}
+    for row in h.downloads:
+        if (row["username"], row["video_id"], row["quality"], row["format"]) not in wishes:
+            yield f"download {row['id']} of {row['video_id']} was never asked for"
+
+
+def nothing_refused_is_there(h: History) -> Iterator[str]:
+    refused = {(a.wish.user, a.wish.video, a.wish.quality, a.wish.format) for a in h.askings if a.outcome == "refused"}
+    for row in h.downloads:
+        if (row["username"], row["video_id"], row["quality"], row["format"]) in refused:
+            yield f"download {row['id']} is there though its user was told no"
+
+
+def nothing_is_there_twice(h: History) -> Iterator[str]:
+    """One asking, one download, however often it was repeated under its key."""
+    seen = Counter((row["username"], row["video_id"], row["quality"], row["format"]) for row in h.downloads)
+    yield from (f"{wish} is there {count} times" for wish, count in seen.items() if count > 1)
+    yield from (f"{a.wish} was told {sorted(a.ids)}" for a in h.askings if len(a.ids) > 1)
+
+
+def histories_are_legal(h: History) -> Iterator[str]:
+    """Each event is one that may follow: so at most one end a job and nothing after it, and a claim of a waiting job
+    only."""
+    for job, events in h.by_job().items():
+        state: str | None = None
+        for event in events:
+            after = FOLLOWS[state].get(event.event)
+            if after is None:
+                yield f"job {job}: {event.event} (fence {event.fence}) while {state}: {_story(events)}"
+                break
+            state = after
+
+
+def fences_grow_by_claims(h: History) -> Iterator[str]:
+    """A claim adds one; all else is written under the newest claim's fence, so a zombie's write shows."""
+    for job, events in h.by_job().items():
+        fence = 0
+        for event in events:
+            fence += event.event == "claim"
+            if event.fence != fence:
+                yield f"job {job}: {event.event} under fence {event.fence}, not {fence}: {_story(events)}"
+                break
+
+
+def histories_agree_with_rows(h: History) -> Iterator[str]:
+    events = h.by_job()
+    for job in h.jobs:
+        story = events.get(job["id"], [])
+        claims, last = sum(e.event == "claim" for e in story), story[-1].event if story else "nothing"
+        if claims != job["fence"] or (job["state"] in ENDS and last != job["state"]):
+            yield f"job {job['id']} is {job['state']} with fence {job['fence']}: {_story(story)}"
+
+
+def downloads_agree_with_jobs(h: History) -> Iterator[str]:
+    jobs = {job["id"]: job for job in h.jobs}
+    for row in h.downloads:
+        job = jobs.get(row["job_id"])
+        if job is None or (job["state"] in ENDS and row["status"] != job["state"]):
+            yield f"download {row['id']} is {row['status']}, its job {job and job['state']}"
+
+
+def attempts_are_logged_once(h: History) -> Iterator[str]:
+    """One row a claim, closed, and completed exactly where the job is, under its fence."""
+    logged = Counter((row["job_id"], row["fence"]) for row in h.logs)
+    claimed = Counter((e.job, e.fence) for e in h.events if e.event == "claim")
+    yield from (f"attempt {a} has {logged[a]} rows and {n} claims" for a, n in claimed.items() if logged[a] != n)
+    yield from (f"attempt {a} was never claimed" for a in logged if a not in claimed)
+    fences = {job["id"]: job["fence"] for job in h.jobs if job["state"] == "completed"}
+    for row in h.logs:
+        if row["status"] == "running" and not _is_open(h, row["job_id"]):
+            yield f"attempt {row['job_id']}.{row['fence']} was left open"
+        if row["status"] == "completed" and fences.get(row["job_id"]) != row["fence"]:
+            yield f"attempt {row['job_id']}.{row['fence']} completed, the job has {fences.get(row['job_id'])}"
+
+
+def _is_open(h: History, job: int) -> bool:
+    return any(row["id"] == job and row["state"] not in ENDS for row in h.jobs)
+
+
+def lost_workers_were_lost_thrice(h: History) -> Iterator[str]:
+    """Giving up for the worker's sake is an end that is allowed, after three reaps and no fewer."""
+    lost = Counter(row["job_id"] for row in h.logs if row["status"] == "lost")
+    codes = {row["job_id"]: (row["error"] or {}).get("code") for row in h.downloads if row["status"] == "failed"}
+    for job in h.jobs:
+        if job["crashes"] != lost[job["id"]] or job["crashes"] > MAX_CRASHES:
+            yield f"job {job['id']} counts {job['crashes']} crashes, its log {lost[job['id']]}"
+        if codes.get(job["id"]) == "worker_lost" and job["crashes"] != MAX_CRASHES:
+            yield f"job {job['id']} was given up after {job['crashes']} crashes"
+
+
+def completed_files_are_right(h: History) -> Iterator[str]:
+    """The file's fence is the job's, it is there, as the row says, and it has the bytes of the right video."""
+    fences = {job["id"]: job["fence"] for job in h.jobs}
+    for row in h.downloads:
+        if row["status"] != "completed":
+            continue
+        name = str(row["file_name"])
+        if name.rpartition(".")[0] != f"{row['job_id']}.{fences.get(row['job_id'])}":
+            yield f"download {row['id']} names {name}, its job has fence {fences.get(row['job_id'])}"
+        if h.files.get(name) != (row["file_bytes"], row["file_sha256"]):
+            yield f"file {name} is {h.files.get(name)}, its row says {row['file_bytes']}, {row['file_sha256']}"
+        expected = h.expected.get((row["video_id"], row["quality"], row["format"]))
+        if expected != row["file_sha256"]:
+            yield f"file {name} of {row['video_id']} has other bytes than that video: {expected}"
+
+
+def users_got_the_right_files(h: History) -> Iterator[str]:
+    hashes = {str(row["id"]): row["file_sha256"] for row in h.downloads}
+    for id, digest in h.fetched:
+        if hashes.get(id) != digest:
+            yield f"download {id} was fetched with the bytes {digest}, its row has {hashes.get(id)}"
+
+
+def leftovers_are_collected(h: History) -> Iterator[str]:
+    """After the janitor's round the store has what rows name, and nothing waits in the work folder."""
+    named = {row["file_name"] for row in h.downloads if row["status"] == "completed"}
+    yield from (f"file {name} stayed, nobody names it" for name in sorted(h.swept_media - named))
+    yield from (f"work folder {name} stayed" for name in h.left_work)
+    yield from (f"process {name} stayed" for name in h.left_processes)
+
+
+def the_index_holds_nothing_that_ended(h: History) -> Iterator[str]:
+    ended = {job["id"] for job in h.jobs if job["state"] in ENDS}
+    yield from (f"the index still has job {job}, which ended" for job in h.index if job in ended)
+    yield from (f"the index has job {job} for leased, which ended" for job in h.leases if job in ended)
+
+
+def beats_name_what_was_confirmed(h: History) -> Iterator[str]:
+    """Of every beat that went to the index: the jobs in it are among those that PostgreSQL confirmed to that service
+    in its last answer, or in one that came moments ago (two loops beat)."""
+    last: dict[str, Said] = {}
+    recent: dict[str, dict[int, float]] = defaultdict(dict)
+    for said in h.said:
+        if said.kind == "confirmed":
+            last[said.by] = said
+            recent[said.by].update(dict.fromkeys(said.jobs, said.at))
+            continue
+        fresh = {job for job, at in recent[said.by].items() if said.at - at < BEAT_SECONDS}
+        known = fresh | (last[said.by].jobs if said.by in last else frozenset())
+        if stray := said.jobs - known:
+            yield f"service {said.by} renewed {sorted(stray)} in the index, which PostgreSQL had not confirmed"
+
+
+def the_logs_can_be_read(h: History) -> Iterator[str]:
+    """Exceptions nobody expected, and lines that are none."""
+    yield from h.unreadable
+
+
+RULES: tuple[Rule, ...] = (
+    nothing_accepted_is_lost,
+    everything_has_ended,
+    nothing_came_unasked,
+    nothing_refused_is_there,
+    nothing_is_there_twice,
+    histories_are_legal,
+    fences_grow_by_claims,
+    histories_agree_with_rows,
+    downloads_agree_with_jobs,
+    attempts_are_logged_once,
+    lost_workers_were_lost_thrice,
+    completed_files_are_right,
+    users_got_the_right_files,
+    leftovers_are_collected,
+    the_index_holds_nothing_that_ended,
+    beats_name_what_was_confirmed,
+    the_logs_can_be_read,
+)
+
+
+def check(history: History) -> list[Violation]:
+    return [Violation(rule.__name__, text) for rule in RULES for text in rule(history)]
+
+
+def _story(events: list[Event]) -> str:
+    return " ".join(f"{e.event}({e.fence})" for e in events)

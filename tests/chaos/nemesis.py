@@ -1,0 +1,255 @@
+"""What goes wrong: each fault by name, how often it comes, and the times at which each began and was over.
+
+A fault that lasts runs beside the others; `heal` ends them all. Which comes when follows from the seed, what it meets
+does not, as that depends on the machine.
+"""
+
+import asyncio
+import contextlib
+import random
+import signal
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field, replace
+
+import psutil
+
+from tests.chaos.fleet import LEASE_SECONDS, Member
+from tests.chaos.ground import Ground
+from tests.chaos.proxy import Toxics
+
+
+@dataclass
+class Fault:
+    """`began` is on the wall clock, to be compared with PostgreSQL's."""
+
+    kind: str
+    began: float
+    seconds: float = 0.0
+
+
+@dataclass
+class Nemesis:
+    ground: Ground
+    members: list[Member]
+    seed: int
+    faults: list[Fault] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._dice = random.Random(self.seed)
+        self._running: set[asyncio.Task[None]] = set()
+
+    async def rage(self, seconds: float, per_second: float, kinds: dict[str, int]) -> None:
+        """Faults for so long, on average so many a second."""
+        deadline = time.monotonic() + seconds
+        chosen = {kind: weight for kind, weight in kinds.items() if kind != "fill disk" or self.ground.disk_is_own}
+        while (left := deadline - time.monotonic()) > 0:
+            pause = self._dice.expovariate(per_second)
+            await asyncio.sleep(min(pause, left))
+            if pause > left:
+                return
+            (kind,) = self._dice.choices(list(chosen), weights=list(chosen.values()))
+            self.strike(kind)
+
+    def strike(self, kind: str) -> None:
+        task = asyncio.create_task(self._do(kind), name=kind)
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+
+    async def _do(self, kind: str) -> None:
+        """Counted only when it met something. What a fault meets may be down already."""
+        began, clock = time.monotonic(), time.time()
+        try:
+            met = await KINDS[kind](self)
+        except (OSError, psutil.Error) as error:
+            met = not isinstance(error, psutil.Error)
+        except Exception as error:
+            if type(error).__module__.partition(".")[0] not in ("psycopg", "redis", "aiohttp"):
+                raise
+            met = False
+        if met:
+            self.faults.append(Fault(kind, clock, time.monotonic() - began))
+
+    async def heal(self) -> None:
+        """Everything as usual: links, upstream, disk, and nobody stopped."""
+        for task in list(self._running):
+            task.cancel()
+        await asyncio.gather(*self._running, return_exceptions=True)
+        for member in self.members:
+            for link in member.links.values():
+                link.heal()
+            member.signal(signal.SIGCONT)
+        if self.ground.memory.pid:
+            with contextlib.suppress(ProcessLookupError):
+                psutil.Process(self.ground.memory.pid).resume()
+        self.ground.free_disk()
+        await self.ground.behave()
+
+    def counts(self) -> Counter[str]:
+        return Counter(fault.kind for fault in self.faults)
+
+    # processes
+
+    def _any(self) -> Member:
+        up = [m for m in self.members if m.alive and not m.stopped]
+        return self._dice.choice(up or self.members)
+
+    async def kill(self) -> bool:
+        return self._any().signal(signal.SIGKILL)
+
+    async def terminate(self) -> bool:
+        return self._any().signal(signal.SIGTERM)
+
+    async def zombie(self) -> bool:
+        """Stopped for longer than its lease, then alive again and none the wiser. Its children go on meanwhile."""
+        member = self._any()
+        if sum(not m.stopped for m in self.members) < 2 or not member.signal(signal.SIGSTOP):
+            return False
+        try:
+            await asyncio.sleep(LEASE_SECONDS * self._dice.uniform(1.3, 2.5))
+        finally:
+            member.signal(signal.SIGCONT)
+        return True
+
+    async def kill_fork_server(self) -> bool:
+        server = self._any().fork_server()
+        if server:
+            server.kill()
+        return server is not None
+
+    async def kill_child(self) -> bool:
+        child = self._any().job_child()
+        if child:
+            child.kill()
+        return child is not None
+
+    # servers
+
+    async def flush_redis(self) -> bool:
+        await self.ground.flush_redis()
+        return True
+
+    async def kill_redis(self) -> bool:
+        self.ground.kill_redis(empty=False)
+        return True
+
+    async def empty_redis(self) -> bool:
+        self.ground.kill_redis(empty=True)
+        return True
+
+    async def stall_redis(self) -> bool:
+        if not self.ground.memory.pid:
+            return False
+        process = psutil.Process(self.ground.memory.pid)
+        process.suspend()
+        try:
+            await asyncio.sleep(self._dice.uniform(0.5, 4))
+        finally:
+            with contextlib.suppress(psutil.Error):
+                process.resume()
+        return True
+
+    async def roll_back_redis(self) -> bool:
+        await self.ground.keep_redis()
+        await asyncio.sleep(self._dice.uniform(0.5, 5))
+        await self.ground.roll_back_redis()
+        return True
+
+    async def crash_postgres(self) -> bool:
+        self.ground.crash_postgres()
+        return True
+
+    async def end_backends(self) -> bool:
+        await self.ground.end_backends()
+        return True
+
+    # links
+
+    async def _poison(self, names: tuple[str, ...], toxics: Toxics, low: float, high: float) -> bool:
+        """One link of one service; only one such fault a link at a time."""
+        link = self._any().links[self._dice.choice(names)]
+        if link.toxics != Toxics():
+            return False
+        link.toxics = replace(toxics)
+        if toxics.shut:
+            link.reset()
+        try:
+            await asyncio.sleep(self._dice.uniform(low, high))
+        finally:
+            link.heal()
+        return True
+
+    async def delay(self) -> bool:
+        return await self._poison(("postgres", "redis", "upstream"), Toxics(latency=0.05, jitter=0.2), 1, 4)
+
+    async def slice(self) -> bool:
+        return await self._poison(("postgres", "redis"), Toxics(slice=7), 1, 4)
+
+    async def narrow(self) -> bool:
+        return await self._poison(("upstream",), Toxics(rate=60_000), 1, 4)
+
+    async def hole(self) -> bool:
+        return await self._poison(("postgres", "redis", "upstream"), Toxics(hole=True), 0.5, 3)
+
+    async def partition(self) -> bool:
+        """From PostgreSQL, for longer than the lease; the service itself goes on."""
+        return await self._poison(("postgres",), Toxics(shut=True), LEASE_SECONDS * 1.3, LEASE_SECONDS * 2.2)
+
+    async def reset(self) -> bool:
+        link = self._any().links[self._dice.choice(("postgres", "redis", "upstream"))]
+        return link.reset(chance=0.7) > 0
+
+    # upstream, disk
+
+    async def refuse(self) -> bool:
+        """The site fails for a moment: at the player's API, or with the file."""
+        place = self._dice.choice(("player_status", "media_status"))
+        await self.ground.misbehave(**{place: self._dice.choice((500, 502, 503)), "times": self._dice.randint(1, 4)})
+        return True
+
+    async def cut(self) -> bool:
+        """A few answers with media break off in the middle."""
+        await self.ground.misbehave(media_cut_after=self._dice.randint(1, 150_000), times=self._dice.randint(1, 4))
+        return True
+
+    async def fill_disk(self) -> bool:
+        self.ground.fill_disk()
+        try:
+            await asyncio.sleep(self._dice.uniform(0.5, 3))
+        finally:
+            self.ground.free_disk()
+        return True
+
+
+KINDS: dict[str, Callable[[Nemesis], Awaitable[bool]]] = {
+    "kill -9 a service": Nemesis.kill,
+    "stop a service past its lease": Nemesis.zombie,
+    "SIGTERM a service": Nemesis.terminate,
+    "kill -9 a fork server": Nemesis.kill_fork_server,
+    "kill -9 a job's process": Nemesis.kill_child,
+    "FLUSHALL": Nemesis.flush_redis,
+    "kill -9 Redis": Nemesis.kill_redis,
+    "kill -9 Redis, back empty": Nemesis.empty_redis,
+    "stall Redis": Nemesis.stall_redis,
+    "roll Redis back": Nemesis.roll_back_redis,
+    "crash Postgres": Nemesis.crash_postgres,
+    "end all backends": Nemesis.end_backends,
+    "delay a link": Nemesis.delay,
+    "slice a link": Nemesis.slice,
+    "narrow a link": Nemesis.narrow,
+    "black hole": Nemesis.hole,
+    "partition from Postgres": Nemesis.partition,
+    "reset connections": Nemesis.reset,
+    "upstream refuses": Nemesis.refuse,
+    "upstream cuts": Nemesis.cut,
+    "fill disk": Nemesis.fill_disk,
+}
+# How often each comes, for a clean run.
+MIX = {
+    "kill -9 a service": 10, "stop a service past its lease": 14, "SIGTERM a service": 4, "kill -9 a fork server": 5,
+    "kill -9 a job's process": 12, "FLUSHALL": 8, "kill -9 Redis": 3, "kill -9 Redis, back empty": 4, "stall Redis": 4,
+    "roll Redis back": 8, "crash Postgres": 4, "end all backends": 5, "delay a link": 6, "slice a link": 4,
+    "narrow a link": 2, "black hole": 5, "partition from Postgres": 4, "reset connections": 10, "upstream refuses": 6,
+    "upstream cuts": 5, "fill disk": 3,
+}  # fmt: skip
