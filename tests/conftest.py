@@ -17,6 +17,7 @@ import pytest
 from aiohttp import web
 
 from tests.fakes.youtube import YouTube
+from tests.fetching import settings_for, write_slow_ffmpeg
 from tests.redises import OwnRedis
 from tests.servers import Servers
 from ytdl import app as wiring
@@ -27,6 +28,7 @@ from ytdl.api.keys import DB as DB_KEY
 from ytdl.config import Config
 from ytdl.crypto import Hasher
 from ytdl.db import DB
+from ytdl.fetcher import Fetcher
 from ytdl.kv import KV
 
 PASSWORD = "Correct-horse-9"
@@ -88,6 +90,21 @@ def youtube(youtube_server: YouTube) -> Iterator[YouTube]:
     youtube_server.behave()
     yield youtube_server
     youtube_server.behave()
+
+
+@pytest.fixture
+async def fetcher(youtube: YouTube, tmp_path: Path) -> AsyncIterator[Fetcher]:
+    """With ffmpeg, and patient with its sockets."""
+    fetcher = Fetcher(settings_for(youtube, tmp_path, socket_timeout_seconds=10.0))
+    await fetcher.start()
+    yield fetcher
+    await fetcher.stop()
+
+
+@pytest.fixture
+def slow_ffmpeg(tmp_path: Path) -> str:
+    """The path of an ffmpeg that starts and then takes its time."""
+    return write_slow_ffmpeg(tmp_path)
 
 
 @pytest.fixture

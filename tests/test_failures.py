@@ -224,7 +224,7 @@ async def test_a_video_over_the_size_limit_is_refused_before_the_transfer(youtub
 
 
 async def test_a_file_that_grows_over_the_limit_is_stopped(youtube: YouTube, tmp_path: Path) -> None:
-    youtube.misbehave(media_endless=True)
+    youtube.misbehave(media_endless=True, player_sizeless=True)
     failure = await fail_with(youtube, tmp_path, {}, file_bytes=1_000_000)
     assert failure.failure.code == "file_too_large"
     assert max(path.stat().st_size for path in (tmp_path / "attempt").iterdir()) <= 1_000_000

@@ -6,7 +6,6 @@ import logging
 import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import psutil
@@ -27,7 +26,6 @@ from tests.fetching import (
     settings_for,
     start_slowly,
     until,
-    write_slow_ffmpeg,
 )
 from ytdl.child import options
 from ytdl.child.frames import Setup
@@ -38,19 +36,6 @@ from ytdl.fetcher.forkserver import ROOT
 from ytdl.health import Health
 from ytdl.kv import KV
 from ytdl.storage import Storage
-
-
-@pytest.fixture
-async def fetcher(youtube: YouTube, tmp_path: Path) -> AsyncIterator[Fetcher]:
-    fetcher = Fetcher(settings_for(youtube, tmp_path, socket_timeout_seconds=10.0))
-    await fetcher.start()
-    yield fetcher
-    await fetcher.stop()
-
-
-@pytest.fixture
-def slow_ffmpeg(tmp_path: Path) -> str:
-    return write_slow_ffmpeg(tmp_path)
 
 
 async def test_metadata_comes_once_and_before_the_transfer(fetcher: Fetcher, youtube: YouTube, tmp_path: Path) -> None:

@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import psutil
@@ -26,24 +25,9 @@ from tests.fetching import (
     start_slowly,
     stop,
     until,
-    write_slow_ffmpeg,
 )
 from ytdl.fetcher import Fetcher, FetchFailed, Metadata, Progress, Usage
 from ytdl.fetcher.forkserver import ROOT
-
-
-@pytest.fixture
-async def fetcher(youtube: YouTube, tmp_path: Path) -> AsyncIterator[Fetcher]:
-    fetcher = Fetcher(settings_for(youtube, tmp_path, socket_timeout_seconds=10.0))
-    await fetcher.start()
-    yield fetcher
-    await fetcher.stop()
-
-
-@pytest.fixture
-def slow_ffmpeg(tmp_path: Path) -> str:
-    return write_slow_ffmpeg(tmp_path)
-
 
 SERVICE = """
 import asyncio, sys

@@ -1,7 +1,6 @@
 """What a next attempt takes over from an earlier one, and what it must not."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -17,23 +16,9 @@ from tests.fetching import (
     settings_for,
     start_slowly,
     stop,
-    write_slow_ffmpeg,
 )
 from ytdl.child.progress import Meter
 from ytdl.fetcher import Fetcher, Progress
-
-
-@pytest.fixture
-async def fetcher(youtube: YouTube, tmp_path: Path) -> AsyncIterator[Fetcher]:
-    fetcher = Fetcher(settings_for(youtube, tmp_path, socket_timeout_seconds=10.0))
-    await fetcher.start()
-    yield fetcher
-    await fetcher.stop()
-
-
-@pytest.fixture
-def slow_ffmpeg(tmp_path: Path) -> str:
-    return write_slow_ffmpeg(tmp_path)
 
 
 def media_bytes(youtube: YouTube) -> int:

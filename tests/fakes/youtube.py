@@ -45,7 +45,7 @@ from typing import Any, Self
 
 from aiohttp import web
 
-from tests.fakes.youtube_faults import Faults, parse_fault
+from tests.fakes.youtube_faults import Change, Faults, parse_fault
 from tests.fakes.youtube_log import Seen
 from tests.fakes.youtube_media import Cupboard, Media
 from tests.fakes.youtube_origin import Origin
@@ -104,10 +104,10 @@ class YouTube:
         """Switches all faults off."""
         self._faults.clear()
 
-    def media(self, video: str, itag: int) -> Media:
-        """The file that a format of a video has, for comparing: `size`, `sha256()`."""
+    def media(self, video: str, itag: int, change: Change = "") -> Media:
+        """The file that a format of a video has, or has after a change, for comparing: `size`, `sha256()`."""
         assert self._origin is not None and self._loop is not None
-        found = self._origin.films.media(find(id_of(video)), BY_ITAG[itag])
+        found = self._origin.films.media(find(id_of(video)), BY_ITAG[itag], change)
         return asyncio.run_coroutine_threadsafe(found, self._loop).result(START_SECONDS)
 
     @property

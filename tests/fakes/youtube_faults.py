@@ -9,15 +9,22 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 Place = Literal["page", "player", "media"]
-Change = Literal["", "etag", "bytes", "length", "file"]
-CHANGES = ("", "etag", "bytes", "length", "file")
+Change = Literal["", "etag", "bytes", "length", "short", "file"]
+CHANGES = ("", "etag", "bytes", "length", "short", "file")
+CHOICES = {
+    "media_change": CHANGES,
+    "media_validators": ("", "modified", "none"),  # instead of both
+    "media_ignores": ("", "if_range", "range"),
+}
 
 
 @dataclass(frozen=True)
 class Fault:
     """One misbehaviour. Zero, empty and False mean "as usual"; it touches the places whose fields it sets.
 
-    Sizes are bytes of one answer's body, times are seconds, rates are bytes a second of one connection.
+    Sizes are bytes of one answer's body, times are seconds, rates are bytes a second of one connection. A drip is a
+    byte now and then. A bomb is a small packed body that is large when unpacked: megabytes in `player_bomb`, no end
+    in `media_bomb`. Without sizes the player says nothing of any file's length.
     """
 
     video: str = "*"
@@ -29,6 +36,8 @@ class Fault:
     player_status: int = 0
     player_garbage: bool = False
     player_delay: float = 0.0
+    player_sizeless: bool = False
+    player_bomb: int = 0
     retry_after: int = 0
     media_status: int = 0
     media_delay: float = 0.0
@@ -37,6 +46,10 @@ class Fault:
     media_length_off: int = 0
     media_endless: bool = False
     media_change: Change = ""
+    media_validators: str = ""
+    media_ignores: str = ""
+    media_drip_after: int = 0
+    media_bomb: bool = False
     media_throttle: int = 0
 
     def touches(self, place: Place) -> bool:
@@ -58,8 +71,9 @@ def parse_fault(values: dict[str, Any]) -> Fault:
         if type(value) is not kinds[name] and not (kinds[name] is float and type(value) is int):
             raise ValueError(f"{name} must be {kinds[name].__name__}, not {value!r}")
     fault = Fault(**values)
-    if fault.media_change not in CHANGES:
-        raise ValueError(f"media_change must be one of {CHANGES}")
+    for name, choices in CHOICES.items():
+        if getattr(fault, name) not in choices:
+            raise ValueError(f"{name} must be one of {choices}")
     return fault
 
 

@@ -7,6 +7,7 @@ of media are `youtube_stream`'s.
 import asyncio
 import json
 import time
+import zlib
 from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -22,6 +23,7 @@ from tests.fakes.youtube_videos import BY_ITAG, PICTURE, Video, find
 LOG_LENGTH = 50_000
 PREMIERE_IN_SECONDS = 3 * 3600
 PLAYABLE = ("", "drm")
+SPACES = b" " * 2**20
 # How Google words the body of a refused API call; the extractor reads the message.
 API_ERRORS = {403: "PERMISSION_DENIED", 429: "RESOURCE_EXHAUSTED"}
 
@@ -104,12 +106,15 @@ class Origin:
             return _api_error(fault)
         if fault.player_garbage:
             return web.Response(text='{"playabilityStatus": {"sta<html>', content_type="application/json")
-        return _json(await self._describe(find(seen.video)))
+        if fault.player_bomb:
+            return _bomb(fault.player_bomb)
+        return _json(await self._describe(find(seen.video), fault.player_sizeless))
 
-    async def _describe(self, video: Video) -> dict[str, Any]:
+    async def _describe(self, video: Video, sizeless: bool) -> dict[str, Any]:
         change = self.faults.peek("media", video.id).media_change
         streams = await self.films.streams(video, change) if video.state in PLAYABLE else []
-        return replies.player(video, streams, self.premiere_at)
+        answer = replies.player(video, streams, self.premiere_at)
+        return replies.without_sizes(answer) if sizeless else answer
 
     async def _next(self, request: web.BaseRequest, seen: Seen) -> web.StreamResponse:
         seen.video = str((await _body(request)).get("videoId", ""))
@@ -138,7 +143,7 @@ class Origin:
         if form is None or form not in video.formats() or video.state not in PLAYABLE:
             return web.Response(status=403)
         media = await self.films.media(video, form, fault.media_change)
-        span = find_span(request, media)
+        span = find_span(request, media, fault)
         if span is None:
             return web.Response(status=416, headers={"Content-Range": f"bytes */{media.size}"})
         answer = open_answer(media, span, form.mime.split(";")[0], fault)
@@ -163,6 +168,13 @@ def _html(page: str) -> web.Response:
 
 def _json(answer: dict[str, Any]) -> web.Response:
     return web.json_response(answer)
+
+
+def _bomb(megabytes: int) -> web.Response:
+    packer = zlib.compressobj(9, wbits=zlib.MAX_WBITS | 16)
+    body = packer.compress(b'{"responseContext": "') + b"".join(packer.compress(SPACES) for _ in range(megabytes))
+    head = {"Content-Encoding": "gzip"}
+    return web.Response(body=body + packer.flush(), headers=head, content_type="application/json")
 
 
 def _retry_after(fault: Fault) -> dict[str, str]:

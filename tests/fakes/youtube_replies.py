@@ -5,6 +5,7 @@ Pure functions from a video to a document; nothing here knows of HTTP or of faul
 """
 
 import json
+import re
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -57,6 +58,15 @@ def player(video: Video, streams: list[Stream], premiere_at: int) -> Json:
         answer["streamingData"] = {"hlsManifestUrl": live_master_url(video.id)}
     elif streams:
         answer["streamingData"] = _streaming(video, streams)
+    return answer
+
+
+def without_sizes(answer: Json) -> Json:
+    """The same from a service that says nothing of lengths, neither in the rows nor in their addresses."""
+    streaming = answer.get("streamingData", {})
+    for row in (*streaming.get("formats", []), *streaming.get("adaptiveFormats", [])):
+        row.pop("contentLength")
+        row["url"] = re.sub(r"clen=\d+&", "", row["url"])
     return answer
 
 

@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import re
 import time
+import zlib
 from dataclasses import dataclass, replace
 from email.utils import formatdate
 
@@ -18,7 +19,8 @@ from tests.fakes.youtube_media import READ, Cupboard, Media, Recipe, lengthened,
 from tests.fakes.youtube_replies import UPLOADED_MICROSECONDS, Stream
 from tests.fakes.youtube_videos import Format, Video
 
-MODIFIED = formatdate(UPLOADED_MICROSECONDS / 1_000_000, usegmt=True)
+UPLOADED = UPLOADED_MICROSECONDS / 1_000_000
+DRIP_SECONDS = 0.25
 GROWTH = 65_536
 ENDLESS = bytes(READ)
 
@@ -54,6 +56,8 @@ class Films:
         content = self._contents[recipe]
         if change == "length":
             size = max(size, len(content)) + GROWTH
+        elif change == "short":
+            size //= 8
         media = padded(content, recipe.suffix, size)
         return replace(media, version=change and f"-{change}", twisted=change == "bytes")
 
@@ -71,10 +75,11 @@ class Span:
         return self.stop - self.start
 
 
-def find_span(request: web.BaseRequest, media: Media) -> Span | None:
+def find_span(request: web.BaseRequest, media: Media, fault: Fault) -> Span | None:
     """What `Range`, or `range=` in the address (answered with 200), asks for. None when it can't be had."""
     header, query = request.headers.get("Range"), request.query.get("range")
-    if request.headers.get("If-Range", media.etag) != media.etag:
+    condition = media.etag if fault.media_ignores == "if_range" else request.headers.get("If-Range", media.etag)
+    if condition != media.etag or fault.media_ignores == "range":
         header = None
     match = re.fullmatch(r"bytes=(\d+)-(\d*)", header) if header else None
     status = 206 if match else 200
@@ -89,14 +94,24 @@ def open_answer(media: Media, span: Span, mime: str, fault: Fault) -> web.Stream
     """The head of an answer, with the lies about its length that `fault` asks for."""
     answer = web.StreamResponse(status=200 if fault.media_endless else span.status)
     answer.content_type = mime
-    answer.headers.update({"ETag": media.etag, "Last-Modified": MODIFIED, "Accept-Ranges": "bytes"})
-    if fault.media_endless:
+    answer.headers.update({"Accept-Ranges": "bytes", **_validators(media, fault)})
+    if fault.media_bomb:
+        answer.headers["Content-Encoding"] = "gzip"
+    if fault.media_endless or fault.media_bomb:
         answer.enable_chunked_encoding()
         return answer
     answer.content_length = max(0, span.length + fault.media_length_off)
     if span.status == 206:
         answer.headers["Content-Range"] = f"bytes {span.start}-{span.stop - 1}/{media.size}"
     return answer
+
+
+def _validators(media: Media, fault: Fault) -> dict[str, str]:
+    """By what clients tell versions of a file apart, as far as this server gives it away."""
+    if fault.media_validators == "none":
+        return {}
+    modified = {"Last-Modified": formatdate(UPLOADED + 3600 * bool(media.version), usegmt=True)}
+    return modified if fault.media_validators == "modified" else {"ETag": media.etag, **modified}
 
 
 class Sender:
@@ -113,6 +128,8 @@ class Sender:
         if self.fault.media_cut_after or self.fault.media_length_off:
             self.answer.force_close()
         with contextlib.suppress(ConnectionError):
+            if self.fault.media_bomb:
+                await self._explode()
             while length := self._next_length(span):
                 at = span.start + self.seen.sent
                 await self._write(ENDLESS[:length] if at >= span.stop else media.read(at, length))
@@ -120,12 +137,20 @@ class Sender:
             # Silence on an open connection; the handler is cancelled when the client leaves.
             await asyncio.Event().wait()
 
+    async def _explode(self) -> None:
+        packer = zlib.compressobj(9, wbits=zlib.MAX_WBITS | 16)
+        while True:
+            await self._write(packer.compress(ENDLESS * 16) or b"")
+
     def _next_length(self, span: Span) -> int:
         """How much may go out now: none at the end and where the fault wants a break."""
         left = READ if self.fault.media_endless else span.length - self.seen.sent
         if self.fault.media_throttle:
             left = min(left, max(1024, self.fault.media_throttle // 10))
-        breaks = [at for at in (self.fault.media_stall_after, self.fault.media_cut_after) if at]
+        if self.fault.media_drip_after and self.seen.sent >= self.fault.media_drip_after:
+            return min(1, left)
+        fault = self.fault
+        breaks = [at for at in (fault.media_stall_after, fault.media_cut_after, fault.media_drip_after) if at]
         return min([READ, left, *(max(0, at - self.seen.sent) for at in breaks)])
 
     async def _write(self, piece: bytes) -> None:
@@ -135,7 +160,9 @@ class Sender:
         await asyncio.sleep(self._ahead())
 
     def _ahead(self) -> float:
-        """Seconds by which a throttled body is early."""
+        """Seconds by which a throttled or dripping body is early."""
+        if self.fault.media_drip_after and self.seen.sent >= self.fault.media_drip_after:
+            return DRIP_SECONDS
         if not self.fault.media_throttle:
             return 0
         return max(0, self.began + self.seen.sent / self.fault.media_throttle - time.monotonic())
