@@ -11,6 +11,7 @@ import pytest
 
 from tests.queueing import (
     ANN,
+    BEN,
     announced,
     complete,
     count,
@@ -191,3 +192,17 @@ async def claimed_when_up(jobs: Queue) -> list[int]:
             return await jobs.index.claim(5)
         await asyncio.sleep(0.1)
     raise AssertionError("Redis does not come back.")
+
+
+async def test_making_the_index_anew_leaves_nothing_of_the_old_one(db: DB, kv: KV) -> None:
+    """Of users with jobs ready, of one who has as many running as he may, and of delayed ones."""
+    jobs = Queue(db, kv, user_cap=1)
+    for user in (ANN, ANN, ANN, BEN):
+        await announced(jobs, db, user)
+    row = await submit(jobs, db)
+    await jobs.announce(row | {"run_at": row["run_at"].replace(year=row["run_at"].year + 1)})
+    assert len(await jobs.index.claim(1)) == 1
+    assert await keys(kv) > {f"u:{ANN}", f"u:{BEN}", "users", "run", "delayed"}
+    await sql(db, "DELETE FROM jobs")
+    await jobs.index.rebuild()
+    assert await keys(kv) == {"epoch"}

@@ -76,10 +76,11 @@ local function promote()
 end
 
 -- job, user, score, due in ms: the index holds it ready or delayed, unless it is leased. True when that is news.
+-- Whoever calls seats the user: once for many jobs, as a thousand of them are to take ten milliseconds at most.
 local function ensure(job, user, score, due)
   if redis.call('ZSCORE', LEASES, job) then return false end
-  local known = redis.call('HGET', JOBS, job)
-  redis.call('HSET', JOBS, job, user .. '|' .. score)
+  local entry, known = user .. '|' .. score, redis.call('HGET', JOBS, job)
+  if known ~= entry then redis.call('HSET', JOBS, job, entry) end
   if due > now then
     redis.call('ZREM', ready(user), job)
     redis.call('ZADD', DELAYED, due, job)
@@ -87,7 +88,6 @@ local function ensure(job, user, score, due)
     redis.call('ZREM', DELAYED, job)
     redis.call('ZADD', ready(user), score, job)
   end
-  seat(user)
   return not known
 end
 
@@ -120,10 +120,12 @@ end
 
 -- (job, user, score, due)* -> how many the index did not know
 function moves.ensure(...)
-  local rows, news = { ... }, 0
+  local rows, news, users = { ... }, 0, {}
   for i = 1, #rows, 4 do
+    users[rows[i + 1]] = true
     if ensure(rows[i], rows[i + 1], rows[i + 2], tonumber(rows[i + 3])) then news = news + 1 end
   end
+  for user in pairs(users) do seat(user) end
   return news
 end
 
@@ -158,8 +160,10 @@ function moves.rank(job)
 end
 
 if op == 'reset' then
-  for _, entry in ipairs(redis.call('HVALS', JOBS)) do redis.call('DEL', ready((split(entry)))) end
-  redis.call('DEL', JOBS, USERS, TURNS, TURN, DELAYED, LEASES, RUN)
+  -- Who has jobs ready is seated, or else has some running. Freeing what may be large is left to another thread.
+  for _, user in ipairs(redis.call('ZRANGE', USERS, 0, -1)) do redis.call('UNLINK', ready(user)) end
+  for _, user in ipairs(redis.call('HKEYS', RUN)) do redis.call('UNLINK', ready(user)) end
+  redis.call('UNLINK', JOBS, USERS, TURNS, TURN, DELAYED, LEASES, RUN)
   redis.call('SET', EPOCH, epoch)
   return 'OK'
 end
