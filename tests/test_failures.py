@@ -103,7 +103,7 @@ FAULTS: list[tuple[dict[str, Any], str]] = [
     ({"media_status": 503}, "upstream_error"),
     ({"media_cut_after": 2000}, "upstream_truncated"),
     ({"media_stall_after": 2000}, "upstream_stalled"),
-    ({"media_length_off": 5000}, "upstream_truncated"),
+    ({"media_length_off": -5000}, "upstream_truncated"),
 ]
 
 
@@ -230,6 +230,22 @@ async def test_a_file_that_grows_over_the_limit_is_stopped(youtube: YouTube, tmp
     assert max(path.stat().st_size for path in (tmp_path / "attempt").iterdir()) <= 1_000_000
 
 
+async def test_a_body_that_never_ends_is_stopped_where_the_file_should_end(youtube: YouTube, tmp_path: Path) -> None:
+    youtube.misbehave(media_endless=True)
+    failure = await fail_with(youtube, tmp_path, {})
+    assert failure.failure.code == "upstream_error"
+    assert failure.usage.disk_bytes < 2_000_000
+
+
+async def test_a_head_that_announces_too_much_is_no_reason_to_throw_away_all_the_bytes(
+    fetcher: Fetcher, youtube: YouTube, tmp_path: Path
+) -> None:
+    expected, _, _ = await fetch(fetcher, order_for(youtube, tmp_path / "fresh"))
+    youtube.misbehave(media_length_off=5000)
+    done, _, _ = await fetch(fetcher, order_for(youtube, tmp_path))
+    assert done.sha256 == expected.sha256
+
+
 async def test_ffmpeg_is_held_to_the_size_limit_too(youtube: YouTube, tmp_path: Path) -> None:
     limit = 500_000  # the sound as fetched fits, as WAV it does not
     failure = await fail_with(youtube, tmp_path, {"wanted": "wav"}, file_bytes=limit)
@@ -292,7 +308,7 @@ async def test_an_unknown_code_of_a_child_becomes_internal() -> None:
 
 @pytest.mark.parametrize(("asked", "least"), [(None, 300), (5.0, 300), (900.0, 900)])
 async def test_the_least_wait_is_the_longer_of_the_sites_and_the_tables(asked: float | None, least: float) -> None:
-    assert judge(Fault("rate_limited", "x", asked)).retry_after_seconds == least
+    assert judge(Fault("not_yet_available", "x", asked)).retry_after_seconds == least
     assert judge(Fault("network_error", "x")).retry_after_seconds is None
 
 

@@ -3,13 +3,18 @@
 Each fork has its own copy, so what a job sets on it (progress, cookies, notes) is its own.
 """
 
+import contextlib
+import ssl
 import sys
 from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+import certifi
 import yt_dlp
-from yt_dlp.networking.exceptions import HTTPError
+from yt_dlp.cookies import YoutubeDLCookieJar
+from yt_dlp.networking import Request
+from yt_dlp.networking.exceptions import HTTPError, RequestError
 
 from ytdl.child import options
 from ytdl.child.errors import Refused, retry_after
@@ -40,36 +45,49 @@ class Notes:
 
 
 class Client(yt_dlp.YoutubeDL):  # type: ignore[misc]  # published without types
-    """yt-dlp that shows what it reads in answers and does not pass on: `Retry-After` and `ETag`."""
+    """yt-dlp that shows what it reads in answers and does not pass on: `Retry-After`."""
 
     def __init__(self, setup: Setup, logger: Any = None) -> None:
         self.notes = Notes()
         self.on_progress: Callable[[dict[str, Any]], None] | None = None
-        self.on_etag: Callable[[str], None] | None = None
         self.asked_to_wait: float | None = None
+        # yt-dlp's own list of authorities, or with one given to the fork server the system's.
+        self.tls = ssl.create_default_context(cafile=None if setup.trust_system_certificates else certifi.where())
         super().__init__(options.build(setup, logger or self.notes, self._pass_progress))
 
     def use_cookies(self, path: str | None) -> None:
         """Read the operator's cookies into this process; Refused when they cannot be used."""
+        if not path:
+            return
         try:
-            self.params["cookiefile"] = options.copy_cookies(path)
-            len(self.cookiejar)  # parsed now, so that a broken file is not mistaken for something else
+            given = YoutubeDLCookieJar(options.copy_cookies(path))
+            given.load()
         except (OSError, UnicodeDecodeError) as error:
             raise Refused("cookies_invalid", "The server's cookie file cannot be read.") from error
+        for cookie in given:
+            self.cookiejar.set_cookie(cookie)
+
+    def use_proxy(self, proxy: str) -> None:
+        """All that this process asks for goes out there; what the first request had made for another way is dropped."""
+        self.params["proxy"] = proxy
+        for made in ("proxies", "_request_director"):
+            self.__dict__.pop(made, None)
 
     def load_cookies(self, cookies: str) -> None:
         """Take over what the extraction, in another process, was given for a stream."""
         self._load_cookies(cookies, autoscope=False)
 
+    def warm_up(self, refusing: str) -> None:
+        """Make what every first request makes, certificates included, by one to an address that refuses at once."""
+        with contextlib.suppress(RequestError):
+            self.urlopen(Request(refusing, proxies={"all": None}))
+
     def urlopen(self, req: Any) -> Any:
         try:
-            answer = super().urlopen(req)
+            return super().urlopen(req)
         except HTTPError as error:
-            self.asked_to_wait = retry_after(error)
+            self.asked_to_wait = retry_after(error.response.headers)
             raise
-        if self.on_etag and (etag := answer.headers.get("ETag")):
-            self.on_etag(etag)
-        return answer
 
     def _pass_progress(self, status: dict[str, Any]) -> None:
         if self.on_progress:

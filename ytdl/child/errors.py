@@ -8,6 +8,7 @@ import errno
 import re
 import time
 from collections.abc import Sequence
+from email.message import Message
 from email.utils import parsedate_to_datetime
 
 from yt_dlp.cookies import CookieLoadError
@@ -175,7 +176,7 @@ def _cause(error: BaseException) -> BaseException:
 
 def _by_kind(error: BaseException) -> tuple[str, float | None] | None:
     if isinstance(error, HTTPError):
-        return _by_status(error), retry_after(error)
+        return _by_status(error), retry_after(error.response.headers)
     kinds: list[tuple[type[BaseException], str]] = [
         (GeoRestrictedError, "geo_blocked"),
         (UserNotLive, "not_yet_available"),
@@ -205,9 +206,9 @@ def _by_status(error: HTTPError) -> str:
     return "upstream_forbidden" if error.status in (401, 403) else "upstream_error"
 
 
-def retry_after(error: HTTPError) -> float | None:
+def retry_after(headers: Message) -> float | None:
     """Seconds named by `Retry-After`, as a number or as a date; None when absent or senseless."""
-    value = error.response.headers.get("Retry-After")
+    value = headers.get("Retry-After")
     if not value:
         return None
     try:

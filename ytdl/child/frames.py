@@ -17,7 +17,8 @@ class Order(msgspec.Struct, frozen=True):
     """Everything one job needs to know. No text of a user reaches an option of yt-dlp through it.
 
     `url` is canonical, made by our own parser. `earlier_dirs` are folders of earlier attempts at the same
-    download, newest first; a folder whose writer may still live is left alone.
+    download, newest first; a folder whose writer may still live is left alone. `proxy` is the way out that this
+    job keeps to, from first to last; without it that of the setup.
     """
 
     job: str
@@ -27,6 +28,7 @@ class Order(msgspec.Struct, frozen=True):
     work_dir: str
     earlier_dirs: list[str] = []
     embed_metadata: bool = False
+    proxy: str | None = None
 
 
 class Metadata(msgspec.Struct, frozen=True, tag="metadata"):

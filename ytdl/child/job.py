@@ -7,7 +7,6 @@ import os
 import re
 import traceback
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import msgspec
@@ -20,8 +19,10 @@ from ytdl.child.errors import Refused, last_known
 from ytdl.child.formats import Choice, Stream, smaller_side
 from ytdl.child.frames import Frame, Metadata, Order, Setup, pack
 from ytdl.child.guard import Guard
-from ytdl.child.partials import Folder, name_of
+from ytdl.child.origin import Origin, can_fetch
+from ytdl.child.partials import Folder, is_one_file, name_of
 from ytdl.child.progress import Meter
+from ytdl.child.transfer import Transfer
 from ytdl.child.values import number, text, whole
 
 MAX_TITLE = 500
@@ -43,6 +44,9 @@ def perform(order: Order, setup: Setup, client: Client, frames: int, go: int) ->
     guard: Guard | None = None
     meter = Meter(send)
     try:
+        if order.proxy and order.proxy != setup.proxy:
+            setup = msgspec.structs.replace(setup, proxy=order.proxy)
+            client.use_proxy(order.proxy)
         confine.limit(setup, order.job)
         folder = Folder(order.work_dir)  # before the rules, since folders above it may have to be made
         os.chdir(folder.path)
@@ -69,6 +73,7 @@ class _Job:
         self._send = send
         self._meter = meter
         self._folder = folder
+        self._origin = Origin(client.tls, setup.proxy, setup.socket_timeout_seconds)
 
     def run(self, plan: extract.Plan, go: int) -> None:
         info, choice = plan.info, plan.choice
@@ -97,24 +102,28 @@ class _Job:
 
     def _transfer(self, info: Info, stream: Stream, index: int, resumed: int) -> int:
         """Fetch one stream; how many of the bytes that were here already stayed."""
-        name = name_of(stream)
         self._meter.fetch(index, resumed)
-        headers = dict(stream.get("http_headers") or {})
-        if resumed and (etag := self._folder.etag_of(name)):
-            headers["If-Range"] = etag
-        self._client.on_etag = partial(self._folder.keep_etag, name)
+        if not is_one_file(stream) or not can_fetch(stream["url"], self._setup.proxy):
+            self._transfer_by_yt_dlp(info, stream)
+            return 0
+        transfer = Transfer(stream, self._origin, self._folder, self._meter)
+        transfer.run()
+        return transfer.kept
+
+    def _transfer_by_yt_dlp(self, info: Info, stream: Stream) -> None:
+        """What comes in pieces, or over a way that only yt-dlp knows; always from the start."""
+        name = name_of(stream)
+        self._folder.drop(name)
+        self._meter.fetch(self._meter.current, 0)
         if cookies := stream.get("cookies"):
             self._client.load_cookies(cookies)
-        success, _ = self._download(name, {**info, **stream, "http_headers": headers})
-        self._client.on_etag = None
-        size = self._folder.size(name)
+        success, _ = self._download(name, {**info, **stream})
         if not success or not (self._folder.path / name).is_file():
             code, _ = last_known(self._client.notes.warnings)
             raise Refused(code or "upstream_error", "The transfer did not complete.")
+        size = self._folder.size(name)
         if (expected := whole(stream.get("filesize"))) and size != expected:
-            self._folder.forget()
             raise Refused("upstream_truncated", f"{size} of {expected} bytes came.")
-        return resumed if self._meter.lowest[index] > resumed else 0
 
     def _download(self, name: str, stream: Stream) -> tuple[bool, bool]:
         try:

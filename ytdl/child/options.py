@@ -81,9 +81,9 @@ def _take_last(context: dict[str, Any]) -> Any:
     return iter(context["formats"][-1:])
 
 
-def copy_cookies(path: str | None) -> io.StringIO | None:
+def copy_cookies(path: str) -> io.StringIO:
     """The operator's cookies as a private copy in memory: yt-dlp rewrites what it is given."""
-    return io.StringIO(Path(path).read_text()) if path else None
+    return io.StringIO(Path(path).read_text())
 
 
 def parse_extractor_args(text: str) -> dict[str, dict[str, list[str]]]:

@@ -50,11 +50,12 @@ class Folder:
         etag = (_read_note(self.path / (name + NOTE)) or {}).get("etag")
         return etag if isinstance(etag, str) else None
 
-    def keep_etag(self, name: str, etag: str) -> None:
+    def keep_etag(self, name: str, etag: str | None) -> None:
         """Note a strong entity tag, so that a later attempt can ask for the rest of the same bytes only."""
         note = _read_note(self.path / (name + NOTE))
-        if note is not None and etag.startswith('"'):
-            self._write_note(name, note | {"etag": etag})
+        strong = etag if etag and etag.startswith('"') else None
+        if note is not None and note.get("etag") != strong:
+            self._write_note(name, note | {"etag": strong})
 
     def _write_note(self, name: str, note: dict[str, Any]) -> None:
         fresh = self.path / (name + NOTE + ".new")
@@ -89,6 +90,11 @@ class Folder:
         source.rename(self.path / source.name)
         return True
 
+    def drop(self, name: str) -> None:
+        """Remove what is here of a stream."""
+        for candidate in (name, name + PART):
+            (self.path / candidate).unlink(missing_ok=True)
+
     def forget(self) -> None:
         """Make nothing here usable for a later attempt: what was fetched proved to be faulty."""
         for note in self.path.glob("*" + NOTE):
@@ -116,12 +122,17 @@ def name_of(stream: Stream) -> str:
     return f"{re.sub(r'[^A-Za-z0-9_-]', '_', str(stream['format_id']))[:60]}.{ext if ext.isalnum() else 'bin'}"
 
 
+def is_one_file(stream: Stream) -> bool:
+    """Whether a stream lies behind one address, and not in pieces behind many."""
+    return stream.get("protocol", "https") in ("https", "http") and not stream.get("fragments")
+
+
 def identify(video_id: str, stream: Stream) -> dict[str, Any] | None:
     """What makes two fetches of a stream the same bytes; None when the site says too little to be sure."""
     query = parse_qs(urlsplit(stream.get("url", "")).query)
     size = whole(stream.get("filesize"))
     version = [query.get(key, [""])[0] for key in ("clen", "lmt", "etag")]
-    if stream.get("protocol", "https") not in ("https", "http") or not size:
+    if not is_one_file(stream) or not size:
         return None
     return {
         "video": video_id,

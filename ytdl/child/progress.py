@@ -38,7 +38,7 @@ class Meter:
         """Least bytes reported while each stream grew; not over what it began with: fetched anew."""
         self.fetched_bytes = 0
         """Transferred by this attempt over all streams, what had to come twice included."""
-        self._current = 0
+        self.current = 0
         self._moments: deque[tuple[float, int]] = deque()
 
     def begin(self, stage: Stage) -> None:
@@ -72,14 +72,14 @@ class Meter:
 
     def fetch(self, index: int, resumed: int) -> None:
         """Stream `index` begins, with `resumed` bytes of it already here."""
-        self._current = index
+        self.current = index
         self._bytes[index] = resumed
         self._moments.clear()
         self._emit()
 
     def on_hook(self, status: dict[str, Any]) -> None:
         """yt-dlp's progress hook, for the stream that `fetch` named."""
-        index = self._current
+        index = self.current
         total = status.get("total_bytes") or status.get("total_bytes_estimate")
         if total and not self._sizes[index]:
             self._weights[index] = max(float(total), 1.0)
@@ -90,6 +90,18 @@ class Meter:
         if status["status"] == "finished":
             self._weights[index] = float(max(self._bytes[index], 1))
         self._emit()
+
+    def moved(self, done: int, *, final: bool = False) -> None:
+        """`done` bytes of the stream that `fetch` named are here; `final` when that is all of it."""
+        index = self.current
+        self._count(index, done, in_pieces=False)
+        if final:
+            self._weights[index] = float(max(done, 1))
+        self._emit()
+
+    def fetched_again(self, count: int) -> None:
+        """Bytes that came although they are here already, to be compared with them."""
+        self.fetched_bytes += count
 
     def _count(self, index: int, done: int, in_pieces: bool) -> None:
         """A stream that falls back began anew from nothing; one in pieces has only given up its latest piece."""

@@ -21,6 +21,7 @@ from ytdl.child.frames import Setup
 
 REFUSING_PROXY = "http://127.0.0.1:9"
 """Connections to the discard port are refused at once, so the warm-up ends without leaving the machine."""
+REFUSING_URL = "https://127.0.0.1:9/"
 WARM_UP_URL = "https://www.youtube.com/watch?v=AAAAAAAAAAA"
 
 
@@ -77,6 +78,7 @@ def up(setup: Setup) -> tuple[Client, dict[str, Any]]:
     _extract_nothing(setup)
     client = Client(setup)
     client.get_info_extractor("Youtube")
+    client.warm_up(REFUSING_URL)
     tools = find_tools(setup.deno)
     if threading.active_count() != 1:
         raise RuntimeError(f"the fork server has threads: {threading.enumerate()}")
