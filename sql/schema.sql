@@ -95,6 +95,32 @@ CREATE TABLE public.downloads (
     CONSTRAINT downloads_status_known CHECK ((status = ANY (ARRAY['queued'::text, 'downloading'::text, 'processing'::text, 'uploading'::text, 'completed'::text, 'failed'::text, 'cancelled'::text, 'expired'::text])))
 );
 
+CREATE TABLE public.egress_lanes (
+    name text NOT NULL,
+    state text DEFAULT 'open'::text NOT NULL,
+    reason text,
+    paused_until timestamp with time zone,
+    pauses integer DEFAULT 0 NOT NULL,
+    probe bigint DEFAULT 0 NOT NULL,
+    probe_until timestamp with time zone,
+    tokens double precision NOT NULL,
+    refilled_at timestamp with time zone DEFAULT now() NOT NULL,
+    changed_at timestamp with time zone DEFAULT now() NOT NULL,
+    seen_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT egress_lanes_pause_has_an_end CHECK (((state = 'paused'::text) = (paused_until IS NOT NULL))),
+    CONSTRAINT egress_lanes_probe_has_an_end CHECK (((state = 'probing'::text) = (probe_until IS NOT NULL))),
+    CONSTRAINT egress_lanes_state_known CHECK ((state = ANY (ARRAY['open'::text, 'paused'::text, 'probing'::text])))
+);
+
+CREATE VIEW public.egress AS
+ SELECT COALESCE(bool_and((state <> 'open'::text)), false) AS paused,
+        CASE
+            WHEN (NOT bool_or((state = 'probing'::text))) THEN NULLIF(GREATEST(min(paused_until), now()), now())
+            ELSE NULL::timestamp with time zone
+        END AS until
+   FROM public.egress_lanes
+  WHERE (seen_at > (now() - '00:01:00'::interval));
+
 CREATE TABLE public.idempotency_keys (
     user_id uuid NOT NULL,
     key text NOT NULL,
@@ -226,6 +252,9 @@ ALTER TABLE ONLY public.download_logs
 
 ALTER TABLE ONLY public.downloads
     ADD CONSTRAINT downloads_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY public.egress_lanes
+    ADD CONSTRAINT egress_lanes_pkey PRIMARY KEY (name);
 
 ALTER TABLE ONLY public.idempotency_keys
     ADD CONSTRAINT idempotency_keys_pkey PRIMARY KEY (user_id, key);

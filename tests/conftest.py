@@ -119,6 +119,9 @@ def config(database_url: str, redis_url: str, tmp_path: Path) -> Config:
         jwt_secret_key=SECRET,
         admin_password=PASSWORD,
         download_concurrency=0,
+        egress_starts_per_minute=60_000,
+        egress_burst=1000,
+        egress_pause_seconds=1.0,
     )
 
 

@@ -6,6 +6,7 @@ from uuid import UUID, uuid4
 
 import psycopg
 from prometheus_client import Counter as Metric
+from prometheus_client import Gauge
 
 from ytdl.db import DB, Row
 from ytdl.kv import KV
@@ -100,7 +101,7 @@ async def history(db: DB, id: int) -> list[tuple[str, int]]:
     return [(e, f) for e, f in await sql(db, "SELECT event, fence FROM job_events WHERE job_id = %s ORDER BY seq", id)]
 
 
-def count(metric: Metric, **labels: str) -> float:
+def count(metric: Metric | Gauge, **labels: str) -> float:
     return float((metric.labels(**labels) if labels else metric)._value.get())
 
 

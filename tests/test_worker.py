@@ -112,7 +112,6 @@ async def eventually(holds: Callable[[], bool], seconds: float = 5.0) -> None:
 # Faults upstream: name, what the stand-in does, and which code the first attempt shows.
 TRANSIENT = {
     "forbidden": ({"media_status": 403}, "upstream_forbidden"),
-    "too many": ({"media_status": 429}, "rate_limited"),
     "broken": ({"media_status": 503}, "upstream_error"),
     "stalled": ({"media_stall_after": 40_000}, "upstream_stalled"),
     "cut": ({"media_cut_after": 40_000}, "upstream_truncated"),

@@ -18,9 +18,10 @@ from ytdl.api import http, openapi
 from ytdl.api.keys import AUTH, CONFIG, DB, DOWNLOADS, EVENTS, FIRST_PASSWORD, HASHER, HEALTH, KV, OPENAPI, WORKER
 from ytdl.attempts import Attempts
 from ytdl.auth import Auth
-from ytdl.config import Config
+from ytdl.config import Config, proxies_of
 from ytdl.crypto import Hasher
 from ytdl.downloads import Downloads
+from ytdl.egress import Egress, lanes_of
 from ytdl.events import Events
 from ytdl.fetcher import Fetcher, Settings, find_ffmpeg
 from ytdl.health import Health
@@ -110,7 +111,16 @@ async def _start(app: web.Application, stack: AsyncExitStack) -> None:
         # The data folder is locked, so whoever held a lease is dead: no need to wait for it to run out.
         await queue.disown()
     app[DOWNLOADS] = Downloads(db, queue, events, storage, max_attempts=config.download_max_attempts)
-    worker = app[WORKER] = Worker(config, queue, Attempts(db, queue, events), fetcher, storage, events)
+    egress = Egress(
+        db,
+        lanes_of(proxies_of(config.outbound_proxy), cookies=bool(config.ytdlp_cookies_file)),
+        starts_per_minute=config.egress_starts_per_minute,
+        burst=config.egress_burst,
+        pause_seconds=config.egress_pause_seconds,
+    )
+    if config.download_concurrency:
+        await egress.open()
+    worker = app[WORKER] = Worker(config, queue, Attempts(db, queue, events), egress, fetcher, storage, events)
     await worker.start()
     stack.push_async_callback(worker.drain)
     health = app[HEALTH] = Health(config, db, kv, storage, fetcher if config.download_concurrency else None)
@@ -147,7 +157,8 @@ def _fetcher_settings(config: Config) -> Settings:
     return Settings(
         runtime_dir=config.data_dir.resolve() / "runtime",
         ffmpeg=find_ffmpeg(),
-        proxy=config.outbound_proxy or None,
+        # A job is told which one; without that it must not go out past all of them.
+        proxy=next(iter(proxies_of(config.outbound_proxy)), None),
         ca_file=config.outbound_ca_file or None,
         allowed_extractors=config.allowed_extractors,
         allowed_networks=config.allowed_private_networks,

@@ -20,6 +20,7 @@ import psycopg.conninfo
 HIDDEN = "********"
 # Values that stand in documentation; a server that signs with one of them can be entered by anyone.
 SAMPLE_SECRETS = frozenset({"your-secret-key", "your-secret-key-here", "changeme", "change-me", "secret", "password"})
+PROXIES = ("http://", "https://", "socks4://", "socks4a://", "socks5://", "socks5h://")
 TRUE, FALSE = frozenset({"1", "true", "yes", "on"}), frozenset({"0", "false", "no", "off"})
 
 
@@ -66,12 +67,15 @@ class Config:
     download_max_bytes: int = setting(20 * 2**30, "Largest file, in bytes.", section="Downloads", least=1)
     download_min_free_bytes: int = setting(256 * 2**20, "Free space in DATA_DIR below which no job is started, in bytes.", section="Downloads", least=0)
     drain_seconds: float = setting(25.0, "How long running jobs may go on after SIGTERM before they are handed back.", section="Downloads", least=0)
-    outbound_proxy: str = setting("", "Proxy for everything that yt-dlp fetches.", section="Outbound", secret=True)
+    outbound_proxy: str = setting("", "Proxy for everything that yt-dlp fetches; several, separated by commas, share the downloads, each download keeping to one. A comma in a password is written %2C.", section="Outbound", secret=True)
     outbound_ca_file: str = setting("", "Certificate authority to trust there.", section="Outbound")
     allowed_extractors: tuple[str, ...] = setting(("youtube",), "Sites that may be fetched from; only youtube so far.", section="Outbound")
     allowed_private_networks: tuple[str, ...] = setting((), "Networks that are fetched from although they are not public, separated by commas.", section="Outbound")
     ytdlp_extractor_args: str = setting("", "Arguments for yt-dlp's extractors, as on its command line; they may hold tokens.", section="Outbound", secret=True)
     ytdlp_cookies_file: str = setting("", "Cookies in Netscape form for yt-dlp; each job gets a private copy.", section="Outbound")
+    egress_starts_per_minute: float = setting(120.0, "Attempts that may start on each proxy in a minute, over all processes.", section="Outbound", least=0.1)
+    egress_burst: int = setting(60, "Attempts that may start at once on a proxy that has been idle.", section="Outbound", least=1)
+    egress_pause_seconds: float = setting(60.0, "How long a proxy is left alone after a bot check or a 429; doubles with each failed probe, up to an hour.", section="Outbound", least=0.1)
     metrics_collection_interval: float = setting(15.0, "Seconds between two refreshes of the gauges.", section="Observability", least=0.1)
 
     # fmt: on
@@ -168,7 +172,7 @@ def _combined(c: Config) -> list[str]:
         (bool(c.public_url) and not c.public_url.startswith(("http://", "https://")), "PUBLIC_URL must begin with http:// or https://."),
         (bool(c.outbound_ca_file) and not Path(c.outbound_ca_file).is_file(), "OUTBOUND_CA_FILE names a file that is not there."),
         (bool(c.ytdlp_cookies_file) and not Path(c.ytdlp_cookies_file).is_file(), "YTDLP_COOKIES_FILE names a file that is not there."),
-        (bool(c.outbound_proxy) and not c.outbound_proxy.startswith(("http://", "https://", "socks4://", "socks4a://", "socks5://", "socks5h://")), "OUTBOUND_PROXY must begin with http://, https:// or socks5://."),
+        (bool(c.outbound_proxy) and not _are_proxies(c.outbound_proxy), "OUTBOUND_PROXY must begin with http://, https:// or socks5://."),
         (bool(c.ytdlp_extractor_args) and not re.fullmatch(r"(\w[\w-]*:\S.*=.*)", c.ytdlp_extractor_args), "YTDLP_EXTRACTOR_ARGS must look like youtube:name=value;name=value."),
         (c.allowed_extractors != ("youtube",), "ALLOWED_EXTRACTORS must be youtube; other sites cannot be opened yet."),
     )
@@ -192,7 +196,7 @@ def _addresses(c: Config) -> list[tuple[str, str, Callable[[str], bool]]]:
     return [
         ("DATABASE_URL", c.database_url, _postgres_address),
         ("REDIS_URL", c.redis_url, _address),
-        ("OUTBOUND_PROXY", c.outbound_proxy, _address),
+        ("OUTBOUND_PROXY", c.outbound_proxy, lambda text: all(map(_address, proxies_of(text)))),
         ("PUBLIC_URL", c.public_url, _address),
     ]
 
@@ -202,6 +206,17 @@ def _postgres_address(text: str) -> bool:
         return bool(psycopg.conninfo.conninfo_to_dict(text))
     except psycopg.ProgrammingError:
         return False
+
+
+def proxies_of(text: str) -> tuple[str, ...]:
+    """The addresses in OUTBOUND_PROXY."""
+    return tuple(proxy.strip() for proxy in text.split(",") if proxy.strip())
+
+
+def _are_proxies(text: str) -> bool:
+    """Commas alone are none: whoever set something must not go out without a proxy."""
+    proxies = proxies_of(text)
+    return bool(proxies) and all(proxy.startswith(PROXIES) for proxy in proxies)
 
 
 def _address(text: str) -> bool:

@@ -98,10 +98,20 @@ queue_stale = _counter("ytdl_queue_stale_total", "Members of the index that Post
 # worker
 worker_slots = _gauge("ytdl_worker_slots", "Jobs this process may run at once.")
 worker_running = _gauge("ytdl_worker_running", "Jobs this process runs now.")
-WORKER_LOOPS = ("claim", "beat", "report", "record", "reap", "reconcile", "sweep", "sample", "listen")
+WORKER_LOOPS = ("claim", "beat", "report", "record", "reap", "reconcile", "sweep", "sample", "listen", "lanes")
 worker_loop_errors = _counter("ytdl_worker_loop_errors_total", "Rounds of a background loop that failed.", loop=WORKER_LOOPS)
 worker_loop_last_success = _gauge("ytdl_worker_loop_last_success_timestamp_seconds", "When a background loop last did its round.", loop=WORKER_LOOPS)
 worker_swept = _counter("ytdl_worker_swept_total", "Leftover folders and files removed.", what=("work", "media"))
+
+# egress: a lane is a proxy and the cookies that go with it; their names are made from the settings at start.
+LANE_STATES = ("open", "paused", "probing")
+egress_lane_state = _gauge("ytdl_egress_lane_state", "1 for the state that a lane is in.", lane=(), state=LANE_STATES)
+egress_paused_until = _gauge("ytdl_egress_paused_until_timestamp_seconds", "When a paused lane is tried again; 0 while it is not paused.", lane=())
+egress_paused_seconds = _counter("ytdl_egress_paused_seconds_total", "Time that a lane was not open, as this process saw it.", lane=())
+egress_pauses = _counter("ytdl_egress_pauses_total", "Times this process paused a lane, by what the site had answered.", lane=(), reason=())
+egress_probes = _counter("ytdl_egress_probes_total", "Attempts that a lane's opening depended on, by how they ended.", lane=(), outcome=())
+egress_starts = _counter("ytdl_egress_starts_total", "Attempts started on a lane.", lane=())
+egress_tokens = _gauge("ytdl_egress_tokens", "Attempts that may start on a lane at once.", lane=())
 
 # fetcher
 fetcher_restarts = _counter("ytdl_fetcher_restarts_total", "Times the fork server was started again.")

@@ -78,6 +78,10 @@ class Index:
         self._epoch = ""
         self._rejoining = asyncio.Lock()
 
+    async def ready(self, n: int) -> int:
+        """How many jobs `claim(n)` would take just now."""
+        return int(await self._call("ready", n))
+
     async def claim(self, n: int) -> list[int]:
         return [int(job) for job in await self._call("claim", n, self._lease_ms)]
 

@@ -34,8 +34,9 @@ REASONS: dict[str, Reason] = {
     "file_too_large": Reason(False, "Choose a lower quality: the file is over this server's limit."),
     "address_forbidden": Reason(False, "The site points to an address that is closed to downloads."),
     # The site and the way to it: later often works.
-    "bot_check": Reason(True, "The site doubts that this server is a person; it is tried again later.", 600),
-    "rate_limited": Reason(True, "The site asks this server to slow down; it is tried again later.", 300),
+    # How long these two wait is for the lane that met them to say, and no less than the site asks for.
+    "bot_check": Reason(True, "The site doubts that this server is a person; it is tried again later."),
+    "rate_limited": Reason(True, "The site asks this server to slow down; it is tried again later."),
     "upstream_forbidden": Reason(True, "The site refused the file; fresh addresses are asked for.", 10),
     "upstream_error": Reason(True, "The site failed to answer properly; it is tried again."),
     "upstream_stalled": Reason(True, "The site stopped sending; the download goes on from where it stopped."),

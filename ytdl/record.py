@@ -137,8 +137,8 @@ class Page(msgspec.Struct, frozen=True):
     next_cursor: str | None
 
 
-def view(row: Row, *, position: int | None = None, deduplicated: bool = False) -> Download:
-    """A row of `downloads` with its job's figures, as users see it."""
+def view(row: Row, *, position: int | None = None, deduplicated: bool = False, disk_full: bool = False) -> Download:
+    """A row of `downloads` with its job's figures, as users see it. `disk_full` is why nothing is leased just now."""
     values = {name: row[name] for name in Download.__struct_fields__ if name in row}
     values |= {
         "progress": Progress(
@@ -155,7 +155,7 @@ def view(row: Row, *, position: int | None = None, deduplicated: bool = False) -
         "max_attempts": row["max_tries"],
         "next_attempt_at": row["run_at"] if row["job_state"] == "retry_wait" else None,
         "queue_position": position,
-        "waiting": waiting_of(row),
+        "waiting": waiting_of(row, disk_full=disk_full),
         "drive": None,
         "parent_id": None,
         "deduplicated": deduplicated,
@@ -163,11 +163,16 @@ def view(row: Row, *, position: int | None = None, deduplicated: bool = False) -
     return Download(**values)
 
 
-def waiting_of(row: Row) -> Waiting | None:
-    """Null unless the job is queued: one that waits for its retry says so in its error and `next_attempt_at`."""
-    if row["job_state"] != "queued" or row["waiting"] is None:
+def waiting_of(row: Row, *, disk_full: bool) -> Waiting | None:
+    """What keeps the job from its turn. A retry that is not due says so in its error and `next_attempt_at`."""
+    if row["job_state"] == "queued" and (disk_full or row["waiting"] == "disk"):
+        return Waiting(*WAITS["disk"], row["run_at"] if row["waiting"] == "disk" else None)
+    if row["job_state"] not in ("queued", "retry_wait"):
         return None
-    return Waiting(*WAITS[row["waiting"]], row["run_at"])
+    put_off = row["run_at"] if row["waiting"] == "egress" and row["early"] else None
+    if not row["egress_paused"] and put_off is None:
+        return None
+    return Waiting(*WAITS["egress"], max(filter(None, (put_off, row["egress_until"])), default=None))
 
 
 def file_of(row: Row) -> File:

@@ -18,6 +18,7 @@ import msgspec
 from ytdl import errors, log, loops, metrics, storage
 from ytdl.attempts import Attempts, Started
 from ytdl.config import Config
+from ytdl.egress import LOOK_SECONDS, MOST_DEFERRALS, Egress, Permit
 from ytdl.events import Events
 from ytdl.fetcher import Done, Failed, Fetcher, FetchFailed, Metadata, Order, Progress, Stopped, Usage
 from ytdl.queue import Queue
@@ -33,10 +34,13 @@ Why = Literal["cancel", "lost", "drain"]
 
 
 class Run:
-    """One attempt in this process. `why` is set once, by the first who wants it stopped."""
+    """One attempt in this process. `why` is set once, by the first who wants it stopped; `heard` is whether the site
+    has told about the video."""
 
-    def __init__(self, started: Started) -> None:
+    def __init__(self, started: Started, permit: Permit) -> None:
         self.started = started
+        self.permit = permit
+        self.heard = False
         self.task: asyncio.Task[None] | None = None
         self.fetching = False
         self.told = False
@@ -63,6 +67,7 @@ class Run:
         """Keeps the newest of each kind; percent never falls, whatever an earlier attempt had reached."""
         if isinstance(frame, Metadata):
             self.video = frame
+            self.heard = True
             return
         self._floor = max(self._floor, min(frame.percent, 99.9))
         self.latest = msgspec.structs.replace(frame, percent=self._floor)
@@ -70,11 +75,19 @@ class Run:
 
 class Worker:
     def __init__(
-        self, config: Config, queue: Queue, attempts: Attempts, fetcher: Fetcher, storage: Storage, events: Events
+        self,
+        config: Config,
+        queue: Queue,
+        attempts: Attempts,
+        egress: Egress,
+        fetcher: Fetcher,
+        storage: Storage,
+        events: Events,
     ) -> None:
         self._config = config
         self._queue = queue
         self._attempts = attempts
+        self._egress = egress
         self._fetcher = fetcher
         self._storage = storage
         self._events = events
@@ -105,6 +118,7 @@ class Worker:
                 asyncio.create_task(loops.repeat("beat", lease / 3, self._beat, first=lease / 3)),
                 asyncio.create_task(loops.repeat("report", REPORT_SECONDS, self._report)),
                 asyncio.create_task(loops.repeat("record", RECORD_SECONDS, self._record)),
+                asyncio.create_task(loops.repeat("lanes", LOOK_SECONDS, self._egress.look)),
             ]
 
     async def drain(self) -> None:
@@ -152,21 +166,31 @@ class Worker:
         return await self._storage.free_bytes() >= self._config.download_min_free_bytes
 
     async def _lease(self, free: int) -> int:
+        """As many as there are jobs for and the lanes let start."""
         async with self._claiming:
-            suggested = [] if self.draining else await self._queue.index.claim(free)
-            started = await self._take(suggested) if suggested else []
+            ready = 0 if self.draining else await self._queue.index.ready(free)
+            permits = await self._egress.lend(ready) if ready else []
+            return await self._lease_with(permits) if permits else 0
+
+    async def _lease_with(self, permits: list[Permit]) -> int:
+        started: list[Started] = []
+        try:
+            suggested = await self._queue.index.claim(len(permits))
+            started = await self._take(suggested, permits) if suggested else []
+        finally:
+            await self._egress.give_back(permits[len(started) :])
         await self._attempts.drop_stale(suggested, started)
         return len(suggested)
 
-    async def _take(self, suggested: list[int]) -> list[Started]:
+    async def _take(self, suggested: list[int], permits: list[Permit]) -> list[Started]:
         try:
             started = await self._attempts.lease(suggested)
         except errors.Unavailable:
             # The index must not keep for leased what nobody runs; the reconciler brings it back.
             await self._queue.forget(suggested)
             raise
-        for s in started:
-            self._launch(Run(s))
+        for s, permit in zip(started, permits, strict=False):
+            self._launch(Run(s, permit))
         metrics.worker_running.set(len(self._runs))
         return started
 
@@ -176,6 +200,7 @@ class Worker:
             # Its lease was lost, and this process was the one to take the job again.
             earlier.stop("lost")
         self._runs[claim.job] = run
+        metrics.egress_starts.labels(run.permit.lane.name).inc()
         run.task = asyncio.create_task(self._attempt(run), name=f"job-{claim.job}.{claim.fence}")
         if claim.job in self._cancelled:
             run.stop("cancel")
@@ -195,6 +220,7 @@ class Worker:
             logger.exception("worker.attempt_failed", extra={"job": s.claim.job})
             await self._broken(run)
         finally:
+            self._egress.forget(run.permit)
             if self._runs.get(s.claim.job) is run:
                 del self._runs[s.claim.job]
             metrics.worker_running.set(len(self._runs))
@@ -229,6 +255,7 @@ class Worker:
                 job=f"{claim.job}.{claim.fence}", url=s.url, quality=s.quality, format=s.format,
                 work_dir=str(self._storage.attempt_dir(s.download, claim.job, claim.fence)),
                 earlier_dirs=[str(folder) for folder in earlier], embed_metadata=s.embed_metadata,
+                proxy=run.permit.lane.proxy,
             )  # fmt: skip
             return await self._fetcher.run(order, run.frame)
         finally:
@@ -238,6 +265,7 @@ class Worker:
         s = run.started
         name = storage.file_name(s.claim.job, s.claim.fence, done.ext)
         await loops.settle(lambda: self._describe(run), self._give_up)
+        await loops.settle(lambda: self._egress.answered(run.permit), self._give_up)
         await self._storage.publish(Path(done.path), name)
         state = await loops.settle(lambda: self._attempts.complete(s, name, done, usage), self._give_up)
         if state != "completed":
@@ -250,13 +278,27 @@ class Worker:
     ) -> None:
         s = run.started
         await loops.settle(lambda: self._describe(run), self._give_up)
-        state = await loops.settle(lambda: self._attempts.fail(s, failure, usage, fetched_bytes), self._give_up)
+        state = await loops.settle(lambda: self._fail(run, failure, usage, fetched_bytes), self._give_up)
         await self._tidy(s, state, make_room=failure.code == "disk_full")
         logger.warning("downloads.attempt_failed", extra={"job": s.claim.job, "code": failure.code, "state": state})
+
+    async def _fail(
+        self, run: Run, failure: Failed, usage: Usage | None, fetched_bytes: int | None
+    ) -> str | None:  # fmt: skip
+        """A refusal that is meant for the lane costs the download nothing, unless it seems to be meant for that."""
+        s = run.started
+        wait = await self._egress.failed(run.permit, failure, heard=run.heard)
+        if wait is None:
+            return await self._attempts.fail(s, failure, usage, fetched_bytes)
+        if s.claim.deferrals < MOST_DEFERRALS:
+            return await self._attempts.defer(s, failure, "egress", wait, usage, fetched_bytes)
+        failure = msgspec.structs.replace(failure, retry_after_seconds=wait)
+        return await self._attempts.fail(s, failure, usage, fetched_bytes)
 
     async def _stopped(self, run: Run, stopped: asyncio.CancelledError) -> None:
         """The child and all its processes are gone; what remains is to say so."""
         s = run.started
+        await loops.settle(lambda: self._egress.stopped(run.permit, heard=run.heard), self._give_up)
         if run.why == "lost":
             logger.warning("downloads.lease_lost", extra={"job": s.claim.job})
             return
@@ -328,6 +370,8 @@ class Worker:
     async def _record(self) -> None:
         """Writes down what became known of the videos, and what changed since the last time in one statement."""
         for run in list(self._runs.values()):
+            if run.heard:
+                await self._egress.answered(run.permit)
             if run.fetching:
                 await self._describe(run)
         fetching = [run for run in self._runs.values() if run.fetching]

@@ -7,14 +7,16 @@ VALUES (%(id)s, %(user_id)s, %(session_id)s, %(job_id)s, %(url)s, %(canonical_ur
 
 -- name: by_id :maybe
 -- A download that the user owns, or any for an admin, with its job's figures.
-SELECT d.*, j.tries, j.max_tries, j.priority, j.state AS job_state, j.run_at, j.fence, j.waiting
-FROM downloads d JOIN jobs j ON j.id = d.job_id
+SELECT d.*, j.tries, j.max_tries, j.priority, j.state AS job_state, j.run_at, j.fence, j.waiting, j.run_at > now() AS early,
+    e.paused AS egress_paused, e.until AS egress_until
+FROM downloads d JOIN jobs j ON j.id = d.job_id CROSS JOIN egress e
 WHERE d.id = %(id)s AND (d.user_id = %(user_id)s OR %(admin)s);
 
 -- name: page :many
 -- The user's downloads, newest first, from a cursor on; a filter that is null lets all pass.
-SELECT d.*, j.tries, j.max_tries, j.priority, j.state AS job_state, j.run_at, j.fence, j.waiting
-FROM downloads d JOIN jobs j ON j.id = d.job_id
+SELECT d.*, j.tries, j.max_tries, j.priority, j.state AS job_state, j.run_at, j.fence, j.waiting, j.run_at > now() AS early,
+    e.paused AS egress_paused, e.until AS egress_until
+FROM downloads d JOIN jobs j ON j.id = d.job_id CROSS JOIN egress e
 WHERE d.user_id = %(user_id)s
     AND (%(before)s::uuid IS NULL OR d.id < %(before)s)
     AND (%(statuses)s::text[] IS NULL OR d.status = ANY(%(statuses)s))
@@ -25,8 +27,9 @@ ORDER BY d.id DESC LIMIT %(limit)s;
 
 -- name: open_of :many
 -- The user's downloads that have not come to an end, for the start of a stream.
-SELECT d.*, j.tries, j.max_tries, j.priority, j.state AS job_state, j.run_at, j.fence, j.waiting
-FROM downloads d JOIN jobs j ON j.id = d.job_id
+SELECT d.*, j.tries, j.max_tries, j.priority, j.state AS job_state, j.run_at, j.fence, j.waiting, j.run_at > now() AS early,
+    e.paused AS egress_paused, e.until AS egress_until
+FROM downloads d JOIN jobs j ON j.id = d.job_id CROSS JOIN egress e
 WHERE d.user_id = %(user_id)s AND j.state IN ('queued', 'running', 'retry_wait') ORDER BY d.id DESC LIMIT 200;
 
 -- name: lock :maybe

@@ -16,7 +16,7 @@ LAYERS = (
     ("app",),
     ("routes", "api"),
     ("worker", "janitor", "sampler"),
-    ("attempts", "auth", "disk", "downloads", "health", "queue", "users"),
+    ("attempts", "auth", "disk", "downloads", "egress", "health", "queue", "users"),
     ("recent", "record"),
     ("events", "loops"),
     ("crypto", "db", "embedded", "fetcher", "kv", "storage", "urls"),

@@ -93,6 +93,18 @@ end
 
 local moves = {}
 
+-- n -> how many jobs a claim of n would take
+function moves.ready(n)
+  purge()
+  promote()
+  local found = 0
+  for _, user in ipairs(redis.call('ZRANGE', USERS, 0, tonumber(n) - 1)) do
+    local room = cap - tonumber(redis.call('HGET', RUN, user) or '0')
+    found = found + math.max(0, math.min(room, redis.call('ZCARD', ready(user))))
+  end
+  return math.min(found, tonumber(n))
+end
+
 -- n, lease in ms -> job, job, ...
 function moves.claim(n, lease_ms)
   purge()

@@ -1,0 +1,81 @@
+-- name: register :exec
+-- Makes a lane known. One that was known keeps what it had: a restart refills nothing and ends no pause.
+INSERT INTO egress_lanes (name, tokens) VALUES (%(name)s, %(burst)s)
+ON CONFLICT (name) DO UPDATE SET seen_at = now();
+
+-- name: lend :many
+-- Lets as many attempts start as are wanted and the lanes allow, evenly over the fullest of them. A lane whose pause is
+-- over, or whose probe has died, lets exactly one start, before all others. Time counts once: a refill begins where
+-- the one before it ended, whichever process made that.
+WITH lanes AS (
+    SELECT name, state,
+        least(%(burst)s, tokens + %(rate)s * greatest(0, extract(epoch FROM now() - refilled_at)))::float8 AS tokens,
+        state <> 'open' AND coalesce(paused_until, probe_until) <= now() AS due
+    FROM egress_lanes WHERE name = ANY(%(names)s::text[]) ORDER BY name FOR UPDATE
+), units AS (
+    SELECT name FROM lanes CROSS JOIN LATERAL generate_series(1,
+        CASE WHEN due THEN 1 WHEN state = 'open' THEN least(floor(tokens), %(wanted)s)::integer ELSE 0 END) AS k
+    ORDER BY due DESC, tokens - k DESC LIMIT %(wanted)s
+), granted AS (
+    SELECT name, count(*)::integer AS starts FROM units GROUP BY name
+)
+UPDATE egress_lanes l SET tokens = greatest(0, lanes.tokens - granted.starts), refilled_at = greatest(l.refilled_at, now()),
+    state = CASE WHEN lanes.due THEN 'probing' ELSE l.state END,
+    changed_at = CASE WHEN lanes.due THEN now() ELSE l.changed_at END,
+    probe = CASE WHEN lanes.due THEN l.probe + 1 ELSE l.probe END,
+    probe_until = CASE WHEN lanes.due THEN now() + make_interval(secs => %(probe_seconds)s) END,
+    paused_until = NULL
+FROM lanes JOIN granted USING (name) WHERE l.name = lanes.name
+RETURNING l.name, granted.starts, CASE WHEN lanes.due THEN l.probe END AS probe;
+
+-- name: give_back :exec
+-- Puts back what was not used.
+UPDATE egress_lanes SET tokens = least(%(burst)s, tokens + %(starts)s) WHERE name = %(name)s;
+
+-- name: pause :one
+-- Closes a lane, for twice as long as the last time unless it has been calm since, and at least as long as the site
+-- asked for. Of attempts that were refused together only the first counts; a later one can only lengthen the pause.
+WITH before AS (
+    SELECT name, state <> 'paused' AS counts,
+        CASE WHEN state = 'open' AND changed_at < now() - make_interval(secs => %(calm_seconds)s) THEN 1 ELSE pauses + 1 END AS pauses
+    FROM egress_lanes WHERE name = %(name)s FOR UPDATE
+), told AS (
+    SELECT name, counts, pauses, now() + make_interval(secs => (1 + %(jitter)s) * greatest(%(floor_seconds)s,
+        least(%(longest_seconds)s, %(pause_seconds)s * power(2, least(pauses - 1, 20))))) AS until,
+        now() + make_interval(secs => %(floor_seconds)s) AS asked
+    FROM before
+)
+UPDATE egress_lanes l SET state = 'paused', probe_until = NULL,
+    reason = CASE WHEN counts THEN %(reason)s ELSE l.reason END, pauses = CASE WHEN counts THEN told.pauses ELSE l.pauses END,
+    changed_at = CASE WHEN counts THEN now() ELSE l.changed_at END,
+    paused_until = CASE WHEN counts THEN told.until ELSE greatest(l.paused_until, told.asked) END
+FROM told WHERE l.name = told.name
+RETURNING counts, l.pauses, extract(epoch FROM l.paused_until - now())::float8 AS seconds;
+
+-- name: reopen :maybe
+-- Opens the lane that a probe has found passable; no row when the probe is not the newest any more. The bucket begins
+-- empty, so that the site is not met with all that has gathered at once.
+UPDATE egress_lanes SET state = 'open', probe_until = NULL, tokens = 0, refilled_at = now(), changed_at = now()
+WHERE name = %(name)s AND state = 'probing' AND probe = %(probe)s
+RETURNING pauses, reason;
+
+-- name: try_again :maybe
+-- Closes the lane whose probe has learnt nothing, for a moment and without blame; no row when it is not the newest.
+UPDATE egress_lanes SET state = 'paused', probe_until = NULL, changed_at = now(),
+    paused_until = now() + make_interval(secs => %(delay_seconds)s)
+WHERE name = %(name)s AND state = 'probing' AND probe = %(probe)s
+RETURNING name;
+
+-- name: wait_seconds :value
+-- How long until the first of these lanes may be tried.
+SELECT coalesce(min(CASE state WHEN 'paused' THEN greatest(0, extract(epoch FROM paused_until - now())) ELSE 0 END), 0)::float8
+FROM egress_lanes WHERE name = ANY(%(names)s::text[]);
+
+-- name: look :one
+-- Says that the lanes are in use and the probes alive, and how the lanes are.
+UPDATE egress_lanes SET seen_at = now(),
+    probe_until = CASE WHEN state = 'probing' AND probe = %(probe)s::bigint
+        THEN now() + make_interval(secs => %(probe_seconds)s) ELSE probe_until END
+WHERE name = %(name)s
+RETURNING state, extract(epoch FROM coalesce(paused_until, to_timestamp(0)))::float8 AS paused_until,
+    least(%(burst)s, tokens + %(rate)s * greatest(0, extract(epoch FROM now() - refilled_at)))::float8 AS tokens;
