@@ -224,7 +224,9 @@ class Queue:
             log.warning("queue.not_dropped", extra={"jobs": list(jobs)})
 
     async def claim(self, tx: Statements, jobs: Sequence[int]) -> list[Claim]:
-        rows = await tx.many(q.claim, ids=list(jobs), owner=self.owner, lease_seconds=self.lease_seconds)
+        rows = await tx.many(
+            q.claim, ids=list(jobs), owner=self.owner, lease_seconds=self.lease_seconds, max_crashes=MAX_CRASHES
+        )
         for row in rows:
             self._counted(tx, "claim", row)
         return [Claim(r["id"], r["fence"], r["subject"], r["user_id"], r["tries"], r["deferrals"]) for r in rows]

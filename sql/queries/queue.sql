@@ -16,11 +16,18 @@ SELECT subject FROM jobs
 WHERE user_id = %(user_id)s AND dedup_key = %(dedup_key)s AND state IN ('queued', 'running', 'retry_wait');
 
 -- name: claim :many
--- Makes suggested jobs this worker's; a job that is not returned was a stale suggestion.
-WITH claimed AS (
+-- Makes suggested jobs this worker's; a job that is not returned was a stale suggestion, or has to wait: of jobs whose
+-- next crash is their last a worker has one at a time, so that none ends for what another one does to the worker.
+WITH suspect AS (
+    SELECT min(s.id) AS id FROM jobs s
+    WHERE s.id = ANY(%(ids)s::bigint[]) AND s.state IN ('queued', 'retry_wait') AND s.crashes >= %(max_crashes)s - 1
+        AND s.run_at <= now() AND s.cancel_requested_at IS NULL
+        AND NOT EXISTS (SELECT FROM jobs r WHERE r.state = 'running' AND r.lease_owner = %(owner)s AND r.crashes >= %(max_crashes)s - 1)
+), claimed AS (
     UPDATE jobs SET state = 'running', fence = fence + 1, lease_owner = %(owner)s, waiting = NULL,
         lease_until = now() + make_interval(secs => %(lease_seconds)s)
     WHERE id = ANY(%(ids)s::bigint[]) AND state IN ('queued', 'retry_wait') AND run_at <= now() AND cancel_requested_at IS NULL
+        AND (crashes < %(max_crashes)s - 1 OR id = (SELECT id FROM suspect))
     RETURNING id, fence, subject, user_id, tries, deferrals
 ), noted AS (
     INSERT INTO job_events (job_id, fence, event) SELECT id, fence, 'claim' FROM claimed

@@ -81,7 +81,12 @@ async def test_neither_hand_backs_nor_crashes_use_up_tries(jobs: Queue, db: DB) 
     assert (await job(db, claim.job))["tries"] == 0
 
 
-NO_FAILURES = (hand_back, lose)
+async def defer(jobs: Queue, db: DB, claim: Claim) -> None:
+    async with db.transaction() as tx:
+        await jobs.defer(tx, claim, 0, "egress")
+
+
+NO_FAILURES = (hand_back, lose, defer)
 
 
 @given(may=st.integers(1, 6), ends=st.lists(st.sampled_from([fail, fail, *NO_FAILURES]), max_size=12))
@@ -119,6 +124,28 @@ async def test_a_job_that_kills_its_workers_fails_and_others_go_on(jobs: Queue, 
         await take(jobs, db, poison.job)
     assert states == ["queued", "queued", "failed"]
     assert await complete(jobs, db, good) == "completed"
+
+
+async def test_a_worker_has_one_job_at_a_time_whose_next_crash_is_the_last(jobs: Queue, db: DB, kv: KV) -> None:
+    fresh, *suspects = [(await submit(jobs, db))["id"] for _ in range(4)]
+    await sql(db, "UPDATE jobs SET crashes = %s WHERE id > %s", queue.MAX_CRASHES - 1, fresh)
+    claims = {claim.job: claim for claim in await take(jobs, db, fresh, *suspects)}
+    assert set(claims) == {fresh, suspects[0]}
+    assert await take(jobs, db, *suspects) == []
+    assert [claim.job for claim in await take(Queue(db, kv), db, *suspects)] == [suspects[1]]
+    await complete(jobs, db, claims[suspects[0]])
+    assert [claim.job for claim in await take(jobs, db, *suspects)] == [suspects[2]]
+
+
+async def test_a_worker_that_dies_again_and_again_ends_one_of_its_jobs_and_not_all(jobs: Queue, db: DB) -> None:
+    ids = [(await submit(jobs, db))["id"] for _ in range(10)]
+    states: list[str] = []
+    for _ in range(queue.MAX_CRASHES):
+        await take(jobs, db, *ids)
+        await jobs.disown()
+        async with db.transaction() as tx:
+            states += [row["state"] for row in await jobs.reap(tx)]
+    assert states == ["queued"] * 20 + ["failed"]
 
 
 async def test_two_reapers_at_once_take_each_job_once(jobs: Queue, db: DB, kv: KV) -> None:

@@ -44,6 +44,7 @@ class Job:
     tries: int = 0
     crashes: int = 0
     cancelling: bool = False
+    worker: int = 0
     events: list[tuple[str, int]] = field(default_factory=lambda: [("submit", 0)])
 
     def become(self, state: str, event: str | None = None) -> None:
@@ -176,13 +177,20 @@ class Model(RuleBasedStateMachine):
         self.used += 1
         suggested, claims = self.runner.run(work())
         due = {id for id in suggested if id in self.jobs and self.jobs[id].state in OPEN}
-        assert {claim.job for claim in claims} == due
+        assert {claim.job for claim in claims} == due - self._must_wait(worker, due)
         for claim in claims:
             job = self.jobs[claim.job]
             job.fence += 1
+            job.worker = worker
             job.become("running", "claim")
             assert (claim.fence, claim.tries) == (job.fence, job.tries)
         self.claims += claims
+
+    def _must_wait(self, worker: int, due: set[int]) -> set[int]:
+        """Of jobs whose next crash is the last a worker has one at a time."""
+        last = {id for id, job in self.jobs.items() if job.crashes == queue.MAX_CRASHES - 1}
+        has_one = any(self.jobs[id].state == "running" and self.jobs[id].worker == worker for id in last)
+        return set(sorted(due & last)[0 if has_one else 1 :])
 
     @precondition(lambda self: self.claims)
     @rule(data=st.data())
@@ -236,7 +244,9 @@ class Model(RuleBasedStateMachine):
     def crash(self, data: st.DataObject, told: bool) -> None:
         """A lease runs out and is taken back, by two reapers at once."""
         running = sorted(id for id, job in self.jobs.items() if job.state == "running")
-        id = data.draw(st.sampled_from(running))
+        self._lose(data.draw(st.sampled_from(running)), told)
+
+    def _lose(self, id: int, told: bool) -> None:
         rows = self.runner.run(self._reap(id))
         assert [row["id"] for row in rows] == [id]
         job = self.jobs[id]
@@ -246,6 +256,13 @@ class Model(RuleBasedStateMachine):
         job.become(state, "reap" if state == "queued" else None)
         if told:
             self.runner.run(self._tell(id))
+
+    @precondition(lambda self: any(job.state == "running" for job in self.jobs.values()))
+    @rule(worker=st.sampled_from([0, 1]))
+    def die(self, worker: int) -> None:
+        """A worker dies with all that it has."""
+        for id in [id for id, job in self.jobs.items() if job.state == "running" and job.worker == worker]:
+            self._lose(id, True)
 
     async def _reap(self, id: int) -> list[Any]:
         await self.sql.execute("UPDATE jobs SET lease_until = now() - interval '1 second' WHERE id = %s", (id,))
