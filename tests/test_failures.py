@@ -20,9 +20,8 @@ from ytdl.child.formats import Choice
 from ytdl.child.frames import Fault, decode_frame, pack
 from ytdl.child.progress import size_of
 from ytdl.child.values import number, text, whole
-from ytdl.fetcher import Fetcher, FetchFailed, Order, Progress
+from ytdl.fetcher import Fetcher, FetchFailed, Order
 from ytdl.fetcher.outcome import explain_death, judge
-from ytdl.fetcher.watch import Watch
 from ytdl.reasons import REASONS
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -386,14 +385,3 @@ DEATHS += [(25, "file_too_large"), (24, "deadline_exceeded")]
 @pytest.mark.parametrize(("status", "code"), [*DEATHS, (None, "child_killed")])
 async def test_a_death_without_a_word_is_explained_by_its_signal(status: int | None, code: str) -> None:
     assert explain_death(status).code == code
-
-
-async def test_only_bytes_and_stages_count_as_movement(youtube: YouTube, tmp_path: Path) -> None:
-    now = [0.0]
-    watch = Watch(settings_for(youtube, tmp_path, stall_seconds=10.0), lambda: now[0])
-    watch.see(Progress("downloading", 0.0, 1))
-    now[0] = 9.0
-    watch.see(Progress("downloading", 5.0, 1))
-    assert watch.next_deadline()[0] == 10.0
-    watch.see(Progress("downloading", 5.0, 2))
-    assert watch.next_deadline()[0] == 19.0

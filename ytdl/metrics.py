@@ -116,6 +116,8 @@ egress_tokens = _gauge("ytdl_egress_tokens", "Attempts that may start on a lane 
 # fetcher
 fetcher_restarts = _counter("ytdl_fetcher_restarts_total", "Times the fork server was started again.")
 fetcher_ready = _gauge("ytdl_fetcher_ready", "1 while the fork server takes jobs.")
+STAGES = ("extracting", "downloading", "processing", "verifying")
+fetcher_deadlines = _counter("ytdl_fetcher_deadlines_total", "Attempts ended because nothing moved, or for taking too long, by where they were.", stage=STAGES)
 fetcher_cpu_seconds = _counter("ytdl_fetcher_cpu_seconds_total", "CPU time of finished child processes.")
 fetcher_peak_memory_bytes = _histogram("ytdl_fetcher_peak_memory_bytes", "Peak memory of a child process.", tuple(2.0**n * 2**20 for n in range(4, 11)))
 

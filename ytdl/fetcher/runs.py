@@ -267,7 +267,7 @@ class _Job:
                     frame = await self._read()
             except TimeoutError:
                 await self._server.kill(self._number)
-                return fault
+                return watch.expire(fault)
             if frame is None or isinstance(frame, (Done, Fault)):
                 return frame
             watch.see(frame)

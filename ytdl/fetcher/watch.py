@@ -1,10 +1,16 @@
 """The clock over one job: a child is trusted by the bytes it moves, not by being alive."""
 
 import asyncio
+import logging
 from collections.abc import Callable
 
-from ytdl.child.frames import Fault, Metadata, Progress
+from ytdl import metrics
+from ytdl.child.frames import Fault, Metadata, Progress, Stage
 from ytdl.fetcher.outcome import Settings
+
+logger = logging.getLogger(__name__)
+SLOWEST_BYTES_PER_SECOND = 256
+"""A transfer that is slower on the average of `stall_seconds` counts as stalled: a byte now and then is no movement."""
 
 _TOO_LONG = Fault("deadline_exceeded", "The download took longer than this server allows.")
 _STALLED = Fault("upstream_stalled", "The site stopped sending.")
@@ -18,7 +24,7 @@ class Watch:
         self._settings = settings
         self._now = now or asyncio.get_running_loop().time
         self._total_end = self._now() + settings.total_seconds
-        self._stage = "extracting"
+        self._stage: Stage = "extracting"
         self._stage_began = self._moved_at = self._now()
         self._saw_at = self._stage_began
         self._bytes = 0
@@ -26,7 +32,7 @@ class Watch:
         """What the job said last that it has transferred."""
 
     def see(self, frame: Metadata | Progress) -> None:
-        """Take note of a frame. A new stage and new bytes count as movement; anything else does not."""
+        """Take note of a frame. A new stage and enough new bytes count as movement; anything else does not."""
         self._saw_at = self._now()
         if not isinstance(frame, Progress):
             return
@@ -34,8 +40,8 @@ class Watch:
         if frame.stage != self._stage:
             self._stage = frame.stage
             self._stage_began = self._moved_at = self._now()
-        if frame.downloaded_bytes != self._bytes:
-            self._bytes = frame.downloaded_bytes
+        if self.fetched_bytes - self._bytes >= SLOWEST_BYTES_PER_SECOND * self._settings.stall_seconds:
+            self._bytes = self.fetched_bytes
             self._moved_at = self._now()
 
     def go_on(self) -> None:
@@ -44,6 +50,13 @@ class Watch:
         self._total_end += now - self._saw_at
         self._stage_began += now - self._saw_at
         self._moved_at += now - self._saw_at
+
+    def expire(self, fault: Fault) -> Fault:
+        """The deadline has passed: counted and logged here. The fault itself is passed on."""
+        metrics.fetcher_deadlines.labels(self._stage).inc()
+        silent = round(self._now() - self._saw_at, 3)
+        logger.warning("job ended by its deadline", extra={"stage": self._stage, "silent_seconds": silent})
+        return fault
 
     def next_deadline(self) -> tuple[float, Fault]:
         """Moment on the loop's clock, and the fault to report then."""
