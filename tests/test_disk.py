@@ -14,6 +14,7 @@ from tests.queueing import cancel, claimed, complete, crash, fail, hand_back, jo
 from ytdl import disk, metrics
 from ytdl.db import DB
 from ytdl.disk import Disk, Room, called_by, delay, demand
+from ytdl.events import Events
 from ytdl.fetcher import FetchFailed
 from ytdl.kv import KV
 from ytdl.queue import Claim, Queue
@@ -73,7 +74,7 @@ def house_on(folder: Path, db: DB, kv: KV, watermark: int = WATERMARK) -> House:
     storage = Storage(folder)
     storage.open()
     jobs = Queue(db, kv)
-    return House(db, jobs, storage, Disk(db, jobs, storage, watermark=watermark))
+    return House(db, jobs, storage, Disk(db, jobs, storage, Events(kv), watermark=watermark))
 
 
 @pytest.fixture
@@ -338,7 +339,7 @@ async def test_a_full_disk_puts_its_attempt_in_line_for_all_it_was_promised(hous
     one = await house.ask(30)
     house.write(one, 20)
     fill(house.storage.root / "others", 35)
-    await house.disk.give_up(one)
+    await house.disk.put_off(one, admitted=True)
     await house.storage.clear_work(one.subject, (one.job, one.fence))
     await house.defer(one)
     assert await house.disk.tend() == 0

@@ -2,10 +2,8 @@
 
 import asyncio
 import dataclasses
-import os
 import re
-import subprocess
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
@@ -190,30 +188,6 @@ async def test_nothing_is_counted_that_was_not_committed(alice: Person, service:
         tx.on_commit(metrics.queue_transitions.labels("cancel").inc)
         assert counted.get() == before
     assert counted.get() == before + 1
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A data folder on a file system of 40 MB."""
-    folder = tmp_path / "small"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=40m", "tmpfs", str(folder)]
-    if os.geteuid() != 0 or subprocess.run(mount, check=False, capture_output=True).returncode != 0:
-        pytest.skip("a small file system can only be mounted by root")
-    yield folder
-    subprocess.run(["umount", "-l", str(folder)], check=True)
-
-
-async def test_what_ran_out_of_disk_makes_room_for_others(
-    downloading_config: Config, small_disk: Path, youtube: YouTube
-) -> None:
-    config = dataclasses.replace(downloading_config, data_dir=small_disk, download_min_free_bytes=2**20)
-    async with running(config) as service, service.person("carl") as carl:
-        large = await ask(carl, youtube.url("big064_0001"), quality="360p")
-        waiting = await until(carl, large["id"], lambda d: d["error"] is not None, 30)
-        assert (waiting["status"], waiting["error"]["code"]) == ("queued", "disk_full")
-        small = await ask(carl, youtube.url("ordinary"), quality="144p")
-        assert (await ended(carl, small["id"]))["status"] == "completed"
 
 
 @pytest.mark.slow

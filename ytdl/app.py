@@ -20,6 +20,7 @@ from ytdl.attempts import Attempts
 from ytdl.auth import Auth
 from ytdl.config import Config, proxies_of
 from ytdl.crypto import Hasher
+from ytdl.disk import Disk
 from ytdl.downloads import Downloads
 from ytdl.egress import Egress, lanes_of
 from ytdl.events import Events
@@ -110,7 +111,8 @@ async def _start(app: web.Application, stack: AsyncExitStack) -> None:
     if alone:
         # The data folder is locked, so whoever held a lease is dead: no need to wait for it to run out.
         await queue.disown()
-    app[DOWNLOADS] = Downloads(db, queue, events, storage, max_attempts=config.download_max_attempts)
+    disk = Disk(db, queue, storage, events, watermark=config.download_min_free_bytes)
+    app[DOWNLOADS] = Downloads(db, queue, events, storage, disk, max_attempts=config.download_max_attempts)
     egress = Egress(
         db,
         lanes_of(proxies_of(config.outbound_proxy), cookies=bool(config.ytdlp_cookies_file)),
@@ -120,11 +122,11 @@ async def _start(app: web.Application, stack: AsyncExitStack) -> None:
     )
     if config.download_concurrency:
         await egress.open()
-    worker = app[WORKER] = Worker(config, queue, Attempts(db, queue, events), egress, fetcher, storage, events)
+    worker = app[WORKER] = Worker(config, queue, Attempts(db, queue, events), egress, fetcher, storage, disk, events)
     await worker.start()
     stack.push_async_callback(worker.drain)
     health = app[HEALTH] = Health(config, db, kv, storage, fetcher if config.download_concurrency else None)
-    for part in (Janitor(db, storage), Sampler(config, db, storage, fetcher, health)):
+    for part in (Janitor(db, storage), Sampler(config, db, disk, fetcher, health)):
         await part.start()
         stack.push_async_callback(part.stop)
 

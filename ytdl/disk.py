@@ -11,6 +11,7 @@ nobody, so a large download cannot block small ones for ever.
 """
 
 import asyncio
+import errno
 import logging
 import random
 from collections.abc import Sequence
@@ -19,6 +20,7 @@ from uuid import UUID
 
 from ytdl import metrics, sql
 from ytdl.db import DB, Row, Statements
+from ytdl.events import Events
 from ytdl.fetcher import Failed, FetchFailed, Usage
 from ytdl.queue import Claim, Queue
 from ytdl.storage import Storage
@@ -35,6 +37,7 @@ MARGIN_PART = 64
 # Who was refused is called as soon as there is room; the delay is for when nobody is there to call.
 FIRST_DELAY_SECONDS = 60.0
 LONGEST_DELAY_SECONDS = 900.0
+LOOK_SECONDS = 5.0
 FULL = "The server's disk has no room for this download now."
 NEVER = "The download is larger than the server's whole disk."
 
@@ -72,13 +75,15 @@ def demand(needed: int | None) -> int:
 
 
 class Disk:
-    """`full` is what was last seen: true while nothing may be leased."""
+    """`full` is what was last seen: true while nothing may be leased. `look_seconds` is how often to `tend`."""
 
-    def __init__(self, db: DB, queue: Queue, storage: Storage, *, watermark: int) -> None:
+    def __init__(self, db: DB, queue: Queue, storage: Storage, events: Events, *, watermark: int) -> None:
+        self.look_seconds = LOOK_SECONDS
         self.full = False
         self._db = db
         self._queue = queue
         self._storage = storage
+        self._events = events
         self._watermark = watermark
         self._promised = 0
         # Of this process one asks at a time, so that those that wait hold no connection.
@@ -147,9 +152,12 @@ class Disk:
         room = Room(space.total - self._watermark, space.free - self._watermark, held, promised)
         return room, sum(sizes[len(rows) :])
 
-    async def give_up(self, claim: Claim) -> None:
-        """The attempt found the disk full all the same. It stands in line from now on, for all that it was promised."""
+    async def put_off(self, claim: Claim, *, admitted: bool) -> float:
+        """The attempt ends for want of room: seconds until the next may begin. Whoever was let in and found the disk
+        full all the same stands in line from now on, for all that was promised."""
         await self._db.exec(q.give_up, job=claim.job, fence=claim.fence)
+        metrics.disk_deferred.labels("write" if admitted else "admit").inc()
+        return delay(claim.deferrals)
 
     async def tend(self) -> int:
         """One round: calls those in line for whom there is room now, and returns how many."""
@@ -160,10 +168,16 @@ class Disk:
         line = await self._db.many(q.line)
         called = called_by(line, room)
         if called:
-            return await self._queue.hasten(called, "disk")
+            return await self._call(called)
         if line and not room.promised and not room.at_work:
             await self._clear_one(line[0], room)
         return 0
+
+    async def _call(self, jobs: list[int]) -> int:
+        come = await self._queue.hasten(jobs, "disk")
+        if come:
+            await self._events.tell("wake", "")
+        return come
 
     async def _clear_one(self, head: Row, room: Room) -> None:
         """Nothing runs and the first in line does not fit: one of the others' partial files goes, if all would do.
@@ -198,6 +212,11 @@ def called_by(line: Sequence[Row], room: Room) -> list[int]:
         elif row["wanted_bytes"] <= room.hope:
             break
     return called
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether that is what the file system says when it has no room, or not for this user."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 async def sweep(db: DB) -> int:

@@ -16,6 +16,7 @@ from uuid_utils.compat import uuid7
 
 from ytdl import errors, metrics, sql, urls
 from ytdl.db import DB, Row, Transaction
+from ytdl.disk import Disk
 from ytdl.events import Events
 from ytdl.queue import Queue
 from ytdl.recent import Recent
@@ -67,11 +68,14 @@ def check_idempotency_key(key: str | None) -> None:
 
 
 class Downloads:
-    def __init__(self, db: DB, queue: Queue, events: Events, storage: Storage, *, max_attempts: int) -> None:
+    def __init__(
+        self, db: DB, queue: Queue, events: Events, storage: Storage, disk: Disk, *, max_attempts: int
+    ) -> None:
         self._db = db
         self._queue = queue
         self._events = events
         self._storage = storage
+        self._disk = disk
         self._max_attempts = max_attempts
         self._recent: Recent[UUID, tuple[UUID, Download]] = Recent(events, seconds=BELIEVED_SECONDS)
         events.watch(self._recent.forget)
@@ -119,11 +123,11 @@ class Downloads:
             )
             if job:
                 await self._insert(tx, id, job["id"], asker, new, video)
-                return job, view(await tx.one(q.by_id, id=id, user_id=asker.user_id, admin=False))
+                return job, self._view(await tx.one(q.by_id, id=id, user_id=asker.user_id, admin=False))
             live = await self._queue.live_subject(tx, asker.user_id, key)
             row = live and await tx.maybe(q.by_id, id=live, user_id=asker.user_id, admin=False)
             if row:
-                return None, view(row, deduplicated=True)
+                return None, self._view(row, deduplicated=True)
         raise errors.Conflict("The same download is just ending; try again.", retry_after=1)
 
     async def _insert(
@@ -143,6 +147,9 @@ class Downloads:
     async def get(self, asker: Asker, id: UUID) -> Download:
         return (await self._found(asker, id))[1]
 
+    def _view(self, row: Row, *, position: int | None = None, deduplicated: bool = False) -> Download:
+        return view(row, position=position, deduplicated=deduplicated, disk_full=self._disk.full)
+
     async def owner(self, asker: Asker, id: UUID) -> UUID:
         return (await self._found(asker, id))[0]
 
@@ -157,7 +164,7 @@ class Downloads:
         changes = self._recent.changes
         row = await self._row(asker, id)
         waiting = row["job_state"] == "queued"
-        found = row["user_id"], view(row, position=await self._position(row["job_id"]) if waiting else None)
+        found = row["user_id"], self._view(row, position=await self._position(row["job_id"]) if waiting else None)
         self._recent.keep(id, found, changes)
         return found
 
@@ -182,12 +189,12 @@ class Downloads:
             until=f.to,
             limit=f.limit + 1,
         )
-        items = [view(row) for row in rows[: f.limit]]
+        items = [self._view(row) for row in rows[: f.limit]]
         return Page(items, str(items[-1].id) if len(rows) > f.limit else None)
 
     async def open_of(self, user_id: UUID) -> list[Download]:
         """What has not come to an end, newest first, at most 200."""
-        return [view(row) for row in await self._db.many(q.open_of, user_id=user_id)]
+        return [self._view(row) for row in await self._db.many(q.open_of, user_id=user_id)]
 
     async def attempts(self, asker: Asker, id: UUID) -> list[Attempt]:
         await self._row(asker, id)

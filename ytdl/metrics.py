@@ -98,7 +98,7 @@ queue_stale = _counter("ytdl_queue_stale_total", "Members of the index that Post
 # worker
 worker_slots = _gauge("ytdl_worker_slots", "Jobs this process may run at once.")
 worker_running = _gauge("ytdl_worker_running", "Jobs this process runs now.")
-WORKER_LOOPS = ("claim", "beat", "report", "record", "reap", "reconcile", "sweep", "sample", "listen", "lanes")
+WORKER_LOOPS = ("claim", "beat", "report", "record", "reap", "reconcile", "disk", "sweep", "sample", "listen", "lanes")
 worker_loop_errors = _counter("ytdl_worker_loop_errors_total", "Rounds of a background loop that failed.", loop=WORKER_LOOPS)
 worker_loop_last_success = _gauge("ytdl_worker_loop_last_success_timestamp_seconds", "When a background loop last did its round.", loop=WORKER_LOOPS)
 worker_swept = _counter("ytdl_worker_swept_total", "Leftover folders and files removed.", what=("work", "media"))
@@ -138,4 +138,5 @@ loop_lag_seconds = _histogram("ytdl_loop_lag_seconds", "How late the event loop 
 disk_free_bytes = _gauge("ytdl_disk_free_bytes", "Free space where downloads are written.")
 disk_watermark_bytes = _gauge("ytdl_disk_watermark_bytes", "Free space below which nothing is leased or begun.")
 disk_reserved_bytes = _gauge("ytdl_disk_reserved_bytes", "What running downloads of all processes may yet write, as a process with a worker last saw it.")
+disk_deferred = _counter("ytdl_disk_deferred_total", "Attempts put off for want of room, before their transfer or when a write failed.", when=("admit", "write"))
 health_ready = _gauge("ytdl_health_ready", "1 while what the service needs is there; what only downloads need is not looked at by an API only.", check=())

@@ -7,9 +7,9 @@ from prometheus_client import Gauge
 from ytdl import loops, metrics, sql
 from ytdl.config import Config
 from ytdl.db import DB
+from ytdl.disk import Disk
 from ytdl.fetcher import Fetcher
 from ytdl.health import Health
-from ytdl.storage import Storage
 
 queue_queries = sql.load("queue")
 download_queries = sql.load("downloads")
@@ -17,10 +17,10 @@ LAG_SECONDS = 0.5
 
 
 class Sampler:
-    def __init__(self, config: Config, db: DB, storage: Storage, fetcher: Fetcher, health: Health) -> None:
+    def __init__(self, config: Config, db: DB, disk: Disk, fetcher: Fetcher, health: Health) -> None:
         self._interval = config.metrics_collection_interval
         self._db = db
-        self._storage = storage
+        self._disk = disk
         self._fetcher = fetcher
         self._health = health
         self._tasks: list[asyncio.Task[None]] = []
@@ -38,7 +38,7 @@ class Sampler:
         """One round. What needs no database comes first."""
         for state, connections in self._db.stats().items():
             metrics.db_pool.labels(state).set(connections)
-        metrics.disk_free_bytes.set(await self._storage.free_bytes())
+        await self._disk.may_lease()
         metrics.fetcher_ready.set(self._fetcher.zygote_pid is not None)
         await self._health.readiness()
         await self._count(metrics.queue_jobs, metrics.JOB_STATES, queue_queries.depth)

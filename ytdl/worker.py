@@ -10,6 +10,7 @@ import contextlib
 import logging
 import time
 from collections import deque
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -18,6 +19,7 @@ import msgspec
 from ytdl import errors, log, loops, metrics, storage
 from ytdl.attempts import Attempts, Started
 from ytdl.config import Config
+from ytdl.disk import Disk, is_full
 from ytdl.egress import LOOK_SECONDS, MOST_DEFERRALS, Egress, Permit
 from ytdl.events import Events
 from ytdl.fetcher import Done, Failed, Fetcher, FetchFailed, Metadata, Order, Progress, Stopped, Usage
@@ -43,6 +45,7 @@ class Run:
         self.heard = False
         self.task: asyncio.Task[None] | None = None
         self.fetching = False
+        self.admitted = False
         self.told = False
         self.why: Why | None = None
         self.video: Metadata | None = None
@@ -82,6 +85,7 @@ class Worker:
         egress: Egress,
         fetcher: Fetcher,
         storage: Storage,
+        disk: Disk,
         events: Events,
     ) -> None:
         self._config = config
@@ -90,6 +94,7 @@ class Worker:
         self._egress = egress
         self._fetcher = fetcher
         self._storage = storage
+        self._disk = disk
         self._events = events
         self._runs: dict[int, Run] = {}
         # Jobs that a word said to cancel: one that comes while the job is just being leased must not be lost.
@@ -114,6 +119,7 @@ class Worker:
         ]
         if self._config.download_concurrency:
             self._leasing.append(asyncio.create_task(loops.repeat("claim", 0, self._claim)))
+            self._leasing.append(asyncio.create_task(loops.repeat("disk", self._disk.look_seconds, self._disk.tend)))
             self._serving = [
                 asyncio.create_task(loops.repeat("beat", lease / 3, self._beat, first=lease / 3)),
                 asyncio.create_task(loops.repeat("report", REPORT_SECONDS, self._report)),
@@ -161,9 +167,7 @@ class Worker:
 
     async def _able(self) -> bool:
         """Without a fork server or room on the disk a job would only use up its tries; it waits in the queue."""
-        if self._fetcher.zygote_pid is None:
-            return False
-        return await self._storage.free_bytes() >= self._config.download_min_free_bytes
+        return self._fetcher.zygote_pid is not None and await self._disk.may_lease()
 
     async def _lease(self, free: int) -> int:
         """As many as there are jobs for and the lanes let start."""
@@ -216,9 +220,9 @@ class Worker:
         except errors.Unavailable:
             # Draining, and PostgreSQL is away: the lease runs out and another attempt goes on from the partial file.
             logger.warning("worker.outcome_not_written", extra={"job": s.claim.job})
-        except Exception:
+        except Exception as e:
             logger.exception("worker.attempt_failed", extra={"job": s.claim.job})
-            await self._broken(run)
+            await self._broken(run, e)
         finally:
             self._egress.forget(run.permit)
             if self._runs.get(s.claim.job) is run:
@@ -226,10 +230,11 @@ class Worker:
             metrics.worker_running.set(len(self._runs))
             self._wake.set()
 
-    async def _broken(self, run: Run) -> None:
+    async def _broken(self, run: Run, error: Exception) -> None:
         """A bug of ours: said in the download, or left to the lease's end if not even that can be written."""
+        code = "disk_full" if is_full(error) else "internal"
         try:
-            await self._failed(run, Failed("internal", "Something went wrong on the server.", True))
+            await self._failed(run, Failed(code, "Something went wrong on the server.", True))
         except Exception:
             logger.exception("worker.outcome_not_written", extra={"job": run.started.claim.job})
 
@@ -257,9 +262,18 @@ class Worker:
                 earlier_dirs=[str(folder) for folder in earlier], embed_metadata=s.embed_metadata,
                 proxy=run.permit.lane.proxy,
             )  # fmt: skip
-            return await self._fetcher.run(order, run.frame)
+            await loops.settle(lambda: self._disk.admit_again(claim), self._give_up)
+            return await self._fetcher.run(order, run.frame, lambda video: self._admit(run, video))
         finally:
             run.fetching = False
+
+    async def _admit(self, run: Run, video: Metadata) -> None:
+        """Nothing is fetched before there is room for it, and nothing by an attempt that does not count any more."""
+        ask = partial(self._disk.admit, run.started.claim, video.needed_bytes)
+        run.admitted = await loops.settle(ask, self._give_up)
+        if not run.admitted:
+            run.stop("lost")
+            await asyncio.sleep(0)
 
     async def _finished(self, run: Run, done: Done, usage: Usage) -> None:
         s = run.started
@@ -279,7 +293,7 @@ class Worker:
         s = run.started
         await loops.settle(lambda: self._describe(run), self._give_up)
         state = await loops.settle(lambda: self._fail(run, failure, usage, fetched_bytes), self._give_up)
-        await self._tidy(s, state, make_room=failure.code == "disk_full")
+        await self._tidy(s, state, make_room=failure.code == "disk_full" and run.admitted)
         logger.warning("downloads.attempt_failed", extra={"job": s.claim.job, "code": failure.code, "state": state})
 
     async def _fail(
@@ -288,6 +302,9 @@ class Worker:
         """A refusal that is meant for the lane costs the download nothing, unless it seems to be meant for that."""
         s = run.started
         wait = await self._egress.failed(run.permit, failure, heard=run.heard)
+        if failure.code == "disk_full":
+            pause = await self._disk.put_off(s.claim, admitted=run.admitted)
+            return await self._attempts.defer(s, failure, "disk", pause, usage, fetched_bytes)
         if wait is None:
             return await self._attempts.fail(s, failure, usage, fetched_bytes)
         if s.claim.deferrals < MOST_DEFERRALS:

@@ -1,0 +1,264 @@
+"""The service on a small disk: what does not fit waits for its turn, and a full one costs nobody a try."""
+
+import asyncio
+import contextlib
+import dataclasses
+import errno
+import os
+import shutil
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import Person, Service, running
+from tests.disks import MIB, fill, free, small_disk
+from tests.fakes.youtube import YouTube
+from tests.following import Download, ask, ended, look, until
+from tests.queueing import count, sql
+from ytdl import disk, metrics
+from ytdl.api.keys import DB
+from ytdl.config import Config
+from ytdl.fetcher import find_ffmpeg
+
+WATERMARK = 4 * MIB
+SLOW = 4_000_000
+
+
+@pytest.fixture(autouse=True)
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever waits is called without delay."""
+    monkeypatch.setattr(disk, "LOOK_SECONDS", 0.2)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[Path]:
+    with small_disk(tmp_path / "small", 60) as folder:
+        yield folder
+
+
+@pytest.fixture
+def small(downloading_config: Config, folder: Path) -> Config:
+    return dataclasses.replace(downloading_config, data_dir=folder, download_min_free_bytes=WATERMARK)
+
+
+@pytest.fixture
+async def service(small: Config) -> AsyncIterator[Service]:
+    async with running(small) as service:
+        yield service
+
+
+@pytest.fixture
+async def carl(service: Service) -> AsyncIterator[Person]:
+    async with service.person("carl") as person:
+        yield person
+
+
+def waits(download: Download) -> bool:
+    return bool(download["waiting"] and download["waiting"]["code"] == "disk_full")
+
+
+async def logs(person: Person, id: str) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = await (await person.get(f"/downloads/{id}/logs")).json()
+    return rows
+
+
+async def costs(service: Service, id: str) -> tuple[int, ...]:
+    """The tries and crashes that a download's job has used up."""
+    text = "SELECT tries, crashes FROM jobs WHERE subject = %s"
+    return (await sql(service.app[DB], text, id))[0]
+
+
+@asynccontextmanager
+async def least_free(folder: Path) -> AsyncIterator[list[int]]:
+    """Watches how little was ever free."""
+    seen = [free(folder)]
+
+    async def watch() -> None:
+        while True:
+            seen[0] = min(seen[0], free(folder))
+            await asyncio.sleep(0.005)
+
+    watching = asyncio.create_task(watch())
+    yield seen
+    watching.cancel()
+
+
+async def test_two_that_fit_only_in_turn_come_one_after_the_other(
+    service: Service, carl: Person, folder: Path, youtube: YouTube
+) -> None:
+    youtube.misbehave("*", media_throttle=4 * SLOW)
+    written = count(metrics.disk_deferred, when="write")
+    async with least_free(folder) as least:
+        ids = [(await ask(carl, youtube.url(f"big020_{n:04}"), quality="720p"))["id"] for n in range(2)]
+        await asyncio.gather(*(until(carl, id, lambda d: waits(d) or d["status"] == "completed") for id in ids))
+        done = [await ended(carl, id, 30) for id in ids]
+    assert [d["status"] for d in done] == ["completed", "completed"]
+    assert least[0] >= WATERMARK and count(metrics.disk_deferred, when="write") == written
+    told = [[row["status"] for row in await logs(carl, id)] for id in ids]
+    assert sorted(told) == [["completed"], ["yielded", "completed"]]
+    assert [await costs(service, id) for id in ids] == [(0, 0), (0, 0)]
+
+
+async def half_way(carl: Person, youtube: YouTube) -> str:
+    """A download in the middle of its transfer."""
+    youtube.misbehave("*", media_throttle=SLOW)
+    id: str = (await ask(carl, youtube.url("big020_0001"), quality="720p"))["id"]
+    await until(carl, id, lambda d: d["progress"]["downloaded_bytes"] > 4 * MIB)
+    return id
+
+
+def take_all(folder: Path, but: float = 0.0) -> Path:
+    """Something else fills the disk, faster than anybody writes."""
+    others = folder / "others"
+    with others.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while (left := free(folder) - int(but * MIB)) > 0:
+            file.write(bytes(min(left, MIB)))
+    return others
+
+
+async def test_a_disk_that_others_fill_in_the_middle_costs_no_try(
+    service: Service, carl: Person, folder: Path, youtube: YouTube
+) -> None:
+    id = await half_way(carl, youtube)
+    others = take_all(folder, but=0.5)
+    waiting = await until(carl, id, waits)
+    assert (waiting["status"], waiting["error"], waiting["waiting"]["until"] is not None) == ("queued", None, True)
+    assert await costs(service, id) == (0, 0)
+    # What it had is gone, so that those that need less can go on.
+    assert free(folder) > 4 * MIB
+    await asyncio.sleep(0.6)
+    assert len(await logs(carl, id)) == 1
+    youtube.behave()
+    others.unlink()
+    assert (await ended(carl, id, 30))["status"] == "completed"
+    assert [(row["status"], row["error_code"]) for row in await logs(carl, id)] == [
+        ("yielded", "disk_full"), ("completed", None)
+    ]  # fmt: skip
+
+
+async def test_a_disk_that_fills_again_and_again_fails_nothing(
+    service: Service, carl: Person, folder: Path, youtube: YouTube
+) -> None:
+    id = await half_way(carl, youtube)
+    for n in range(6):
+        others = take_all(folder, but=0.5)
+        await until(carl, id, lambda d, n=n: waits(d) and d["attempts"] == n + 1)  # type: ignore[misc]
+        others.unlink()
+        await until(carl, id, lambda d: d["progress"]["stage"] == "downloading" and not waits(d))
+    youtube.behave()
+    assert (await ended(carl, id, 30))["status"] == "completed"
+
+
+@pytest.fixture
+def greedy_ffmpeg(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """ffmpeg before which something fills the disk, the first time; the path of what fills it."""
+    others, script = folder / "others", tmp_path / "bin" / "ffmpeg"
+    script.parent.mkdir()
+    fill_once = f"[ $1 = -version ] || [ -e {tmp_path}/once ] || {{ touch {tmp_path}/once; cat /dev/zero >{others}; }}"
+    script.write_text(f'#!/bin/sh\n{fill_once} 2>/dev/null\nexec {find_ffmpeg()} "$@"\n')
+    script.chmod(0o755)
+    monkeypatch.setenv("PATH", str(script.parent), prepend=":")
+    return others
+
+
+async def test_a_disk_that_is_full_for_ffmpeg_costs_no_try(
+    greedy_ffmpeg: Path, service: Service, carl: Person, youtube: YouTube
+) -> None:
+    id = (await ask(carl, youtube.url("ordinary"), quality="720p"))["id"]
+    await until(carl, id, waits)
+    greedy_ffmpeg.unlink()
+    assert (await ended(carl, id))["status"] == "completed"
+    assert await costs(service, id) == (0, 0)
+
+
+async def test_a_disk_that_is_full_when_the_file_is_stored_costs_no_try(
+    service: Service, carl: Person, folder: Path, youtube: YouTube, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fsync, refusals = os.fsync, iter([OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))])
+
+    def refuse_once(handle: int) -> None:
+        for error in refusals:
+            raise error
+        fsync(handle)
+
+    monkeypatch.setattr(os, "fsync", refuse_once)
+    id = (await ask(carl, youtube.url("ordinary"), quality="144p"))["id"]
+    assert (await ended(carl, id))["status"] == "completed"
+    assert [row["status"] for row in await logs(carl, id)] == ["yielded", "completed"]
+    assert await costs(service, id) == (0, 0)
+    assert len(list((folder / "media").iterdir())) == 1
+
+
+async def test_what_does_not_fit_waits_and_what_fits_goes_past(
+    service: Service, carl: Person, folder: Path, youtube: YouTube
+) -> None:
+    others = fill(folder / "others", 20)
+    large = (await ask(carl, youtube.url("big020_0003"), quality="360p"))["id"]
+    waiting = await until(carl, large, waits)
+    assert waiting["title"] and waiting["progress"]["downloaded_bytes"] == 0
+    assert (await ended(carl, (await ask(carl, youtube.url("ordinary"), quality="144p"))["id"]))[
+        "status"
+    ] == "completed"
+    assert await costs(service, large) == (0, 0)
+    others.unlink()
+    assert (await ended(carl, large, 30))["status"] == "completed"
+
+
+async def test_one_that_waits_asks_the_site_once(carl: Person, folder: Path, youtube: YouTube) -> None:
+    fill(folder / "others", 20)
+    id = (await ask(carl, youtube.url("big020_0003"), quality="360p"))["id"]
+    await until(carl, id, waits)
+    asked = len(youtube.requests)
+    await asyncio.sleep(1.0)
+    assert len(youtube.requests) == asked
+
+
+async def test_one_that_waits_can_be_cancelled(carl: Person, folder: Path, youtube: YouTube) -> None:
+    fill(folder / "others", 20)
+    id = (await ask(carl, youtube.url("big020_0003"), quality="360p"))["id"]
+    await until(carl, id, waits)
+    assert (await carl.post(f"/downloads/{id}/cancel")).status == 202
+    assert ((await look(carl, id))["status"], (await look(carl, id))["waiting"]) == ("cancelled", None)
+
+
+async def test_one_that_never_fits_fails_at_once_and_says_so(carl: Person, youtube: YouTube) -> None:
+    done = await ended(carl, (await ask(carl, youtube.url("big064_0001"), quality="360p"))["id"])
+    assert (done["status"], done["error"]["code"], done["attempts"]) == ("failed", "file_too_large", 1)
+    assert done["error"]["message"] == disk.NEVER
+
+
+async def test_below_the_watermark_nothing_is_leased_and_the_reason_is_said(
+    carl: Person, folder: Path, youtube: YouTube
+) -> None:
+    others = take_all(folder, but=3)
+    await asyncio.sleep(0.5)
+    id = (await ask(carl, youtube.url("ordinary"), quality="144p"))["id"]
+    waiting = await until(carl, id, waits)
+    assert (waiting["status"], waiting["attempts"], waiting["waiting"]["until"]) == ("queued", 0, None)
+    others.unlink()
+    assert (await ended(carl, id))["status"] == "completed"
+
+
+async def test_readiness_says_that_the_disk_is_full(service: Service, folder: Path) -> None:
+    take_all(folder, but=3)
+    checks = (await (await service.client.get("/readyz")).json())["checks"]
+    assert [check["ok"] for check in checks if check["name"] == "disk"] == [False]
+
+
+async def test_a_file_that_is_deleted_while_it_is_read_is_read_to_its_end(
+    service: Service, carl: Person, folder: Path, youtube: YouTube
+) -> None:
+    done = await ended(carl, (await ask(carl, youtube.url("big020_0002"), quality="360p"))["id"])
+    async with carl.session.get(done["file"]["url"]) as response:
+        first = await response.content.read(1)
+        assert (await carl.delete(f"/downloads/{done['id']}")).status == 204
+        assert list((folder / "media").iterdir()) == []
+        assert len(first + await response.read()) == done["file"]["size_bytes"]
+
+
+def test_the_real_ffmpeg_is_there() -> None:
+    """Or the tests above would say nothing of it."""
+    assert shutil.which(str(find_ffmpeg()))
