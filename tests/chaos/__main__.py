@@ -1,30 +1,15 @@
-"""`python -m tests.chaos`: a run of the fault harness, with a report at its end. Exit code 1 when a rule was broken.
-
-As root it goes into namespaces of its own first: then no process and no mount outlives it, however it ends.
-"""
+"""`python -m tests.chaos`: a run of the fault harness, with a report at its end. Exit code 1 when a rule was broken."""
 
 import argparse
 import asyncio
 import dataclasses
 import json
-import os
-import signal
-import subprocess
 import sys
 from pathlib import Path
 
+from tests.chaos import apart
+from tests.chaos.mutants import MUTANTS
 from tests.chaos.run import Plan, Report, run
-
-APART = ["unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--mount-proc", "--kill-child"]
-
-
-def go_apart() -> None:
-    """Replaces this process by one in namespaces of its own, where that is allowed."""
-    if os.geteuid() != 0 or os.environ.get("CHAOS_OWN_MOUNTS"):
-        return
-    if subprocess.run([*APART, "true"], check=False, capture_output=True).returncode == 0:
-        environment = os.environ | {"CHAOS_OWN_MOUNTS": "1"}
-        os.execvpe(APART[0], [*APART, sys.executable, "-m", "tests.chaos", *sys.argv[1:]], environment)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -35,6 +20,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--users", type=int, default=20, help="at most 24 (default 20)")
     parser.add_argument("--rate", type=float, default=1.3, help="faults a second (default 1.3)")
     parser.add_argument("--source", type=Path, default=Plan.source, help="folder with the ytdl/ and sql/ to run")
+    parser.add_argument("--mutant", choices=MUTANTS, help="a fault in the product, which the checker must see")
     parser.add_argument("--logs", type=Path, help="folder that gets the services' logs")
     parser.add_argument("--json", type=Path, help="writes the report there as well")
     return parser.parse_args()
@@ -42,11 +28,11 @@ def parse_arguments() -> argparse.Namespace:
 
 def main() -> int:
     arguments = parse_arguments()
-    go_apart()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    apart.go_apart("tests.chaos")
+    mutant = MUTANTS[arguments.mutant] if arguments.mutant else None
     plan = Plan(
         arguments.seconds, arguments.seed, arguments.processes, arguments.users, faults_per_second=arguments.rate,
-        source=arguments.source, logs=arguments.logs,
+        source=arguments.source, logs=arguments.logs, mutate=mutant.apply if mutant else None,
     )  # fmt: skip
     report = asyncio.run(run(plan, lambda text: print(text, flush=True)))
     if arguments.json:

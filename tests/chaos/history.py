@@ -29,7 +29,7 @@ LOGS = "SELECT job_id, fence, status, error_code FROM download_logs ORDER BY id"
 SURPRISES = frozenset({"loop.failed", "worker.attempt_failed", "http.failed", "unreadable"})
 
 
-async def gathered(ground: Ground, ledger: Ledger, said: list[Said], members: list[Member]) -> History:
+async def gathered(ground: Ground, ledger: Ledger, said: list[Said]) -> History:
     """To be called while the services still run, but with nothing left to do."""
     h = History(askings=ledger.askings, fetched=ledger.fetched, said=said)
     await _read_rows(ground, h)

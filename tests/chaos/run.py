@@ -37,6 +37,7 @@ class Plan:
     mix: dict[str, int] = field(default_factory=lambda: dict(MIX))
     source: Path = ROOT
     logs: Path | None = None
+    mutate: Callable[[Path], None] | None = None
 
 
 @dataclass
@@ -63,6 +64,8 @@ async def run(plan: Plan, say: Say = print) -> Report:
         folder = Path(name)
         folder.chmod(0o711)
         source = await asyncio.to_thread(copy_source, folder / "source", plan.source)
+        if plan.mutate:
+            plan.mutate(source)
         async with prepared(folder, source) as ground:
             return await _run(plan, ground, say)
 
@@ -82,7 +85,7 @@ async def _run(plan: Plan, ground: Ground, say: Say) -> Report:
         telling.cancel()
         say("Calm now; waiting for what is under way.")
         drained = await drain(ground, say)
-        h = await history.gathered(ground, ledger, said, members)
+        h = await history.gathered(ground, ledger, said)
         swept = await history.sweep(ground, h)
         ends = [await member.end() for member in members]
     if plan.logs:
@@ -118,7 +121,9 @@ async def _tell(nemesis: Nemesis, crowd: Crowd, ledger: Ledger, say: Say) -> Non
         )
 
 
-async def drain(ground: Ground, say: Say, seconds: float = DRAIN_SECONDS) -> float | None:
+async def drain(
+    ground: Ground, say: Say, seconds: float = DRAIN_SECONDS, index_seconds: float = INDEX_SECONDS
+) -> float | None:
     """Seconds until every job had ended and the index was empty of them; None when the time was up."""
     began = time.monotonic()
     while await count_open(ground):
@@ -126,14 +131,14 @@ async def drain(ground: Ground, say: Say, seconds: float = DRAIN_SECONDS) -> flo
             return None
         await asyncio.sleep(0.5)
     took = time.monotonic() - began
-    await _until_idle(ground)
+    await _until_idle(ground, index_seconds)
     say(f"All jobs had ended after {took:.1f} s.")
     return took
 
 
-async def _until_idle(ground: Ground) -> None:
+async def _until_idle(ground: Ground, seconds: float) -> None:
     """Until the index is empty, for so long as it may take."""
-    deadline = time.monotonic() + INDEX_SECONDS
+    deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         h = History()
         await history.read_index(ground, h)
