@@ -291,6 +291,15 @@ async def test_lanes_share_the_starts_evenly(lanes_named: Any) -> None:
         assert (names.count(A.name), names.count(B.name)) == (3, 3)
 
 
+async def test_lanes_that_are_full_take_turns(lanes_named: Any, db: DB) -> None:
+    """One start now and then must not always take the same way."""
+    lanes, names = await lanes_named(A, B, burst=10), []
+    for _ in range(4):
+        await sql(db, "UPDATE egress_lanes SET tokens = 10")
+        names += [permit.lane.name for permit in await lanes.lend(1)]
+    assert names in ([A.name, B.name] * 2, [B.name, A.name] * 2)
+
+
 async def test_a_paused_lane_does_not_stop_the_others(lanes_named: Any, db: DB) -> None:
     lanes = await lanes_named(A, B, pause=30)
     wait = await lanes.failed(Permit(A), REFUSED, heard=False)
@@ -407,15 +416,15 @@ async def eventually_probing(service: Service) -> None:
 async def test_a_download_that_is_refused_in_the_middle_goes_on_from_there(
     downloading_config: Config, youtube: YouTube
 ) -> None:
-    youtube.misbehave(media_cut_after=40_000, times=1)
-    youtube.misbehave(media_status=429, skip=1, times=1)
+    youtube.misbehave(itag=140, media_status=429, times=1)
     async with pausing(downloading_config, 0.3) as (service, ann):
         (id,) = await ask_for(ann, youtube, ["ordinary"])
         await until(ann, id, lambda d: d["attempts"] == 2)
         assert (await ended(ann, id))["status"] == "completed"
         first, second = await (await ann.get(f"/downloads/{id}/logs")).json()
         assert (first["status"], first["error_code"]) == ("yielded", "rate_limited")
-        assert second["downloaded_bytes"] + 40_000 <= second["file_bytes"] * 1.1
+        # The picture was there; only the sound was left.
+        assert first["downloaded_bytes"] > 50_000 and second["downloaded_bytes"] < 0.6 * second["file_bytes"]
         assert await tries(service) == [(0, 0)]
 
 

@@ -4,18 +4,18 @@ INSERT INTO egress_lanes (name, tokens) VALUES (%(name)s, %(burst)s)
 ON CONFLICT (name) DO UPDATE SET seen_at = now();
 
 -- name: lend :many
--- Lets as many attempts start as are wanted and the lanes allow, evenly over the fullest of them. A lane whose pause is
--- over, or whose probe has died, lets exactly one start, before all others. Time counts once: a refill begins where
--- the one before it ended, whichever process made that.
+-- Lets as many attempts start as are wanted and the lanes allow, evenly over the fullest of them and in turn. A lane
+-- whose pause is over, or whose probe has died, lets exactly one start, before all others. Time counts once: a refill
+-- begins where the one before it ended, whichever process made that.
 WITH lanes AS (
-    SELECT name, state,
+    SELECT name, state, refilled_at AS used_at,
         least(%(burst)s, tokens + %(rate)s * greatest(0, extract(epoch FROM now() - refilled_at)))::float8 AS tokens,
         state <> 'open' AND coalesce(paused_until, probe_until) <= now() AS due
     FROM egress_lanes WHERE name = ANY(%(names)s::text[]) ORDER BY name FOR UPDATE
 ), units AS (
     SELECT name FROM lanes CROSS JOIN LATERAL generate_series(1,
         CASE WHEN due THEN 1 WHEN state = 'open' THEN least(floor(tokens), %(wanted)s)::integer ELSE 0 END) AS k
-    ORDER BY due DESC, tokens - k DESC LIMIT %(wanted)s
+    ORDER BY due DESC, tokens - k DESC, used_at LIMIT %(wanted)s
 ), granted AS (
     SELECT name, count(*)::integer AS starts FROM units GROUP BY name
 )
