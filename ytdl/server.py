@@ -83,6 +83,7 @@ async def _serve(config: Config, application: web.Application, runner: serving.R
         await stop.wait()
         log.info("serve.stopping", extra={"drain_seconds": config.drain_seconds})
         await app.drain(application)
+        await runner.stop_listening()
     finally:
         await runner.cleanup()
     log.info("serve.stopped")

@@ -17,7 +17,7 @@ from prometheus_client import Counter, Histogram
 
 from ytdl import log, metrics
 from ytdl.api import access
-from ytdl.api.keys import BEGUN, OUTCOME, REQUEST_ID, ROUTE
+from ytdl.api.keys import BEGUN, HEALTH, OUTCOME, REQUEST_ID, ROUTE
 
 access_log = logging.getLogger("ytdl.access")
 REQUEST_ID_FORM = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -66,6 +66,15 @@ async def finish_headers(request: web.Request, response: web.StreamResponse) -> 
     for name, value in HEADERS.items():
         if name not in headers:
             headers[name] = value
+    if _is_draining(request) and response.status != 101:
+        # Whoever keeps connections open is to let go of them before they are closed in the middle of a request.
+        response.force_close()
+        headers[hdrs.CONNECTION] = "close"
+
+
+def _is_draining(request: web.Request) -> bool:
+    health = request.app.get(HEALTH)
+    return health is not None and health.draining
 
 
 def observe_route(method: str, template: str, status: int, *, timed: bool) -> None:

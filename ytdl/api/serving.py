@@ -4,7 +4,10 @@ ever sees.
 Requests that cannot be parsed never reach a middleware; they get their problem document here.
 """
 
+import asyncio
+import contextlib
 import logging
+import socket
 from typing import Any, cast
 
 from aiohttp import web
@@ -17,6 +20,8 @@ KEEPALIVE_SECONDS = 75.0
 # Handlers that are still busy when the sites are closed get this long; streams are ended before, in
 # on_shutdown.
 SHUTDOWN_SECONDS = 5.0
+# Connections that clients or a proxy keep open get this long for another request, whose answer tells them to close.
+LAST_REQUESTS_SECONDS = 0.3
 
 
 class Connection(web.RequestHandler):
@@ -59,6 +64,27 @@ class Runner(web.AppRunner):
             # Encoded bodies are refused; taking them apart first would be work for whoever sends a bomb.
             auto_decompress=False,
         )
+
+    async def stop_listening(self) -> None:
+        """The last step before `cleanup` where nobody may be turned away: new connections are refused from here on,
+        so that a proxy tries elsewhere, and those that were made before are still served for a moment."""
+        for site in list(self.sites):
+            # aiohttp keeps the sockets to itself. A duplicate still yields the connections that wait to be accepted,
+            # which the kernel would reset.
+            listening = [each.dup() for each in cast("asyncio.Server", site._server).sockets]
+            await site.stop()
+            for each in listening:
+                await self._accept_last(each)
+        await asyncio.sleep(LAST_REQUESTS_SECONDS)
+
+    async def _accept_last(self, listening: socket.socket) -> None:
+        accepted = []
+        with listening, contextlib.suppress(BlockingIOError):
+            while True:
+                accepted.append(listening.accept()[0])
+        for connection in accepted:
+            connection.setblocking(False)
+            await asyncio.get_running_loop().connect_accepted_socket(cast("Any", self.server), connection)
 
     async def _make_server(self) -> web.Server:
         # aiohttp has no option for the connection's class, nor one for what it refuses before the first
