@@ -1,12 +1,14 @@
 #!/usr/bin/env bash
 # Installs the Debian packages that tests use, each only if its program is missing. Where that is not allowed it says
-# what would be installed; the tests then run with the programs that .venv carries.
+# what would be installed; the tests then run with the programs that .venv carries. nginx is in no .venv: the tests
+# that have one in front of two processes then have a client that goes round both, and say so in their names.
 set -eu
 
 packages=()
 command -v ffmpeg >/dev/null && command -v ffprobe >/dev/null || packages+=(ffmpeg)
 command -v curl >/dev/null || packages+=(curl)
 command -v redis-server >/dev/null || packages+=(redis-server)
+command -v nginx >/dev/null || [ -x /usr/sbin/nginx ] || packages+=(nginx)
 [ ${#packages[@]} -gt 0 ] || exit 0
 
 as_root=()
@@ -35,6 +37,8 @@ if ! { "${as_root[@]}" apt-get -qq update &&
     exit 0
 fi
 # Nor at the next boot of the machine.
-if [[ " ${packages[*]} " == *" redis-server "* ]] && command -v systemctl >/dev/null; then
-    "${as_root[@]}" systemctl --quiet disable redis-server.service || true
-fi
+for service in redis-server nginx; do
+    if [[ " ${packages[*]} " == *" $service "* ]] && command -v systemctl >/dev/null; then
+        "${as_root[@]}" systemctl --quiet disable "$service.service" || true
+    fi
+done

@@ -75,11 +75,12 @@ async def standing_in(folder: Path, *, throttle: int = 0) -> AsyncIterator[Stand
 
 @asynccontextmanager
 async def serving(folder: Path, **settings: str) -> AsyncIterator[Instance]:
-    """`ytdl serve` on a free port, with its own Postgres and Redis unless `settings` name others.
+    """`ytdl serve` on a free port, with its own Postgres and Redis unless `settings` name others, or a PORT.
 
     Nothing of the caller's environment decides about it but the path and the home folder.
     """
-    port, password, log = free_port(), f"Demo-{secrets.token_urlsafe(9)}", folder / "service.log"
+    port, password = int(settings.get("PORT") or free_port()), f"Demo-{secrets.token_urlsafe(9)}"
+    log = folder / "service.log"
     own = {
         "PORT": str(port),
         "DATA_DIR": str(folder / "data"),

@@ -1,0 +1,147 @@
+"""One address for several processes: a real nginx, or a client that goes round them itself.
+
+nginx comes as a Debian package (tests/install.sh). Where it may not be installed, the same tests run with a client
+that asks the next process when one does not answer; the tests' names say which of the two it was.
+"""
+
+import asyncio
+import itertools
+import os
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from tests.instance import free_port, last_words
+
+NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
+KIND = "nginx" if NGINX else "client"
+NOBODY = 65534
+START_SECONDS = 5.0
+# A process that is gone refuses at once, so nginx may try it each time; with max_fails it would take both for gone when
+# one is restarted right after the other.
+CONFIG = """
+daemon off;
+worker_processes 1;
+pid {folder}/nginx.pid;
+error_log {folder}/error.log warn;
+events {{ worker_connections 512; }}
+http {{
+    access_log off;
+    client_body_temp_path {folder}/body;
+    proxy_temp_path {folder}/proxy;
+    fastcgi_temp_path {folder}/fastcgi;
+    uwsgi_temp_path {folder}/uwsgi;
+    scgi_temp_path {folder}/scgi;
+    map $http_upgrade $connection_upgrade {{ default upgrade; "" ""; }}
+    upstream ytdl {{
+        {servers}
+        keepalive 16;
+    }}
+    server {{
+        listen 127.0.0.1:{port};
+        client_max_body_size 1m;
+        location / {{
+            proxy_pass http://ytdl;
+            proxy_http_version 1.1;
+            proxy_set_header Host $host;
+            proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;
+            proxy_set_header Upgrade $http_upgrade;
+            proxy_set_header Connection $connection_upgrade;
+            proxy_buffering off;
+            proxy_connect_timeout 2s;
+            proxy_read_timeout 60s;
+            proxy_next_upstream error timeout;
+            add_header X-Answered-By $upstream_addr always;
+        }}
+    }}
+}}
+"""
+
+
+@dataclass
+class Front:
+    """Where clients go: one address that is nginx, or those of the processes themselves, in turn."""
+
+    addresses: Sequence[str]
+    _turn: "itertools.count[int]" = field(default_factory=itertools.count)
+
+    async def ask(self, session: aiohttp.ClientSession, method: str, path: str, **more: Any) -> aiohttp.ClientResponse:
+        """Asks once more elsewhere where that is safe; with nginx there is nowhere else, as nginx does it."""
+        first = next(self._turn)
+        for attempt in range(len(self.addresses)):
+            address = self.addresses[(first + attempt) % len(self.addresses)]
+            try:
+                return await session.request(method, f"{address}/api/v1{path}", **more)
+            except aiohttp.ClientConnectorError:
+                last = attempt == len(self.addresses) - 1
+            except aiohttp.ClientConnectionError:
+                last = method != "GET" or attempt == len(self.addresses) - 1
+            if last:
+                break
+        raise aiohttp.ClientConnectionError("Nobody answered.")
+
+
+def answered_by(answer: aiohttp.ClientResponse) -> str:
+    """The address of the process that answered, through nginx or not; the last one where nginx asked several."""
+    given = answer.headers.get("X-Answered-By", "").rpartition(", ")[2]
+    return f"http://{given}" if given else str(answer.url.origin())
+
+
+@asynccontextmanager
+async def fronting(urls: Sequence[str]) -> AsyncIterator[Front]:
+    """What stands before the processes at `urls`, until the end of the block."""
+    if NGINX is None:
+        yield Front(list(urls))
+        return
+    with tempfile.TemporaryDirectory(prefix="ytdl-nginx-") as name:
+        folder, port = Path(name), free_port()
+        servers = " ".join(f"server {url.removeprefix('http://')} max_fails=0;" for url in urls)
+        (folder / "nginx.conf").write_text(CONFIG.format(folder=folder, port=port, servers=servers))
+        async with _nginx(NGINX, folder, port):
+            yield Front([f"http://127.0.0.1:{port}"])
+
+
+@asynccontextmanager
+async def _nginx(program: str, folder: Path, port: int) -> AsyncIterator[None]:
+    """nginx without any privilege, even where the tests have all of them; it ends with the tests."""
+    error_log = folder / "error.log"
+    if os.geteuid() == 0:
+        os.chown(folder, NOBODY, NOBODY)
+    process = await asyncio.create_subprocess_exec(
+        *_leash(), program, "-e", str(error_log), "-p", str(folder), "-c", str(folder / "nginx.conf"),
+        stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL,
+        start_new_session=True,
+    )  # fmt: skip
+    try:
+        await _listening(process, port, error_log)
+        yield
+    finally:
+        if process.returncode is None:
+            process.terminate()
+        await process.wait()
+
+
+def _leash() -> list[str]:
+    """Drops root, and ends the program with this process; both are done by util-linux's setpriv."""
+    drop = [f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"] if os.geteuid() == 0 else []
+    return ["setpriv", *drop, "--pdeathsig", "TERM", "--"]
+
+
+async def _listening(process: asyncio.subprocess.Process, port: int, error_log: Path) -> None:
+    for _ in range(int(START_SECONDS / 0.02)):
+        assert process.returncode is None, last_words(error_log) if error_log.exists() else "nginx did not start"
+        try:
+            _, writer = await asyncio.open_connection("127.0.0.1", port)
+        except ConnectionRefusedError:
+            await asyncio.sleep(0.02)
+            continue
+        writer.close()
+        await writer.wait_closed()
+        return
+    raise AssertionError(f"nginx did not listen within {START_SECONDS:g} s")
