@@ -223,6 +223,16 @@ class Queue:
         except errors.Unavailable:
             log.warning("queue.not_dropped", extra={"jobs": list(jobs)})
 
+    async def refused(self, jobs: Sequence[int]) -> None:
+        """Best effort, after a claim: what it did not get leaves the index, or comes again a little later."""
+        if not jobs:
+            return
+        try:
+            await self.index.drop(jobs)
+            await self.index.ensure(await self._db.many(q.refused, ids=list(jobs)))
+        except errors.Unavailable:
+            log.warning("queue.not_dropped", extra={"jobs": list(jobs)})
+
     async def claim(self, tx: Statements, jobs: Sequence[int]) -> list[Claim]:
         rows = await tx.many(
             q.claim, ids=list(jobs), owner=self.owner, lease_seconds=self.lease_seconds, max_crashes=MAX_CRASHES

@@ -153,6 +153,11 @@ SELECT state FROM asked;
 SELECT id, user_id, priority, run_at FROM jobs
 WHERE state IN ('queued', 'retry_wait') AND id > %(after)s ORDER BY id LIMIT 1000;
 
+-- name: refused :many
+-- Which of these jobs wait all the same; they are to be suggested again, but not at once.
+SELECT id, user_id, priority, greatest(run_at, now() + interval '1 second') AS run_at FROM jobs
+WHERE id = ANY(%(ids)s::bigint[]) AND state IN ('queued', 'retry_wait');
+
 -- name: next_epoch :value
 -- A number for the next incarnation of the index.
 SELECT nextval('queue_epoch');

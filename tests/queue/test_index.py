@@ -12,6 +12,7 @@ from tests.queueing import (
     BEN,
     EPOCH,
     announced,
+    cancel,
     claimed,
     complete,
     crash,
@@ -129,3 +130,17 @@ async def test_claiming_passes_over_a_user_who_has_nothing(jobs: Queue, db: DB, 
     await kv.client.zadd(kv.key("queue", "users"), {str(ANN): -1})
     await kv.client.zadd(kv.key("queue", "delayed"), {"77": 1})
     assert await jobs.index.claim(5) == [id]
+
+
+async def test_what_was_refused_comes_again_when_it_waits_and_never_when_it_ended(jobs: Queue, db: DB) -> None:
+    waits, ended = await announced(jobs, db), await announced(jobs, db)
+    assert await jobs.index.claim(5) == [waits, ended]
+    await cancel(jobs, db, ended)
+    await jobs.refused([waits, ended])
+    assert await jobs.index.claim(5) == []
+    suggested: list[int] = []
+    async with asyncio.timeout(3):
+        while not suggested:
+            suggested = await jobs.index.claim(5)
+            await asyncio.sleep(0.02)
+    assert suggested == [waits]
