@@ -114,7 +114,7 @@ async def until(holds: Callable[[], bool], seconds: float = 5.0) -> None:
             await asyncio.sleep(0.01)
 
 
-def is_merging(fetcher: Fetcher) -> bool:
+def is_encoding(fetcher: Fetcher) -> bool:
     """Whether the slow ffmpeg has come as far as its sleep."""
     return [process.name() for process in descendants(fetcher)][1:] == ["sleep"]
 

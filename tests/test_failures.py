@@ -201,7 +201,7 @@ async def test_a_failing_ffmpeg_is_processing_failed(youtube: YouTube, tmp_path:
     broken = tmp_path / "ffmpeg"
     broken.write_text("#!/bin/sh\necho 'Conversion failed!' >&2\nexit 1\n")
     broken.chmod(0o755)
-    failure = await fail_with(youtube, tmp_path, {}, ffmpeg=str(broken))
+    failure = await fail_with(youtube, tmp_path, {"wanted": "mp3"}, ffmpeg=str(broken))
     assert (failure.failure.code, failure.failure.retryable) == ("processing_failed", True)
 
 
@@ -210,7 +210,7 @@ async def test_a_file_that_ffmpeg_cut_short_is_not_called_done(youtube: YouTube,
     real = settings_for(youtube, tmp_path).ffmpeg
     cutter.write_text(f'#!/bin/bash\n"{real}" "${{@:1:$#-1}}" -t 2 "${{@: -1}}"\n')
     cutter.chmod(0o755)
-    failure = await fail_with(youtube, tmp_path, {}, ffmpeg=str(cutter))
+    failure = await fail_with(youtube, tmp_path, {"wanted": "mp3"}, ffmpeg=str(cutter))
     assert (failure.failure.code, failure.failure.retryable) == ("verification_failed", True)
     assert list((tmp_path / "attempt").glob("*.note")) == []
 
@@ -227,6 +227,12 @@ async def test_a_file_that_grows_over_the_limit_is_stopped(youtube: YouTube, tmp
     failure = await fail_with(youtube, tmp_path, {}, file_bytes=1_000_000)
     assert failure.failure.code == "file_too_large"
     assert max(path.stat().st_size for path in (tmp_path / "attempt").iterdir()) <= 1_000_000
+
+
+async def test_a_joined_file_is_held_to_the_size_limit_too(youtube: YouTube, tmp_path: Path) -> None:
+    youtube.misbehave(player_sizeless=True)
+    failure = await fail_with(youtube, tmp_path, {}, file_bytes=330_000)  # each stream fits, both together do not
+    assert failure.failure.code == "file_too_large"
 
 
 async def test_a_body_that_never_ends_is_stopped_where_the_file_should_end(youtube: YouTube, tmp_path: Path) -> None:
@@ -291,7 +297,7 @@ async def test_a_folder_of_a_living_attempt_cannot_be_used_twice(
 
 
 async def test_every_code_that_texts_lead_to_is_in_the_table() -> None:
-    codes = {code for _, code in errors._TEXTS} | set(errors._SENTENCES) | set(errors._ERRNOS.values())
+    codes = {code for _, code in errors._TEXTS} | set(errors._SENTENCES) | set(errors.OF_THE_DISK.values())
     assert codes <= set(REASONS)
 
 

@@ -21,7 +21,7 @@ from tests.fetching import (
     fail,
     fetch,
     is_alive,
-    is_merging,
+    is_encoding,
     order_for,
     settings_for,
     start_slowly,
@@ -112,8 +112,8 @@ async def test_children_see_no_secret_of_the_service(
     fetcher = Fetcher(settings_for(youtube, tmp_path, ffmpeg=slow_ffmpeg))
     await fetcher.start()
     try:
-        task: Run = asyncio.create_task(fetcher.run(order_for(youtube, tmp_path), lambda frame: None))
-        await until(lambda: is_merging(fetcher))
+        task: Run = asyncio.create_task(fetcher.run(order_for(youtube, tmp_path, wanted="mp3"), lambda frame: None))
+        await until(lambda: is_encoding(fetcher))
         family = [psutil.Process(fetcher.zygote_pid), *descendants(fetcher)]
         known = {"PATH", "HOME", "LANG", "PYTHONPATH", "PWD", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"}
         for process in family:
@@ -153,10 +153,10 @@ async def test_many_jobs_at_once_end_with_their_own_files(fetcher: Fetcher, yout
 
 
 async def test_only_so_many_ffmpegs_work_at_once(youtube: YouTube, tmp_path: Path, slow_ffmpeg: str) -> None:
-    fetcher = Fetcher(settings_for(youtube, tmp_path, ffmpeg=slow_ffmpeg, ffmpeg_at_once=2))
+    fetcher = Fetcher(settings_for(youtube, tmp_path, ffmpeg=slow_ffmpeg, process_at_once=2))
     await fetcher.start()
     stages = [Stages() for _ in range(4)]
-    orders = [order_for(youtube, tmp_path / str(n), quality="144p") for n in range(4)]
+    orders = [order_for(youtube, tmp_path / str(n), wanted="mp3") for n in range(4)]
     tasks = [asyncio.create_task(fetcher.run(order, stage.see)) for order, stage in zip(orders, stages, strict=True)]
     try:
         for stage in stages:
@@ -216,7 +216,7 @@ async def test_the_last_words_of_what_should_not_fail_are_logged_in_part_and_wit
     fetcher = Fetcher(settings_for(youtube, tmp_path, ffmpeg=str(broken)))
     await fetcher.start()
     try:
-        await fail(fetcher, order_for(youtube, tmp_path))
+        await fail(fetcher, order_for(youtube, tmp_path, wanted="mp3"))
     finally:
         await fetcher.stop()
     line = logged_failure(caplog)

@@ -19,7 +19,7 @@ from tests.fetching import (
     fail,
     fetch,
     is_alive,
-    is_merging,
+    is_encoding,
     order_for,
     settings_for,
     start_slowly,
@@ -39,7 +39,7 @@ async def main():
     await fetcher.start()
     def show(frame):
         print(fetcher.zygote_pid, getattr(frame, "stage", ""), flush=True)
-    await fetcher.run(Order("9.1", url, "best", "mp4", work), show)
+    await fetcher.run(Order("9.1", url, "best", "mp3", work), show)
 asyncio.run(main())
 """
 
@@ -65,12 +65,14 @@ async def test_cancelling_during_the_transfer_leaves_no_process_but_the_partial_
     assert (tmp_path / "attempt" / "137.mp4.part").stat().st_size > 30_000
 
 
-async def test_cancelling_during_the_merge_kills_ffmpeg(youtube: YouTube, tmp_path: Path, slow_ffmpeg: str) -> None:
+async def test_cancelling_while_sound_is_encoded_kills_ffmpeg(
+    youtube: YouTube, tmp_path: Path, slow_ffmpeg: str
+) -> None:
     fetcher = Fetcher(settings_for(youtube, tmp_path, ffmpeg=slow_ffmpeg))
     await fetcher.start()
     try:
-        task: Run = asyncio.create_task(fetcher.run(order_for(youtube, tmp_path), lambda frame: None))
-        await until(lambda: is_merging(fetcher))
+        task: Run = asyncio.create_task(fetcher.run(order_for(youtube, tmp_path, wanted="mp3"), lambda frame: None))
+        await until(lambda: is_encoding(fetcher))
         helper = descendants(fetcher)
         assert await cancel(task) < 1
         assert not any(map(is_alive, helper))
@@ -127,8 +129,8 @@ async def test_a_killed_child_is_child_killed_and_takes_its_ffmpeg_along(
     fetcher = Fetcher(settings_for(youtube, tmp_path, ffmpeg=slow_ffmpeg))
     await fetcher.start()
     try:
-        task = asyncio.create_task(fail(fetcher, order_for(youtube, tmp_path)))
-        await until(lambda: is_merging(fetcher))
+        task = asyncio.create_task(fail(fetcher, order_for(youtube, tmp_path, wanted="mp3")))
+        await until(lambda: is_encoding(fetcher))
         child = psutil.Process(fetcher.zygote_pid).children()[0]
         helper = child.children()[0]
         child.kill()

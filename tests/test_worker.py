@@ -74,7 +74,7 @@ async def test_cancelling_a_transfer_leaves_nothing(ann: Person, youtube: YouTub
 
 
 @pytest.fixture
-async def merging_slowly(
+async def encoding_slowly(
     downloading_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[Service]:
     """A service whose ffmpeg starts and then takes its time."""
@@ -84,13 +84,13 @@ async def merging_slowly(
         yield service
 
 
-async def test_cancelling_the_processing_leaves_nothing(youtube: YouTube, merging_slowly: Service) -> None:
-    async with merging_slowly.person("carl") as carl:
-        id = (await ask(carl, youtube.url("ordinary")))["id"]
+async def test_cancelling_the_processing_leaves_nothing(youtube: YouTube, encoding_slowly: Service) -> None:
+    async with encoding_slowly.person("carl") as carl:
+        id = (await ask(carl, youtube.url("ordinary"), format="mp3"))["id"]
         await in_stage(carl, id, "processing")
-        await eventually(lambda: children(merging_slowly)[1:] == ["sleep"])
+        await eventually(lambda: children(encoding_slowly)[1:] == ["sleep"])
         assert await cancel_takes(carl, id) < 2
-    assert await nothing_is_left(merging_slowly)
+    assert await nothing_is_left(encoding_slowly)
 
 
 async def test_deleting_a_running_download_stops_it(ann: Person, youtube: YouTube, downloading: Service) -> None:
@@ -180,7 +180,7 @@ async def test_a_lost_lease_stops_the_attempt_and_another_completes(
     await downloading.app[DB].exec(lose)
     await downloading.app[WORKER]._attempts.reap()
     # This process takes the job again itself; the attempt that lost it must not go on beside the new one.
-    await eventually(lambda: len(now := children(downloading)) == 1 and old not in now, 4)
+    await eventually(lambda: len(now := children(downloading)) == 1 and old not in now, 8)
     youtube.behave()
     done = await ended(ann, id)
     assert (done["status"], done["attempts"]) == ("completed", 2)

@@ -1,7 +1,7 @@
-"""Making the asked-for file from the fetched streams: one run of ffmpeg, or none.
+"""Making the asked-for file from the fetched streams: a link, a copy into another container, or a run of ffmpeg.
 
-ffmpeg sees local files only, gets a closed argument list, holds the folder's lock, and reports how far it is.
-Its own words are kept for classification and never shown.
+ffmpeg encodes sound and nothing else. It sees local files only, gets a closed argument list, holds the folder's lock,
+and reports how far it is. Its own words are kept for classification and never shown.
 """
 
 import os
@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
-from ytdl.child import slots
+from ytdl.child import remux
 from ytdl.child.errors import Refused, by_text, clean
 from ytdl.child.formats import Choice
 from ytdl.child.frames import Setup
@@ -57,49 +57,50 @@ def make(
     if choice.copy and not tags:
         os.link(sources[0], product)
         return product
-    if not setup.ffmpeg:
-        raise Refused("ffmpeg_missing", "ffmpeg is needed to make this format.")
-    arguments = [setup.ffmpeg, *_inputs(sources), *_outputs(choice, info if tags else None), f"file:{product.name}"]
-    with slots.hold(setup.ffmpeg_slots):
-        _run(arguments, folder, info.get("duration"), report)
+    fields = _tags(info) if tags else {}
+    if choice.audio_only and not _is_copied(choice):
+        _run([*_inputs(setup, sources[0]), *_outputs(choice, fields), f"file:{product.name}"], folder, info, report)
+    else:
+        remux.join(sources, _kinds(choice), product, _MUXERS[choice.ext], fields, report)
     return product
 
 
-def _inputs(sources: list[Path]) -> list[str]:
-    quiet = ["-nostdin", "-hide_banner", "-loglevel", "error", "-progress", "pipe:1", "-y"]
-    each = [["-protocol_whitelist", "file,pipe", "-i", f"file:{source.name}"] for source in sources]
-    return quiet + [word for words in each for word in words]
+def _kinds(choice: Choice) -> list[list[str]]:
+    if choice.audio_only:
+        return [["audio"]]
+    return [["video"], ["audio"]] if len(choice.streams) == 2 else [["video", "audio"]]
 
 
-def _outputs(choice: Choice, info: dict[str, Any] | None) -> list[str]:
-    streams = ["-map", "0:a:0", "-vn"] if choice.audio_only else ["-map", "0:v:0"]
-    if not choice.audio_only and choice.has_audio:
-        streams += ["-map", f"{len(choice.streams) - 1}:a:0{'?' if len(choice.streams) == 1 else ''}"]
-    codecs = ["-c:a", *_audio_codec(choice)] if choice.audio_only else ["-c", "copy"]
-    extra = ["-movflags", "+faststart"] if choice.ext in ("mp4", "m4a") else []
-    tags = ["-map_metadata", "-1", *(_tags(info) if info else [])]
-    return [*streams, *codecs, "-threads", "1", *extra, *tags, "-f", _MUXERS[choice.ext]]
-
-
-def _audio_codec(choice: Choice) -> list[str]:
+def _is_copied(choice: Choice) -> bool:
     codec = str(choice.streams[0].get("acodec") or "").lower()
-    if codec.startswith(_COPIES.get(choice.ext, ())):
-        return ["copy"]
-    return _ENCODERS[choice.ext]
+    return codec.startswith(_COPIES.get(choice.ext, ()))
 
 
-def _tags(info: dict[str, Any]) -> list[str]:
+def _inputs(setup: Setup, source: Path) -> list[str]:
+    if not setup.ffmpeg:
+        raise Refused("ffmpeg_missing", "ffmpeg is needed to make this format.")
+    quiet = ["-nostdin", "-hide_banner", "-loglevel", "error", "-progress", "pipe:1", "-y"]
+    return [setup.ffmpeg, *quiet, "-protocol_whitelist", "file,pipe", "-i", f"file:{source.name}"]
+
+
+def _outputs(choice: Choice, tags: dict[str, str]) -> list[str]:
+    extra = ["-movflags", "+faststart"] if choice.ext == "m4a" else []
+    codecs = ["-map", "0:a:0", "-vn", "-c:a", *_ENCODERS[choice.ext], "-threads", "1"]
+    pairs = [word for key, value in tags.items() for word in ("-metadata", f"{key}={value}")]
+    return [*codecs, *extra, "-map_metadata", "-1", *pairs, "-f", _MUXERS[choice.ext]]
+
+
+def _tags(info: dict[str, Any]) -> dict[str, str]:
     fields = {
         "title": info.get("title"),
         "artist": info.get("uploader") or info.get("channel"),
         "date": info.get("upload_date"),
         "comment": info.get("webpage_url"),
     }
-    pairs = {key: str(value).replace("\0", "") for key, value in fields.items() if value}
-    return [word for key, value in pairs.items() for word in ("-metadata", f"{key}={value}")]
+    return {key: str(value).replace("\0", "") for key, value in fields.items() if value}
 
 
-def _run(arguments: list[str], folder: Folder, duration: float | None, report: Callable[[float], None]) -> None:
+def _run(arguments: list[str], folder: Folder, info: dict[str, Any], report: Callable[[float], None]) -> None:
     process = subprocess.Popen(
         arguments,
         cwd=folder.path,
@@ -109,7 +110,7 @@ def _run(arguments: list[str], folder: Folder, duration: float | None, report: C
         pass_fds=[folder.lock_fd],
     )
     with process:
-        words = _follow(process.stdout, duration, report)
+        words = _follow(process.stdout, info.get("duration"), report)
     if process.returncode != 0:
         raise _explain(process.returncode, words)
 

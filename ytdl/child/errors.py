@@ -100,7 +100,7 @@ _SENTENCES = {
     "upstream_truncated": "The site cut the transfer short.",
 }
 
-_ERRNOS = {errno.ENOSPC: "disk_full", errno.EDQUOT: "disk_full", errno.EFBIG: "file_too_large"}
+OF_THE_DISK = {errno.ENOSPC: "disk_full", errno.EDQUOT: "disk_full", errno.EFBIG: "file_too_large"}
 
 _NOISE = [
     (re.compile(r"\x1b\[[0-9;]*m"), ""),
@@ -191,8 +191,8 @@ def _by_kind(error: BaseException) -> tuple[str, float | None] | None:
             return code, None
     if isinstance(error, TransportError):
         return by_text(str(error)) or "network_error", None
-    if isinstance(error, OSError) and error.errno in _ERRNOS:
-        return _ERRNOS[error.errno], None
+    if isinstance(error, OSError) and error.errno in OF_THE_DISK:
+        return OF_THE_DISK[error.errno], None
     return None
 
 

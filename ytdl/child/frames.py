@@ -105,7 +105,7 @@ class Setup(msgspec.Struct, frozen=True, tag="setup"):
     allowed_extractors: list[str]
     ffmpeg: str | None = None
     deno: str | None = None
-    ffmpeg_slots: list[str] = []
+    slots: list[str] = []
     proxy: str | None = None
     trust_system_certificates: bool = False
     extractor_args: str = ""

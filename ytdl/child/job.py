@@ -13,7 +13,7 @@ import msgspec
 from yt_dlp.networking.exceptions import HTTPError
 from yt_dlp.utils import DownloadError
 
-from ytdl.child import confine, encode, extract, verify
+from ytdl.child import confine, encode, extract, slots, verify
 from ytdl.child.client import Client
 from ytdl.child.errors import Refused, last_known
 from ytdl.child.formats import Choice, Stream, smaller_side
@@ -85,12 +85,13 @@ class _Job:
         self._meter.begin("downloading")
         kept = sum([self._transfer(info, stream, n, resumed[n]) for n, stream in enumerate(choice.streams)])
         self._meter.begin("processing")
-        tags = self._order.embed_metadata
-        product = encode.make(choice, self._folder, self._setup, info, tags, self._meter.processed)
-        self._meter.begin("verifying")
-        facts = self._measure(product, choice, info)
-        fetched = self._meter.fetched_bytes
-        self._send(verify.describe(product, choice, facts, verify.seal(product), fetched, kept))
+        with slots.hold(self._setup.slots):
+            tags = self._order.embed_metadata
+            product = encode.make(choice, self._folder, self._setup, info, tags, self._meter.processed)
+            self._meter.begin("verifying")
+            facts = self._measure(product, choice, info)
+            sha256 = verify.seal(product)
+        self._send(verify.describe(product, choice, facts, sha256, self._meter.fetched_bytes, kept))
 
     def _needed(self, choice: Choice, resumed: int) -> int | None:
         """What the folder may yet grow by: what is to be fetched, and all of it again when a new file is made of it."""

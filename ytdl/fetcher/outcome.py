@@ -41,7 +41,7 @@ class Settings:
     cpu_seconds: int = 4 * 3600
     niceness: int = 5
     extract_at_once: int = 4
-    ffmpeg_at_once: int = 2
+    process_at_once: int = 2
 
 
 class Usage(msgspec.Struct, frozen=True):

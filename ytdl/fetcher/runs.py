@@ -196,7 +196,7 @@ class Fetcher:
             allowed_extractors=list(s.allowed_extractors),
             ffmpeg=wrapped.get("ffmpeg"),
             deno=wrapped.get("deno"),
-            ffmpeg_slots=write_slots(folder, "ffmpeg", s.ffmpeg_at_once),
+            slots=write_slots(folder, "processing", s.process_at_once),
             proxy=s.proxy,
             trust_system_certificates=bool(s.ca_file),
             extractor_args=s.extractor_args,

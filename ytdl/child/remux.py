@@ -1,0 +1,86 @@
+"""Putting fetched streams into one container without encoding anything, inside the job's own process.
+
+A run of ffmpeg does the same for the price of starting it, which for a short video is most of a job's processor time.
+"""
+
+import heapq
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import av
+from av.container import InputContainer, OutputContainer
+from av.error import FFmpegError
+from av.packet import Packet
+from av.stream import Stream
+
+from ytdl.child.errors import OF_THE_DISK, Refused
+
+# A stream that turns out to be a list of other files would be read as such by the library.
+_FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,mpegts,ogg,mp3,aac,flac,wav"
+_SAFE = {"protocol_whitelist": "file", "format_whitelist": _FORMATS}
+REPORT_SECONDS = 0.2
+# Moment in seconds, packet.
+Timed = tuple[float, "Packet[Any]"]
+
+
+def join(
+    sources: list[Path],
+    kinds: list[list[str]],
+    product: Path,
+    muxer: str,
+    tags: dict[str, str],
+    report: Callable[[float], None],
+) -> None:
+    """Copies of each source the first stream of each kind it is listed with ("video", "audio") into the product.
+
+    `report` gets the finished fraction, 0..1. Raises Refused("processing_failed"), and OSError for the disk.
+    """
+    try:
+        with ExitStack() as stack:
+            inputs = [stack.enter_context(av.open(str(source), options=_SAFE)) for source in sources]
+            options = {"movflags": "+faststart"} if muxer in ("mp4", "ipod") else {}
+            output = stack.enter_context(av.open(str(product), "w", format=muxer, options=options))
+            output.metadata.update(tags)
+            _copy(inputs, kinds, output, report)
+    except (FFmpegError, OSError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno in OF_THE_DISK:
+            raise
+        raise Refused("processing_failed", "The streams could not be put together.") from error
+
+
+def _copy(
+    inputs: list[InputContainer], kinds: list[list[str]], output: OutputContainer, report: Callable[[float], None]
+) -> None:
+    tracks = [_tracks(source, wanted, output) for source, wanted in zip(inputs, kinds, strict=True)]
+    packets = [_packets(source, pairs) for source, pairs in zip(inputs, tracks, strict=True)]
+    length = max((source.duration or 0) / av.time_base for source in inputs)
+    reported = 0.0
+    for moment, packet in heapq.merge(*packets, key=lambda timed: timed[0]):
+        output.mux(packet)
+        if length and time.monotonic() - reported > REPORT_SECONDS:
+            reported = time.monotonic()
+            report(moment / length)
+
+
+def _tracks(source: InputContainer, wanted: list[str], output: OutputContainer) -> list[tuple[Stream, Stream]]:
+    found = [next((stream for stream in source.streams if stream.type == kind), None) for kind in wanted]
+    return [(stream, output.add_stream_from_template(stream, opaque=True)) for stream in found if stream]
+
+
+def _packets(source: InputContainer, tracks: list[tuple[Stream, Stream]]) -> Iterator[Timed]:
+    """In the order of decoding, moved so that the source begins at 0."""
+    start = (source.start_time or 0) / av.time_base
+    targets = {stream.index: target for stream, target in tracks}
+    for packet in source.demux([stream for stream, _ in tracks]):
+        if packet.dts is None or packet.time_base is None:
+            continue  # the empty packet at the end of each stream
+        offset = round(start / packet.time_base)
+        packet.dts -= offset
+        if packet.pts is not None:
+            packet.pts -= offset
+        moment = float(packet.dts * packet.time_base)
+        packet.stream = targets[packet.stream.index]
+        yield moment, packet
