@@ -40,6 +40,8 @@ async def pair(
 ) -> AsyncIterator[Pair]:
     """Everything is new: both processes find an empty database and no data folder, in the same moment."""
     settings = {"ADMIN_PASSWORD": "", "DOWNLOAD_CONCURRENCY": "3", "DOWNLOAD_USER_CONCURRENCY": str(USER_CAP)}
+    # With beats this far apart it is the word of a cancel that ends a job, and not its next beat.
+    settings["DOWNLOAD_LEASE_SECONDS"] = "30"
     folder = tmp_path_factory.mktemp("pair")
     async with two(folder, servers, new_database, youtube_server, **settings) as running:
         yield running
@@ -139,7 +141,7 @@ async def test_a_stream_of_one_process_is_continued_by_the_other(pair: Pair, ann
     published = await ids_published(pair, ann)
     missed = published[published.index(ids[1]) + 1 :][:2]
     assert ids == sorted(set(ids), key=order) and ids[2:4] == missed != []
-    assert (rest[0].type, rest[-1].type) == ("progress", "done")
+    assert rest[-1].type == "done" and "snapshot" not in {event.type for event in rest}
 
 
 # cancelling, deleting, trying again
