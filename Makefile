@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help run demo test test-fast check fmt bench schema lock clean lint
+.PHONY: help run demo test test-fast check fmt model bench schema lock clean lint
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -44,6 +44,9 @@ check: lint ## Check style, types and the shape of the code
 fmt: .venv/.installed-dev ## Format the code and mend what ruff can mend
 	@$(BIN)/ruff check --quiet --fix-only .
 	@$(BIN)/ruff format .
+
+model: .venv/.installed-dev ## Hold the queue against its model for some minutes
+	@exec env YTDL_MODEL_EXAMPLES=500 YTDL_MODEL_STEPS=50 $(BIN)/python -m pytest -q -n 0 tests/queue/test_model.py
 
 bench: .venv/.installed-dev ## Measure CPU, memory and requests a second
 	@exec $(BIN)/python -m tests.bench
