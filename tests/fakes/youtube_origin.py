@@ -107,7 +107,7 @@ class Origin:
         if fault.player_garbage:
             return web.Response(text='{"playabilityStatus": {"sta<html>', content_type="application/json")
         if fault.player_bomb:
-            return _bomb(fault.player_bomb)
+            return await asyncio.to_thread(_bomb, fault.player_bomb)
         return _json(await self._describe(find(seen.video), fault.player_sizeless))
 
     async def _describe(self, video: Video, sizeless: bool) -> dict[str, Any]:

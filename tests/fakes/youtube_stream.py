@@ -5,9 +5,9 @@ Owns which file belongs to a format (`Films`) and the answers of /videoplayback.
 
 import asyncio
 import contextlib
+import gzip
 import re
 import time
-import zlib
 from dataclasses import dataclass, replace
 from email.utils import formatdate
 
@@ -23,6 +23,7 @@ UPLOADED = UPLOADED_MICROSECONDS / 1_000_000
 DRIP_SECONDS = 0.25
 GROWTH = 65_536
 ENDLESS = bytes(READ)
+PACKED = gzip.compress(ENDLESS)
 
 
 class Films:
@@ -138,9 +139,8 @@ class Sender:
             await asyncio.Event().wait()
 
     async def _explode(self) -> None:
-        packer = zlib.compressobj(9, wbits=zlib.MAX_WBITS | 16)
         while True:
-            await self._write(packer.compress(ENDLESS * 16) or b"")
+            await self._write(PACKED)
 
     def _next_length(self, span: Span) -> int:
         """How much may go out now: none at the end and where the fault wants a break."""

@@ -19,6 +19,7 @@ from yt_dlp.networking.exceptions import HTTPError, RequestError
 from ytdl.child import options
 from ytdl.child.errors import Refused, retry_after
 from ytdl.child.frames import Setup
+from ytdl.child.pages import bound
 
 # What yt-dlp adds when there are no streams; the reason stands before it.
 _OWN_WORDS = ("No video formats found!", "Requested format is not available")
@@ -84,9 +85,10 @@ class Client(yt_dlp.YoutubeDL):  # type: ignore[misc]  # published without types
 
     def urlopen(self, req: Any) -> Any:
         try:
-            return super().urlopen(req)
+            return bound(super().urlopen(req))
         except HTTPError as error:
             self.asked_to_wait = retry_after(error.response.headers)
+            bound(error.response)
             raise
 
     def _pass_progress(self, status: dict[str, Any]) -> None:

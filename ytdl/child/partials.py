@@ -45,17 +45,16 @@ class Folder:
             self._write_note(name, identity)
         return self.size(name)
 
-    def etag_of(self, name: str) -> str | None:
-        """The entity tag that came with the first bytes of a stream, when it is a strong one."""
-        etag = (_read_note(self.path / (name + NOTE)) or {}).get("etag")
-        return etag if isinstance(etag, str) else None
+    def marks_of(self, name: str) -> dict[str, str]:
+        """By what the server tells this version of a stream from others, as it came with the bytes that are here."""
+        marks = (_read_note(self.path / (name + NOTE)) or {}).get("marks")
+        return marks if isinstance(marks, dict) else {}
 
-    def keep_etag(self, name: str, etag: str | None) -> None:
-        """Note a strong entity tag, so that a later attempt can ask for the rest of the same bytes only."""
+    def keep_marks(self, name: str, marks: dict[str, str]) -> None:
+        """Note them, so that a later attempt goes on from the same version only."""
         note = _read_note(self.path / (name + NOTE))
-        strong = etag if etag and etag.startswith('"') else None
-        if note is not None and note.get("etag") != strong:
-            self._write_note(name, note | {"etag": strong})
+        if note is not None and note.get("marks", {}) != marks:
+            self._write_note(name, note | {"marks": marks})
 
     def _write_note(self, name: str, note: dict[str, Any]) -> None:
         fresh = self.path / (name + NOTE + ".new")
@@ -78,9 +77,11 @@ class Folder:
             return False
         try:
             note = _read_note(folder / (name + NOTE)) or {}
-            if {key: value for key, value in note.items() if key != "etag"} != identity:
+            if {key: note.get(key) for key in identity} != identity:
                 return False
-            if not any(self._move(folder / each) for each in (name, name + PART) if (folder / each).is_file()):
+            # What is finished is not asked for again, so the site itself must have said that it is the same.
+            names = [name, name + PART] if identity["size"] or any(identity["version"]) else [name + PART]
+            if not any(self._move(folder / each) for each in names if (folder / each).is_file()):
                 return False
             return self._move(folder / (name + NOTE))
         finally:
@@ -128,18 +129,16 @@ def is_one_file(stream: Stream) -> bool:
 
 
 def identify(video_id: str, stream: Stream) -> dict[str, Any] | None:
-    """What makes two fetches of a stream the same bytes; None when the site says too little to be sure."""
+    """What makes two fetches of a stream the same bytes, as far as the site says; None for one in pieces."""
     query = parse_qs(urlsplit(stream.get("url", "")).query)
-    size = whole(stream.get("filesize"))
-    version = [query.get(key, [""])[0] for key in ("clen", "lmt", "etag")]
-    if not is_one_file(stream) or not size:
+    if not is_one_file(stream):
         return None
     return {
         "video": video_id,
         "format": stream["format_id"],
         "ext": stream.get("ext"),
-        "size": size,
-        "version": version,
+        "size": whole(stream.get("filesize")),
+        "version": [query.get(key, [""])[0] for key in ("clen", "lmt", "etag")],
     }
 
 

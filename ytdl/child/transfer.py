@@ -21,6 +21,7 @@ from ytdl.child.values import whole
 
 LEAST_OVERLAP_BYTES, MOST_OVERLAP_BYTES = 4 * 1024, 64 * 1024
 READ_BYTES = 64 * 1024
+VALIDATORS = {"etag", "modified"}
 PROGRESS_BYTES = 1024 * 1024
 """So much since the last failure, and the failures before it are forgotten."""
 _SENTENCES = {
@@ -50,6 +51,7 @@ class Transfer:
         self._meter = meter
         self._name = name_of(stream)
         self._path = folder.path / (self._name + PART)
+        self._marks = folder.marks_of(self._name)
         self._over = False
         self._sure = True
         self.kept = 0
@@ -64,6 +66,8 @@ class Transfer:
         try:
             self._size = self.kept = os.fstat(self._file).st_size
             self._sure = not self._size
+            if self._announced and self._size > self._announced:
+                self._forget_bytes()
             self._fetch()
         finally:
             os.close(self._file)
@@ -95,7 +99,7 @@ class Transfer:
 
     def _is_whole(self) -> bool:
         self._check_length()
-        return self._over or self._size == self._total
+        return self._sure and (self._over or self._size == self._total)
 
     def _check_length(self) -> None:
         if self._total is not None and self._size > self._total:
@@ -104,12 +108,13 @@ class Transfer:
 
     def _begin_anew(self) -> None:
         self._forget_bytes()
-        self._folder.keep_etag(self._name, None)
+        self._folder.keep_marks(self._name, {})
         self._origin.close()
 
     def _forget_bytes(self) -> None:
         os.ftruncate(self._file, 0)
         self._size = self.kept = 0
+        self._marks = {}
         self._total = self._announced
         self._sure = True
 
@@ -121,31 +126,39 @@ class Transfer:
         answer = self._origin.ask(self._url, self._headers | self._range(begin))
         if answer.headers.get("Content-Encoding", "identity") != "identity":
             raise Refused("upstream_error", "The site sent the file in a form that was not asked for.")
-        self._match(answer, begin)
-        self._folder.keep_etag(self._name, answer.headers.get("ETag", ""))
+        marks = self._match(answer, begin)
         if not self._sure:
             self._compare(answer, begin)
+        self._marks = marks
+        self._folder.keep_marks(self._name, marks)
         self._receive(answer)
+        # From one piece to the next a validator is enough, where there is one.
+        self._sure = self._over or self._size == self._total or bool(VALIDATORS & marks.keys())
 
     def _range(self, begin: int) -> dict[str, str]:
         if not begin and self._piece is None:
             return {}
         end = "" if self._piece is None else begin + self._piece - 1
-        etag = self._folder.etag_of(self._name)
+        etag = self._marks.get("etag")
         return {"Range": f"bytes={begin}-{end}"} | ({"If-Range": etag} if etag and begin else {})
 
-    def _match(self, answer: Answer, begin: int) -> None:
-        """Whether the answer is what was asked for. A server that sends all from the start is taken at its word."""
+    def _match(self, answer: Answer, begin: int) -> dict[str, str]:
+        """The answer's marks, when it is what was asked for. A server that sends all from the start is believed."""
         if answer.status == 416:
             raise Changed
         if answer.status == 200:
             if begin:
                 self._forget_bytes()
-            self._agree(answer.left)
+            total = answer.left
         else:
-            self._agree(self._total_of(answer, begin))
-        if self._size and differ(self._folder.etag_of(self._name), answer.headers.get("ETag")):
+            total = self._total_of(answer, begin)
+        self._agree(total)
+        marks = marks_of(answer, total)
+        if self._size and any(marks.get(key, value) != value for key, value in self._marks.items()):
             raise Changed
+        if self._size and self._sure and not VALIDATORS & marks.keys() & self._marks.keys():
+            raise Retry("upstream_error")  # nothing says that this is the same file: compare the next answer
+        return marks
 
     def _total_of(self, answer: Answer, begin: int) -> int | None:
         found = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", answer.headers.get("Content-Range", ""))
@@ -180,9 +193,11 @@ class Transfer:
         begin = self._size
         while (self._total is None or self._size <= self._total) and (some := answer.read(READ_BYTES)):
             self._write(some)
-        if answer.left or (self._size == begin and self._size != self._total):
+        if self._size != self._total and (answer.left or self._size == begin):
             self._check_length()
             raise Retry("upstream_truncated")
+        if answer.left:
+            self._origin.close()  # it announced more than there is, which may yet come
         answer.close()
         self._over = self._total is None and (self._piece is None or self._size - begin < self._piece)
 
@@ -200,9 +215,13 @@ def overlap(size: int) -> int:
     return min(size, MOST_OVERLAP_BYTES, max(LEAST_OVERLAP_BYTES, size // 50))
 
 
-def differ(known: str | None, came: str | None) -> bool:
-    """Whether two strong entity tags name different bytes; anything else says nothing."""
-    return bool(known and came) and str(came).startswith('"') and known != came
+def marks_of(answer: Answer, total: int | None) -> dict[str, str]:
+    """By what one version of a file is told from another. A weak tag says nothing of bytes."""
+    found = {key: answer.headers.get(name, "") for key, name in (("etag", "ETag"), ("modified", "Last-Modified"))}
+    if not found["etag"].startswith('"'):
+        found["etag"] = ""
+    found["length"] = str(total or "")
+    return {key: value for key, value in found.items() if value}
 
 
 def _code_of(error: Exception) -> str:
