@@ -21,6 +21,9 @@ from ytdl.child.errors import OF_THE_DISK, Refused
 # A stream that turns out to be a list of other files would be read as such by the library.
 _FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,mpegts,ogg,mp3,aac,flac,wav"
 _SAFE = {"protocol_whitelist": "file", "format_whitelist": _FORMATS}
+# What these containers say at their start is all there is to know; else the library decodes pictures to find out.
+_TELLING = {b"ftyp": slice(4, 8), b"\x1aE\xdf\xa3": slice(0, 4)}
+_BRIEFLY = {"probesize": "32"}
 REPORT_SECONDS = 0.2
 # Moment in seconds, packet.
 Timed = tuple[float, "Packet[Any]"]
@@ -40,7 +43,7 @@ def join(
     """
     try:
         with ExitStack() as stack:
-            inputs = [stack.enter_context(av.open(str(source), options=_SAFE)) for source in sources]
+            inputs = [stack.enter_context(open_local(source)) for source in sources]
             options = {"movflags": "+faststart"} if muxer in ("mp4", "ipod") else {}
             output = stack.enter_context(av.open(str(product), "w", format=muxer, options=options))
             output.metadata.update(tags)
@@ -49,6 +52,14 @@ def join(
         if isinstance(error, OSError) and error.errno in OF_THE_DISK:
             raise
         raise Refused("processing_failed", "The streams could not be put together.") from error
+
+
+def open_local(path: Path) -> InputContainer:
+    """A file of the job's, opened for reading; nothing that it names is opened with it."""
+    with path.open("rb") as file:
+        head = file.read(8)
+    telling = any(head[place] == magic for magic, place in _TELLING.items())
+    return av.open(str(path), options=_SAFE | (_BRIEFLY if telling else {}))
 
 
 def _copy(

@@ -16,6 +16,7 @@ from av.error import FFmpegError
 from ytdl.child.errors import Refused
 from ytdl.child.formats import CONTENT_TYPES, Choice
 from ytdl.child.frames import Done
+from ytdl.child.remux import open_local
 
 TAIL_SECONDS = 10.0
 _CONTAINERS = {
@@ -37,7 +38,7 @@ def measure(path: Path, choice: Choice, duration: float | None) -> dict[str, Any
     """
     _check(path.is_file() and path.stat().st_size > 0, "it is empty")
     try:
-        with av.open(str(path), "r") as container:
+        with open_local(path) as container:
             return _measure_open(container, choice, duration)
     except (FFmpegError, OSError, ValueError) as error:
         raise Refused("verification_failed", "The finished file cannot be read.") from error
