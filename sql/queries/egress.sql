@@ -6,25 +6,25 @@ ON CONFLICT (name) DO UPDATE SET seen_at = now();
 -- name: lend :many
 -- Lets as many attempts start as are wanted and the lanes allow, evenly over the fullest of them and in turn. A lane
 -- whose pause is over, or whose probe has died, lets exactly one start, before all others. Time counts once: a refill
--- begins where the one before it ended, whichever process made that.
+-- begins where the one before it ended, whichever process made that. What is written follows from what was read under
+-- the lock: the row as the statement first saw it may be older, and is what constraints are checked against first.
 WITH lanes AS (
-    SELECT name, state, refilled_at AS used_at,
+    SELECT name, state, probe, refilled_at, changed_at,
         least(%(burst)s, tokens + %(rate)s * greatest(0, extract(epoch FROM now() - refilled_at)))::float8 AS tokens,
         state <> 'open' AND coalesce(paused_until, probe_until) <= now() AS due
     FROM egress_lanes WHERE name = ANY(%(names)s::text[]) ORDER BY name FOR UPDATE
 ), units AS (
     SELECT name FROM lanes CROSS JOIN LATERAL generate_series(1,
         CASE WHEN due THEN 1 WHEN state = 'open' THEN least(floor(tokens), %(wanted)s)::integer ELSE 0 END) AS k
-    ORDER BY due DESC, tokens - k DESC, used_at LIMIT %(wanted)s
+    ORDER BY due DESC, tokens - k DESC, refilled_at LIMIT %(wanted)s
 ), granted AS (
     SELECT name, count(*)::integer AS starts FROM units GROUP BY name
 )
-UPDATE egress_lanes l SET tokens = greatest(0, lanes.tokens - granted.starts), refilled_at = greatest(l.refilled_at, now()),
-    state = CASE WHEN lanes.due THEN 'probing' ELSE l.state END,
-    changed_at = CASE WHEN lanes.due THEN now() ELSE l.changed_at END,
-    probe = CASE WHEN lanes.due THEN l.probe + 1 ELSE l.probe END,
-    probe_until = CASE WHEN lanes.due THEN now() + make_interval(secs => %(probe_seconds)s) END,
-    paused_until = NULL
+UPDATE egress_lanes l SET tokens = greatest(0, lanes.tokens - granted.starts),
+    refilled_at = greatest(lanes.refilled_at, now()), changed_at = CASE WHEN lanes.due THEN now() ELSE lanes.changed_at END,
+    state = CASE WHEN lanes.due THEN 'probing' ELSE 'open' END, paused_until = NULL,
+    probe = CASE WHEN lanes.due THEN lanes.probe + 1 ELSE lanes.probe END,
+    probe_until = CASE WHEN lanes.due THEN now() + make_interval(secs => %(probe_seconds)s) END
 FROM lanes JOIN granted USING (name) WHERE l.name = lanes.name
 RETURNING l.name, granted.starts, CASE WHEN lanes.due THEN l.probe END AS probe;
 
@@ -36,19 +36,21 @@ UPDATE egress_lanes SET tokens = least(%(burst)s, tokens + %(starts)s) WHERE nam
 -- Closes a lane, for twice as long as the last time unless it has been calm since, and at least as long as the site
 -- asked for. Of attempts that were refused together only the first counts; a later one can only lengthen the pause.
 WITH before AS (
-    SELECT name, state <> 'paused' AS counts,
-        CASE WHEN state = 'open' AND changed_at < now() - make_interval(secs => %(calm_seconds)s) THEN 1 ELSE pauses + 1 END AS pauses
+    SELECT name, reason, paused_until, changed_at, state <> 'paused' AS counts,
+        CASE WHEN state = 'paused' THEN pauses
+            WHEN state = 'open' AND changed_at < now() - make_interval(secs => %(calm_seconds)s) THEN 1
+            ELSE pauses + 1 END AS pauses
     FROM egress_lanes WHERE name = %(name)s FOR UPDATE
 ), told AS (
-    SELECT name, counts, pauses, now() + make_interval(secs => (1 + %(jitter)s) * greatest(%(floor_seconds)s,
+    SELECT before.*, now() + make_interval(secs => (1 + %(jitter)s) * greatest(%(floor_seconds)s,
         least(%(longest_seconds)s, %(pause_seconds)s * power(2, least(pauses - 1, 20))))) AS until,
         now() + make_interval(secs => %(floor_seconds)s) AS asked
     FROM before
 )
-UPDATE egress_lanes l SET state = 'paused', probe_until = NULL,
-    reason = CASE WHEN counts THEN %(reason)s ELSE l.reason END, pauses = CASE WHEN counts THEN told.pauses ELSE l.pauses END,
-    changed_at = CASE WHEN counts THEN now() ELSE l.changed_at END,
-    paused_until = CASE WHEN counts THEN told.until ELSE greatest(l.paused_until, told.asked) END
+UPDATE egress_lanes l SET state = 'paused', probe_until = NULL, pauses = told.pauses,
+    reason = CASE WHEN counts THEN %(reason)s ELSE told.reason END,
+    changed_at = CASE WHEN counts THEN now() ELSE told.changed_at END,
+    paused_until = CASE WHEN counts THEN told.until ELSE greatest(told.paused_until, told.asked) END
 FROM told WHERE l.name = told.name
 RETURNING counts, l.pauses, extract(epoch FROM l.paused_until - now())::float8 AS seconds;
 
