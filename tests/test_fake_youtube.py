@@ -4,6 +4,7 @@ Later tests believe the stand-in; these show that they may. A long file: it is o
 """
 
 import gc
+import gzip
 import hashlib
 import http.client
 import json
@@ -360,6 +361,32 @@ def test_the_log_shows_an_answer_that_is_still_open(youtube: YouTube, stream: Cl
     wait_until(lambda: youtube.requests[-1].sent == 4000, 5)
     seen = youtube.requests[-1]
     assert (seen.video, seen.itag, seen.seconds) == ("ordinary_01", 18, 0)
+
+
+@pytest.mark.parametrize(("kept", "has"), [("", (True, True)), ("modified", (False, True)), ("none", (False, False))])
+def test_a_server_may_keep_its_validators_to_itself(
+    youtube: YouTube, stream: Client, kept: str, has: tuple[bool, bool]
+) -> None:
+    youtube.misbehave("ordinary", media_validators=kept)
+    answer = stream.open(place("ordinary"), method="HEAD")
+    assert (bool(answer.headers["ETag"]), bool(answer.headers["Last-Modified"])) == has
+
+
+def test_conditions_and_ranges_may_be_ignored(youtube: YouTube, stream: Client) -> None:
+    asked = {"Range": "bytes=9-", "If-Range": '"old"'}
+    for ignored, status in (("", 200), ("if_range", 206), ("range", 200)):
+        youtube.misbehave("ordinary", media_ignores=ignored or "", media_change="etag")
+        answer = stream.open(place("ordinary"), asked)
+        assert (answer.status, len(answer.read()) > 1000) == (status, True)
+        youtube.behave()
+
+
+def test_a_bomb_is_small_until_it_is_unpacked(youtube: YouTube) -> None:
+    youtube.misbehave("ordinary", player_bomb=4)
+    client, body = Client(youtube, "www.youtube.com"), json.dumps({"videoId": CATALOGUE["ordinary"].id}).encode()
+    packed = client.open("/youtubei/v1/player", method="POST", body=body).read()
+    client.connection.close()
+    assert len(packed) < 50_000 and len(gzip.decompress(packed)) > 4 * 2**20
 
 
 def test_limits_name_when_to_come_again(youtube: YouTube, stream: Client) -> None:

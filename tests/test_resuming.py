@@ -1,6 +1,9 @@
 """What a next attempt takes over from an earlier one, and what it must not."""
 
 import asyncio
+import hashlib
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +14,7 @@ from tests.fetching import (
     Run,
     Stages,
     cancel,
+    descendants,
     fail,
     fetch,
     order_for,
@@ -20,7 +24,7 @@ from tests.fetching import (
 )
 from ytdl.child.progress import Meter
 from ytdl.child.transfer import overlap
-from ytdl.fetcher import Fetcher, Progress
+from ytdl.fetcher import Fetcher, FetchFailed, Order, Progress
 
 
 def media_bytes(youtube: YouTube) -> int:
@@ -131,3 +135,38 @@ async def test_earlier_folders_may_be_missing_or_strange(fetcher: Fetcher, youtu
     order = order_for(youtube, tmp_path, earlier_dirs=[str(strange), str(tmp_path / "gone")])
     done, _, _ = await fetch(fetcher, order)
     assert done.resumed_bytes == 0
+
+
+async def kill_at(fetcher: Fetcher, order: Order, at: int, victim: str) -> None:
+    """kill -9 when `at` bytes are here, of the child or of the fork server; returns when the fetcher works again."""
+    stages = Stages()
+    task = asyncio.create_task(fetcher.run(order, stages.see))
+    await stages.reach(lambda frame: frame.downloaded_bytes >= at, 30)
+    (child,) = (each for each in descendants(fetcher) if each.ppid() == fetcher.zygote_pid)
+    os.kill(child.pid if victim == "child" else fetcher.zygote_pid or 0, signal.SIGKILL)
+    with pytest.raises(FetchFailed) as caught:
+        await task
+    assert caught.value.failure.code == "child_killed"
+
+
+@pytest.mark.parametrize("victim", ["child", "fork server"])
+@pytest.mark.parametrize(("slow", "rate", "at"), [(137, 20_000_000, 18_000_000), (140, 2_000_000, 34_000_000)])
+async def test_after_a_kill_in_the_middle_hardly_anything_comes_twice(
+    fetcher: Fetcher, youtube: YouTube, tmp_path: Path, victim: str, slow: int, rate: int, at: int
+) -> None:
+    """In the middle of all, while the picture is fetched; and in the middle of the sound, the picture being here."""
+    total = youtube.media("big", 137).size + youtube.media("big", 140).size
+    youtube.misbehave("big", itag=slow, media_throttle=rate)
+    youtube.forget()
+    first = order_for(youtube, tmp_path, "big")
+    await kill_at(fetcher, first, at, victim)
+    youtube.behave()
+    again = order_for(youtube, tmp_path, "big", work_dir=str(tmp_path / "second"), earlier_dirs=[first.work_dir])
+    done, _, _ = await fetch(fetcher, again)
+    twice = media_bytes(youtube) - total
+    print(f"killed {victim} at {at}: {twice} bytes came twice, {100 * twice / total:.2f} %")
+    assert 0 < twice <= 0.05 * total
+    files = {itag: (tmp_path / "second" / name).read_bytes() for itag, name in ((137, "137.mp4"), (140, "140.m4a"))}
+    for itag, content in files.items():
+        assert hashlib.sha256(content).hexdigest() == youtube.media("big", itag).sha256()
+    assert done.sha256 == (await fetch(fetcher, order_for(youtube, tmp_path / "fresh", "big")))[0].sha256
