@@ -114,7 +114,7 @@ async def _nginx(program: str, folder: Path, port: int) -> AsyncIterator[None]:
     if os.geteuid() == 0:
         os.chown(folder, NOBODY, NOBODY)
     process = await asyncio.create_subprocess_exec(
-        *_leash(), program, "-e", str(error_log), "-p", str(folder), "-c", str(folder / "nginx.conf"),
+        *_leash(), program, "-p", str(folder), "-c", str(folder / "nginx.conf"),
         stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL,
         start_new_session=True,
     )  # fmt: skip
@@ -129,6 +129,8 @@ async def _nginx(program: str, folder: Path, port: int) -> AsyncIterator[None]:
 
 def _leash() -> list[str]:
     """Drops root, and ends the program with this process; both are done by util-linux's setpriv."""
+    if shutil.which("setpriv") is None:
+        return []
     drop = [f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"] if os.geteuid() == 0 else []
     return ["setpriv", *drop, "--pdeathsig", "TERM", "--"]
 

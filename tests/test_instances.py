@@ -15,6 +15,7 @@ import pytest_asyncio
 
 from tests.fakes.youtube import YouTube
 from tests.following import Told, ask, ended, fetched, look, told, until
+from tests.front import KIND, fronting
 from tests.instances import Pair, Somebody, at_work, begun, empty_database, somebody, soon, two
 from tests.servers import Servers
 from ytdl.db import DB
@@ -142,6 +143,21 @@ async def test_a_stream_of_one_process_is_continued_by_the_other(pair: Pair, ann
     missed = published[published.index(ids[1]) + 1 :][:2]
     assert ids == sorted(set(ids), key=order) and ids[2:4] == missed != []
     assert rest[-1].type == "done" and "snapshot" not in {event.type for event in rest}
+
+
+@pytest.mark.parametrize("kind", [KIND])
+async def test_progress_passes_the_front_while_the_download_runs(
+    pair: Pair, ann: Somebody, youtube: YouTube, kind: str
+) -> None:
+    youtube.misbehave("*", media_throttle=SLOW)
+    job = await begun(pair, ann, youtube.url("big008_0005"))
+    async with fronting([pair.a.url, pair.b.url]) as front, asyncio.timeout(5):
+        path = f"/downloads/{job.id}"
+        events = await some(await front.ask(ann.a.session, "GET", f"{path}/events"), 2)
+        async with ann.a.session.ws_connect(f"{front.addresses[0]}/api/v1{path}/ws") as connection:
+            messages = [(await connection.receive_json())["type"] for _ in range(3)]
+    await job.at_other.post(f"/downloads/{job.id}/cancel")
+    assert events[0].type == messages[0] == "snapshot" and {events[-1].type, messages[-1]} == {"progress"}
 
 
 # cancelling, deleting, trying again
