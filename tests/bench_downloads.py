@@ -22,12 +22,12 @@ from tests.instance import Instance, StandIn, last_words, serving, signed_in, st
 from ytdl.fetcher import find_ffmpeg
 
 COMMAND = "the yt-dlp command"
-MANY = 20
+MANY, FULL = 20, 50
 PATIENCE_SECONDS = 60.0
 # Looking costs processor time too, so it is done as seldom as the figures allow.
 POLL_SECONDS = 0.3
 # Two megabytes of picture and a quarter of one of sound; slow enough that all of them run together.
-ALONE_RATE, TOGETHER_RATE = 1_000_000, 200_000
+ALONE_RATE, TOGETHER_RATE, FULL_RATE = 1_000_000, 200_000, 100_000
 ROUNDS, FIRST_BYTE_ROUNDS = 2, 15
 MB = 1_000_000
 
@@ -119,7 +119,7 @@ async def measure(folder: Path) -> list[Row]:
     """Rows for costs and for the first byte; about a minute and a half."""
     async with AsyncExitStack() as stack:
         youtube = await stack.enter_async_context(standing_in(folder))
-        slots = {"DOWNLOAD_CONCURRENCY": str(MANY), "DOWNLOAD_USER_CONCURRENCY": str(MANY)}
+        slots = {"DOWNLOAD_CONCURRENCY": str(FULL), "DOWNLOAD_USER_CONCURRENCY": str(FULL)}
         service = await stack.enter_async_context(serving(folder, **slots, **youtube.settings))
         client = await stack.enter_async_context(signed_in(service))
         scene = Scene(folder, youtube, service, client)
@@ -129,7 +129,8 @@ async def measure(folder: Path) -> list[Row]:
         rows = [start, Row("memory, idle (PSS)", "MB", idle / MB, digits=0)]
         rows += await _first_byte(scene)
         rows += await _costs(scene, 1, ALONE_RATE)
-        return rows + await _costs(scene, MANY, TOGETHER_RATE)
+        rows += await _costs(scene, MANY, TOGETHER_RATE)
+        return rows + await _full_house(scene)
 
 
 async def _costs(scene: Scene, count: int, rate: int) -> list[Row]:
@@ -145,6 +146,18 @@ async def _costs(scene: Scene, count: int, rate: int) -> list[Row]:
         Row(f"processor time, {name}", "s", cpu[0], cpu[1], COMMAND),
         Row("  of that in the children", "s", middle(cost.child_seconds for cost in ours)),
         Row(f"memory at most, {name} (PSS)", "MB", peak[0], peak[1], COMMAND, digits=0),
+    ]
+
+
+async def _full_house(scene: Scene) -> list[Row]:
+    """As many as are promised at once. The command is not asked to do the same: it would take 3 GB."""
+    await scene.throttle(FULL_RATE)
+    costs = [await _service_cost(scene, FULL) for _ in range(ROUNDS)]
+    each = middle(cost.cpu_seconds for cost in costs) / FULL
+    return [
+        Row(f"memory at most, {FULL} downloads at once (PSS)", "MB", max(c.peak_bytes for c in costs) / MB, digits=0),
+        Row("  processor time of each of them", "s", each),
+        Row("  of that in the children", "s", middle(cost.child_seconds for cost in costs) / FULL),
     ]
 
 
