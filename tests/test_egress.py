@@ -413,8 +413,8 @@ async def test_a_429_holds_up_all_downloads_and_costs_none_a_try(downloading_con
 async def test_one_probe_goes_ahead_and_then_all_downloads_complete(
     downloading_config: Config, slowed: YouTube
 ) -> None:
-    async with pausing(downloading_config, 2) as (service, ann):
-        ids = await ask_for(ann, slowed, VIDEOS)
+    async with pausing(downloading_config, 1) as (service, ann):
+        ids = await ask_for(ann, slowed, VIDEOS[:6])
         for id in ids:
             await until(ann, id, is_held_up)
         slowed.behave()
@@ -424,7 +424,40 @@ async def test_one_probe_goes_ahead_and_then_all_downloads_complete(
         await asyncio.sleep(0.5)
         assert await running_jobs(service) == 1
         assert [(await ended(ann, id, 30))["status"] for id in ids] == ["completed"] * len(ids)
-        assert await tries(service) == [(0, 0)] * len(VIDEOS)
+        assert await tries(service) == [(0, 0)] * len(ids)
+
+
+async def test_the_lane_opens_while_the_probe_still_transfers(downloading_config: Config, slowed: YouTube) -> None:
+    async with pausing(downloading_config, 0.5) as (service, ann):
+        (id,) = await ask_for(ann, slowed, ["ordinary"])
+        await until(ann, id, is_held_up)
+        slowed.behave()
+        slowed.misbehave("ordinary", media_throttle=10_000)
+        await eventually_probing(service)
+        await until(ann, id, lambda d: d["progress"]["downloaded_bytes"] > 0)
+        await asyncio.sleep(worker.RECORD_SECONDS + 0.5)
+        assert (await lane_state(service), (await look(ann, id))["status"]) == ("open", "downloading")
+
+
+async def test_a_probe_that_is_cancelled_leaves_its_place_to_the_next(
+    downloading_config: Config, slowed: YouTube
+) -> None:
+    async with pausing(downloading_config, 0.5) as (service, ann):
+        ids = await ask_for(ann, slowed, VIDEOS[:2])
+        for id in ids:
+            await until(ann, id, is_held_up)
+        slowed.behave()
+        slowed.misbehave(player_delay=4.0, times=1)
+        await eventually_probing(service)
+        for id in ids:
+            if (await look(ann, id))["status"] == "downloading":
+                await ann.post(f"/downloads/{id}/cancel")
+        assert sorted([(await ended(ann, id))["status"] for id in ids]) == ["cancelled", "completed"]
+
+
+async def lane_state(service: Service) -> str:
+    ((state,),) = await sql(service.app[DB_KEY], "SELECT state FROM egress_lanes")
+    return str(state)
 
 
 async def running_jobs(service: Service) -> int:
