@@ -5,14 +5,16 @@ import contextlib
 import dataclasses
 import errno
 import os
-import shutil
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
+import psycopg
 import pytest
 
+from tests import instance
 from tests.conftest import Person, Service, running
 from tests.disks import MIB, fill, free, small_disk
 from tests.fakes.youtube import YouTube
@@ -167,9 +169,23 @@ def greedy_ffmpeg(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 async def test_a_disk_that_is_full_for_ffmpeg_costs_no_try(
     greedy_ffmpeg: Path, service: Service, carl: Person, youtube: YouTube
 ) -> None:
-    id = (await ask(carl, youtube.url("ordinary"), quality="720p"))["id"]
+    id = (await ask(carl, youtube.url("ordinary"), format="mp3"))["id"]
     await until(carl, id, waits)
     greedy_ffmpeg.unlink()
+    assert (await ended(carl, id))["status"] == "completed"
+    assert await costs(service, id) == (0, 0)
+
+
+async def test_a_disk_that_has_room_for_the_streams_but_not_for_their_union_costs_no_try(
+    service: Service, carl: Person, folder: Path, youtube: YouTube
+) -> None:
+    youtube.misbehave("*", media_throttle=200_000)
+    id = (await ask(carl, youtube.url("ordinary"), quality="1080p"))["id"]
+    seen = (await until(carl, id, lambda d: d["progress"]["downloaded_bytes"] > 0))["progress"]
+    others = take_all(folder, but=(seen["total_bytes"] - seen["downloaded_bytes"]) / MIB + 0.05)
+    await until(carl, id, waits)
+    assert (await logs(carl, id))[0]["downloaded_bytes"] == seen["total_bytes"]
+    others.unlink()
     assert (await ended(carl, id))["status"] == "completed"
     assert await costs(service, id) == (0, 0)
 
@@ -259,6 +275,60 @@ async def test_a_file_that_is_deleted_while_it_is_read_is_read_to_its_end(
         assert len(first + await response.read()) == done["file"]["size_bytes"]
 
 
-def test_the_real_ffmpeg_is_there() -> None:
-    """Or the tests above would say nothing of it."""
-    assert shutil.which(str(find_ffmpeg()))
+async def test_what_is_no_fault_of_the_disk_is_not_blamed_on_it(
+    service: Service, carl: Person, folder: Path, youtube: YouTube
+) -> None:
+    take_all(folder, but=5)
+    youtube.misbehave("*", player_garbage=True)
+    id = (await ask(carl, youtube.url("ordinary"), quality="144p"))["id"]
+    failed = await until(carl, id, lambda d: d["error"] is not None)
+    assert failed["error"]["code"] != "disk_full" and not waits(failed)
+
+
+@pytest.mark.slow
+async def test_a_disk_that_is_full_for_the_embedded_servers_loses_nothing(tmp_path: Path) -> None:
+    """PostgreSQL goes down when it cannot write its log, and comes back by itself when it can."""
+    with small_disk(tmp_path / "data", 200) as data:
+        settings = {"DOWNLOAD_CONCURRENCY": "0", "DOWNLOAD_MIN_FREE_BYTES": str(WATERMARK)}
+        async with instance.serving(tmp_path, **settings) as server, instance.signed_in(server) as client:
+            admin = Person(UUID(int=0), "", "", client)
+            client._raise_for_status = False
+            accepted = [await accept(admin, 0)]
+            others = take_all(data)
+            await write_more_than_there_is(data)
+            for n in range(1, 4):
+                response = await admin.post("/downloads", {"url": url_of(n)})
+                assert response.status in (202, 503)
+                if response.status == 202:
+                    accepted.append((await response.json())["id"])
+            assert response.status == 503 and int(response.headers["Retry-After"]) > 0
+            others.unlink()
+            await until_ready(admin)
+            accepted.append(await accept(admin, 1000))
+            assert [(await look(admin, id))["status"] for id in accepted] == ["queued"] * len(accepted)
+
+
+def url_of(n: int) -> str:
+    return f"https://www.youtube.com/watch?v=many_{n:06}"
+
+
+async def accept(person: Person, n: int) -> str:
+    return str((await ask(person, url_of(n)))["id"])
+
+
+async def write_more_than_there_is(data: Path) -> None:
+    """So much into PostgreSQL's log that it needs a new file."""
+    text = "SELECT pg_logical_emit_message(true, 'x', repeat('y', 1000000)) FROM generate_series(1, 40)"
+    with pytest.raises(psycopg.Error):
+        async with await psycopg.AsyncConnection.connect(
+            host=str(data / "run" / "pg"), user="postgres", dbname="ytdl", autocommit=True
+        ) as connection:
+            await connection.execute(text)
+
+
+async def until_ready(person: Person) -> None:
+    for _ in range(300):
+        if (await person.get("//readyz")).status == 200:
+            return
+        await asyncio.sleep(0.1)
+    pytest.fail("The service did not come back within 30 s.")

@@ -97,6 +97,29 @@ async def test_work_that_may_go_on_is_kept_and_the_rest_goes(house: House) -> No
     assert removed["work"] == 4
 
 
+async def test_what_is_named_like_no_attempt_is_swept_with_its_folder(house: House) -> None:
+    id, _ = await house.download("completed", "completed", file=True)
+    (house.storage.work / str(id) / "notes.txt").write_bytes(b"x")
+    assert (await house.janitor.sweep())["work"] == 1
+    assert house.works() == set()
+
+
+async def test_work_of_one_that_waits_for_the_disk_is_kept(house: House) -> None:
+    id, _ = await house.download("queued", "queued")
+    await house.connection.execute("UPDATE jobs SET waiting = 'disk', run_at = now() + interval '2 hours'")
+    await house.janitor.sweep()
+    assert house.works() == {str(id)}
+
+
+async def test_promises_of_ended_jobs_are_forgotten(house: House) -> None:
+    jobs = [await house.job(state, uuid4()) for state in ("running", "completed", "queued")]
+    for job in jobs:
+        await house.connection.execute(
+            "INSERT INTO reservations (job_id, fence, wanted_bytes) VALUES (%s, 1, 5)", (job,)
+        )
+    assert (await house.janitor.sweep())["reservations"] == 1
+
+
 async def test_work_of_a_deleted_download_is_kept_while_it_runs(house: House) -> None:
     id, _ = await house.download("downloading", "running")
     await house.connection.execute("DELETE FROM downloads")

@@ -106,6 +106,28 @@ async def test_clearing_a_downloads_work_leaves_anothers(storage: Storage) -> No
     assert list(await storage.at_work()) == [other]
 
 
+async def test_what_is_named_like_no_attempt_goes_with_the_attempts(storage: Storage) -> None:
+    id = uuid4()
+    for name in ("1.1/part", "notes/x", "3.1/part", "1.x"):
+        written(storage.work / str(id) / name)
+    (storage.work / str(id) / "link").symlink_to(storage.media)
+    await storage.clear_work(id, (2, 1))
+    assert [path.name for path in (storage.work / str(id)).iterdir()] == ["3.1"]
+    assert storage.media.is_dir()
+
+
+async def test_a_survey_tells_what_each_folder_takes_and_what_is_free(storage: Storage) -> None:
+    one, two, three = uuid4(), uuid4(), uuid4()
+    part = written(storage.attempt_dir(one, 1, 1) / "part", bytes(100_000))
+    part.with_name("out.mp4").hardlink_to(part)
+    written(storage.attempt_dir(two, 2, 1) / "part", bytes(10))
+    written(storage.attempt_dir(two, 2, 2) / "part", bytes(300_000))
+    sizes, space = await storage.survey([(one, 1, 1), (two, 2, 1), (three, 3, 1)])
+    assert [round(size / 100_000) for size in sizes] == [1, 0, 0] and 0 < sizes[1] < 10_000
+    assert [round(size / 100_000) for size in await storage.work_sizes([two, three])] == [3, 0]
+    assert 0 < space.free <= space.total
+
+
 async def test_folders_that_are_not_named_like_downloads_are_not_listed(storage: Storage) -> None:
     id = UUID("01900000-0000-7000-8000-00000000000a")
     for name in ("lost+found", id.hex, str(id).upper(), f"{{{id}}}"):

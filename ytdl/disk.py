@@ -38,6 +38,8 @@ MARGIN_PART = 64
 FIRST_DELAY_SECONDS = 60.0
 LONGEST_DELAY_SECONDS = 900.0
 LOOK_SECONDS = 5.0
+# What a full disk can look like: ffmpeg, for one, may leave an empty file and call that a success.
+SYMPTOMS = frozenset({"child_crashed", "extractor_broken", "internal", "processing_failed", "verification_failed"})
 FULL = "The server's disk has no room for this download now."
 NEVER = "The download is larger than the server's whole disk."
 
@@ -151,6 +153,12 @@ class Disk:
         held = sum(sizes[: len(rows)])
         room = Room(space.total - self._watermark, space.free - self._watermark, held, promised)
         return room, sum(sizes[len(rows) :])
+
+    async def blame(self, failure: Failed) -> Failed:
+        """The failure, or the full disk where that may well be behind it."""
+        if failure.code in SYMPTOMS and await self._storage.free_bytes() < self._watermark:
+            return Failed("disk_full", FULL, retryable=True)
+        return failure
 
     async def put_off(self, claim: Claim, *, admitted: bool) -> float:
         """The attempt ends for want of room: seconds until the next may begin. Whoever was let in and found the disk

@@ -290,7 +290,7 @@ class Worker:
     async def _failed(
         self, run: Run, failure: Failed, usage: Usage | None = None, fetched_bytes: int | None = None
     ) -> None:
-        s = run.started
+        s, failure = run.started, await self._disk.blame(failure)
         await loops.settle(lambda: self._describe(run), self._give_up)
         state = await loops.settle(lambda: self._fail(run, failure, usage, fetched_bytes), self._give_up)
         await self._tidy(s, state, make_room=failure.code == "disk_full" and run.admitted)
