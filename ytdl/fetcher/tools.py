@@ -6,6 +6,7 @@ grandchildren.
 
 import asyncio
 import importlib.util
+import secrets
 import shlex
 import shutil
 from pathlib import Path
@@ -41,12 +42,12 @@ def _find_in_package(package: str, pattern: str) -> str | None:
 def write_wrapper(folder: Path, name: str, program: str) -> str:
     """A script `folder/name` that becomes `program`, bound to the life of its parent.
 
-    Blocks for a small write.
+    Blocks for a small write. Other processes over the same data folder may write theirs in the same moment.
     """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     setpriv = shutil.which("setpriv")
     leash = f"{shlex.quote(setpriv)} --pdeathsig KILL -- " if setpriv else ""
-    script, fresh = folder / name, folder / f"{name}.new"
+    script, fresh = folder / name, folder / f"{name}.{secrets.token_hex(4)}.new"
     fresh.write_text(f'#!/bin/sh\nexec {leash}{shlex.quote(program)} "$@"\n')
     fresh.chmod(0o700)
     fresh.replace(script)
