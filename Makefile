@@ -33,6 +33,12 @@ test: .venv/.installed-dev ## Check style and types, then run every test
 test-fast: .venv/.installed-dev ## Run the tests that take moments
 	@exec $(BIN)/python -m pytest -n $(JOBS) -m "not slow"
 
+# Five minutes of faults, then the proof that the checker would have seen something; see tests/chaos.
+CHAOS ?= --seconds 300
+chaos: .venv/.installed-dev ## Put several services under faults and check that nothing is lost or doubled
+	@$(BIN)/python -m tests.chaos $(CHAOS)
+	@exec $(BIN)/python -m tests.chaos.mutants
+
 lint: .venv/.installed-dev
 	@$(BIN)/ruff format --check --output-format concise . || { echo "Not formatted: run 'make fmt'."; exit 1; }
 	@$(BIN)/ruff check .

@@ -42,11 +42,9 @@ def main() -> int:
 
 
 def show(report: Report) -> None:
-    print(json.dumps({**dataclasses.asdict(report), "violations": [], "surprises": []}, indent=1, default=str))
+    print(json.dumps({**dataclasses.asdict(report), "violations": []}, indent=1, default=str))
     for violation in report.violations[:40]:
         print(f"BROKEN {violation.rule}: {violation.text}")
-    for line in report.surprises[:20]:
-        print(f"SURPRISE {line}")
     print("GREEN" if report.ok else f"RED: {len(report.violations)} violations")
 
 

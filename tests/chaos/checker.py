@@ -64,7 +64,7 @@ class History:
     swept_media: set[str] = field(default_factory=set)
     left_work: list[str] = field(default_factory=list)
     left_processes: list[str] = field(default_factory=list)
-    unreadable: list[str] = field(default_factory=list)
+    surprises: list[str] = field(default_factory=list)
 
     def by_job(self) -> dict[int, list[Event]]:
         found: dict[int, list[Event]] = defaultdict(list)
@@ -234,9 +234,9 @@ def beats_name_what_was_confirmed(h: History) -> Iterator[str]:
             yield f"service {said.by} renewed {sorted(stray)} in the index, which PostgreSQL had not confirmed"
 
 
-def the_logs_can_be_read(h: History) -> Iterator[str]:
-    """Exceptions nobody expected, and lines that are none."""
-    yield from h.unreadable
+def no_exception_was_a_surprise(h: History) -> Iterator[str]:
+    """What services logged that no fault explains."""
+    yield from h.surprises
 
 
 RULES: tuple[Rule, ...] = (
@@ -256,7 +256,7 @@ RULES: tuple[Rule, ...] = (
     leftovers_are_collected,
     the_index_holds_nothing_that_ended,
     beats_name_what_was_confirmed,
-    the_logs_can_be_read,
+    no_exception_was_a_surprise,
 )
 
 

@@ -24,8 +24,8 @@ LEASE_SECONDS = 3.0
 SLOTS = 6
 READY_SECONDS = 60.0
 SECRET = "only-this-run-knows-this-key-0123456789"
-# Wanted where the product has them: room for little files, and a lane that opens soon after a refusal.
-WHERE_KNOWN = {"DOWNLOAD_MIN_FREE_BYTES": str(8 * 2**20)}
+# Starts that are not paced, and a pause after a refusal that is over within the run.
+UNHURRIED = {"EGRESS_STARTS_PER_MINUTE": "60000", "EGRESS_BURST": "1000", "EGRESS_PAUSE_SECONDS": "1"}
 
 
 @dataclass(eq=False)
@@ -83,6 +83,7 @@ class Member:
             "DOWNLOAD_MAX_ATTEMPTS": "12",
             "DOWNLOAD_BACKOFF_SECONDS": "0.1",
             "DOWNLOAD_STALL_SECONDS": "8",
+            "DOWNLOAD_MIN_FREE_BYTES": str(8 * 2**20),
             "DRAIN_SECONDS": "1",
         }
         upstream = self.ground.upstream | {"OUTBOUND_PROXY": f"http://127.0.0.1:{self.upstream.port}"}
@@ -183,7 +184,7 @@ async def gathered(
 ) -> AsyncIterator[list[Member]]:
     """So many services, started and ready, each kept alive until the end."""
     async with AsyncExitStack() as stack:
-        members = [Member(n, ground, said, WHERE_KNOWN | (settings or {})) for n in range(count)]
+        members = [Member(n, ground, said, UNHURRIED | (settings or {})) for n in range(count)]
         for member in members:
             for link in member.links.values():
                 await stack.enter_async_context(link)

@@ -136,6 +136,11 @@ class Ground:
         async with self.client.delete(f"{self.control_url}/control"):
             pass
 
+    async def media_asked_for(self) -> bool:
+        """Whether anybody has asked the stand-in for a film, as opposed to what is said about it."""
+        async with self.client.get(f"{self.control_url}/requests") as answer:
+            return any(seen["path"] == "/videoplayback" for seen in await answer.json())
+
     def fill_disk(self, leave: int = 0) -> None:
         """Takes all room but so many bytes."""
         self.free_disk()

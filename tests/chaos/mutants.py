@@ -104,20 +104,24 @@ async def play(mutant: Mutant | None, source: Path = ROOT) -> list[Violation]:
 
 
 async def play_all(source: Path, names: Sequence[str] = ()) -> bool:
-    """Prints a line each; whether the product was found right and every mutant wrong."""
-    well = True
-    for mutant in [MUTANTS[name] for name in names] or [None, *MUTANTS.values()]:
+    """Two scenes at once, a line each; whether the product was found right and every mutant wrong."""
+    chosen: list[Mutant | None] = [MUTANTS[name] for name in names] or [None, *MUTANTS.values()]
+    stages = asyncio.Semaphore(2)
+    return all(await asyncio.gather(*(_tell(mutant, source, stages) for mutant in chosen)))
+
+
+async def _tell(mutant: Mutant | None, source: Path, stages: asyncio.Semaphore) -> bool:
+    async with stages:
         began = time.monotonic()
         found = await play(mutant, source)
-        broken = {violation.rule for violation in found}
-        good = bool(broken & mutant.rules) if mutant else not broken
-        well = well and good
-        name = f"mutant {mutant.name} ({mutant.what})" if mutant else "the product"
-        verdict = f"red by {', '.join(sorted(broken))}" if broken else "green"
-        print(f"{'ok ' if good else 'BAD'} {name}: {verdict}, {time.monotonic() - began:.1f} s", flush=True)
-        for violation in found[:3]:
-            print(f"      {violation.text}", flush=True)
-    return well
+    broken = {violation.rule for violation in found}
+    good = bool(broken & mutant.rules) if mutant else not broken
+    name = f"mutant {mutant.name} ({mutant.what})" if mutant else "the product"
+    verdict = f"red by {', '.join(sorted(broken))}" if broken else "green"
+    print(f"{'ok ' if good else 'BAD'} {name}: {verdict}, {time.monotonic() - began:.1f} s", flush=True)
+    for violation in found[:3]:
+        print(f"      {violation.text}", flush=True)
+    return good
 
 
 def main() -> int:

@@ -208,6 +208,12 @@ class Nemesis:
         await self.ground.misbehave(**{place: self._dice.choice((500, 502, 503)), "times": self._dice.randint(1, 4)})
         return True
 
+    async def slow_down(self) -> bool:
+        """The site asks for patience; the lane is left alone for a moment."""
+        place = self._dice.choice(("player_status", "media_status"))
+        await self.ground.misbehave(**{place: 429, "times": 1})
+        return True
+
     async def cut(self) -> bool:
         """A few answers with media break off in the middle."""
         await self.ground.misbehave(media_cut_after=self._dice.randint(1, 150_000), times=self._dice.randint(1, 4))
@@ -242,6 +248,7 @@ KINDS: dict[str, Callable[[Nemesis], Awaitable[bool]]] = {
     "partition from Postgres": Nemesis.partition,
     "reset connections": Nemesis.reset,
     "upstream refuses": Nemesis.refuse,
+    "upstream says 429": Nemesis.slow_down,
     "upstream cuts": Nemesis.cut,
     "fill disk": Nemesis.fill_disk,
 }
@@ -251,5 +258,5 @@ MIX = {
     "kill -9 a job's process": 12, "FLUSHALL": 8, "kill -9 Redis": 3, "kill -9 Redis, back empty": 4, "stall Redis": 4,
     "roll Redis back": 8, "crash Postgres": 4, "end all backends": 5, "delay a link": 6, "slice a link": 4,
     "narrow a link": 2, "black hole": 5, "partition from Postgres": 4, "reset connections": 10, "upstream refuses": 6,
-    "upstream cuts": 5, "fill disk": 3,
+    "upstream says 429": 2, "upstream cuts": 5, "fill disk": 3,
 }  # fmt: skip

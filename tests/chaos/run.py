@@ -49,7 +49,6 @@ class Report:
     times: dict[str, Any]
     writes: dict[str, int]
     answers: dict[str, int]
-    surprises: list[str]
 
     @property
     def ok(self) -> bool:
@@ -91,9 +90,9 @@ async def _run(plan: Plan, ground: Ground, say: Say) -> Report:
     if plan.logs:
         await asyncio.to_thread(keep_logs, members, plan.logs)
     h.left_processes = history.left_processes(ground)
-    logged, surprises = history.read_logs(members)
+    logged, h.surprises = history.read_logs(members)
     recovery = await _recovery(ground, nemesis)
-    return _report(plan, h, nemesis, ledger, members, drained, swept, logged, surprises, recovery, ends)
+    return _report(plan, h, nemesis, ledger, members, drained, swept, logged, recovery, ends)
 
 
 def keep_logs(members: list[Member], folder: Path) -> None:
@@ -162,7 +161,7 @@ async def _recovery(ground: Ground, nemesis: Nemesis) -> dict[str, list[float]]:
 
 def _report(
     plan: Plan, h: History, nemesis: Nemesis, ledger: Ledger, members: list[Member], drained: float | None,
-    swept: dict[str, int], logged: Counter[str], surprises: list[str], recovery: dict[str, list[float]],
+    swept: dict[str, int], logged: Counter[str], recovery: dict[str, list[float]],
     ends: list[int | None],
 ) -> Report:  # fmt: skip
     states = Counter(job["state"] for job in h.jobs)
@@ -190,13 +189,13 @@ def _report(
         writes={
             **{f"event {name}": count for name, count in events.items()},
             **{name: count for name, count in logged.items() if name.startswith("fenced")},
+            "exceptions logged": logged["exceptions logged"],
             "leases lost": logged["downloads.lease_lost"], "orphan files": swept["media"],
             "work folders swept": swept["work"],
             "beats heard": sum(s.kind == "named" and bool(s.jobs) for s in h.said),
             "confirmations heard": sum(s.kind == "confirmed" and bool(s.jobs) for s in h.said),
         },
         answers={str(status): count for status, count in sorted(ledger.answers.items())},
-        surprises=surprises,
     )  # fmt: skip
 
 

@@ -1,7 +1,6 @@
 """Short plays in which one thing goes wrong at the one moment that matters, and the check after them."""
 
 import asyncio
-import contextlib
 import itertools
 import signal
 import time
@@ -10,8 +9,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 from tests.chaos import history
-from tests.chaos.checker import Violation, check
-from tests.chaos.fleet import Member, gathered
+from tests.chaos.checker import BEAT_SECONDS, ENDS, Violation, check
+from tests.chaos.fleet import LEASE_SECONDS, Member, gathered
 from tests.chaos.ground import Ground, read_json_lines
 from tests.chaos.ledger import Ledger, Wish
 from tests.chaos.run import drain
@@ -108,8 +107,9 @@ async def staged(ground: Ground) -> AsyncIterator[Scene]:
 async def finish_while_cut_off(scene: Scene) -> None:
     """A service cannot reach PostgreSQL while its child finishes. The job goes to the other one, which is at work on it
     when the first one can say at last that it is done."""
-    job = await scene.ask(rate=150_000)
+    job = await scene.ask(rate=80_000)
     holder = await scene.holder()
+    await scene.until("bytes of the film", scene.ground.media_asked_for)
     holder.postgres.shut()
     await scene.ground.misbehave(player_delay=12.0)
 
@@ -136,14 +136,19 @@ async def suggest_what_runs(scene: Scene) -> None:
     await scene.ground.keep_redis()
     await scene.until_event(job, "claim(1)")
 
-    async def nobody_else() -> bool:
-        children = [member.fork_server() for member in scene.members]
-        return sum(len(server.children()) for server in children if server) == 1
+    async def alone() -> bool:
+        servers = [member.fork_server() for member in scene.members]
+        return sum(len(server.children()) for server in servers if server) == 1
 
-    await scene.until("free slots", nobody_else)
+    await scene.until("free slots", alone)
+    # Its beats would set the index right again before anybody looks.
+    holder = await scene.holder()
+    holder.signal(signal.SIGSTOP)
     await scene.ground.roll_back_redis()
-    # Two rounds of claiming, a second apart.
-    await asyncio.sleep(2.5)
+    # The other one looks every second; the lease is not over then.
+    await asyncio.sleep(LEASE_SECONDS / 2)
+    holder.signal(signal.SIGCONT)
+    await scene.until("the job's end", lambda: _ended(scene, job))
 
 
 async def wake_after_the_lease(scene: Scene) -> None:
@@ -153,12 +158,16 @@ async def wake_after_the_lease(scene: Scene) -> None:
     # Until it has beaten at least once.
     await scene.until("a beat", lambda: _beaten(scene, job))
     holder.signal(signal.SIGSTOP)
-    await scene.ground.behave()
-    with contextlib.suppress(OutOfTune):
-        await scene.until_event(job, "claim(2)")
+    await asyncio.gather(scene.ground.behave(), asyncio.sleep(BEAT_SECONDS + 1))
+    await scene.until_event(job, "claim(2)")
     holder.signal(signal.SIGCONT)
-    await asyncio.sleep(2.0)
+    # Its next beat is due by now.
+    await asyncio.sleep(LEASE_SECONDS / 3 + 0.5)
 
 
 async def _beaten(scene: Scene, job: int) -> bool:
     return any(said.kind == "named" and job in said.jobs for said in scene.said)
+
+
+async def _ended(scene: Scene, job: int) -> bool:
+    return bool(ENDS & {event.partition("(")[0] for event in await scene.events(job)})

@@ -1,0 +1,172 @@
+"""Each rule of the checker is shown a history that breaks it, and a right one that breaks none."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from tests.chaos.checker import RULES, Event, History, check
+from tests.chaos.ledger import Asking, Wish
+from tests.chaos.wire import Said
+
+SHA = "ab" * 32
+WISH = Wish("ann", "plain_00001", "360p", "mp4")
+
+
+def story(text: str, job: int = 1) -> list[Event]:
+    """`submit0 claim1 completed1` as events."""
+    parts = [part.rstrip("0123456789") for part in text.split()]
+    fences = [int(part[len(name) :]) for part, name in zip(text.split(), parts, strict=True)]
+    return [Event(seq, job, fence, name) for seq, (name, fence) in enumerate(zip(parts, fences, strict=True))]
+
+
+def right() -> History:
+    """One download, reaped once and then completed; its user knows of it and has its file."""
+    return History(
+        events=story("submit0 claim1 reap1 claim2 completed2"),
+        jobs=[{"id": 1, "state": "completed", "fence": 2, "tries": 0, "crashes": 1}],
+        downloads=[download()],
+        logs=[log(1, "lost"), log(2, "completed")],
+        files={"1.2.mp4": (10, SHA)},
+        expected={("plain_00001", "360p", "mp4"): SHA},
+        askings=[Asking(WISH, "accepted", {"d1"})],
+        fetched=[("d1", SHA)],
+        said=[Said("0.1", 1.0, "confirmed", frozenset({1})), Said("0.1", 1.1, "named", frozenset({1}))],
+        swept_media={"1.2.mp4"},
+    )
+
+
+def download(**changes: Any) -> dict[str, Any]:
+    return {
+        "id": "d1", "username": "ann", "job_id": 1, "video_id": "plain_00001", "status": "completed",
+        "quality": "360p", "format": "mp4", "file_name": "1.2.mp4", "file_bytes": 10, "file_sha256": SHA, "error": None,
+    } | changes  # fmt: skip
+
+
+def log(fence: int, status: str) -> dict[str, Any]:
+    return {"job_id": 1, "fence": fence, "status": status, "error_code": None}
+
+
+def broken(**changes: Any) -> set[str]:
+    return {violation.rule for violation in check(replace(right(), **changes))}
+
+
+def ended_as(text: str, **job: Any) -> History:
+    """The right history with other events, and a job that agrees with the last of them."""
+    events = story(text)
+    row = {"id": 1, "state": events[-1].event, "fence": text.count("claim"), "tries": 0, "crashes": 0} | job
+    return replace(right(), events=events, jobs=[row])
+
+
+def test_a_right_history_breaks_no_rule() -> None:
+    assert check(right()) == []
+
+
+def test_every_rule_is_shown_to_catch_something() -> None:
+    below = {"histories_are_legal", "fences_grow_by_claims", "lost_workers_were_lost_thrice"}
+    named = {rule for rules, _ in BREAKS for rule in rules} | below | {"beats_name_what_was_confirmed"}
+    assert {rule.__name__ for rule in RULES} == named
+
+
+OPEN_JOB = [{"id": 1, "state": "queued", "fence": 2, "tries": 0, "crashes": 1}]
+BREAKS: list[tuple[set[str], dict[str, Any]]] = [
+    ({"nothing_accepted_is_lost"}, {"askings": [Asking(WISH, "accepted", {"gone"})]}),
+    ({"everything_has_ended"}, {"jobs": OPEN_JOB, "logs": [log(1, "lost"), log(2, "running")]}),
+    ({"nothing_came_unasked"}, {"askings": []}),
+    ({"nothing_refused_is_there"}, {"askings": [Asking(WISH, "refused")]}),
+    ({"nothing_is_there_twice"}, {"downloads": [download(), download(id="d2")]}),
+    ({"nothing_is_there_twice"}, {"askings": [Asking(WISH, "accepted", {"d1", "d2"})]}),
+    ({"histories_agree_with_rows"}, {"events": story("submit0 claim1 reap1 claim2 failed2")}),
+    ({"downloads_agree_with_jobs"}, {"downloads": [download(status="failed")]}),
+    ({"attempts_are_logged_once"}, {"logs": [log(1, "lost")]}),
+    ({"attempts_are_logged_once"}, {"logs": [log(1, "completed"), log(2, "completed")]}),
+    ({"attempts_are_logged_once"}, {"logs": [log(1, "running"), log(2, "completed")]}),
+    ({"completed_files_are_right"}, {"downloads": [download(file_name="1.1.mp4")]}),
+    ({"completed_files_are_right"}, {"files": {}}),
+    ({"completed_files_are_right"}, {"files": {"1.2.mp4": (10, "cd" * 32)}}),
+    ({"completed_files_are_right"}, {"expected": {}}),
+    ({"users_got_the_right_files"}, {"fetched": [("d1", "cd" * 32)]}),
+    ({"leftovers_are_collected"}, {"swept_media": {"1.1.mp4", "1.2.mp4"}}),
+    ({"leftovers_are_collected"}, {"left_work": ["d1"]}),
+    ({"leftovers_are_collected"}, {"left_processes": ["7 python -m ytdl.child"]}),
+    ({"the_index_holds_nothing_that_ended"}, {"index": [1]}),
+    ({"the_index_holds_nothing_that_ended"}, {"leases": [1]}),
+    ({"no_exception_was_a_surprise"}, {"surprises": ["Traceback"]}),
+]
+
+
+@pytest.mark.parametrize(("rules", "changes"), BREAKS, ids=[f"{min(r)}-{min(c)}" for r, c in BREAKS])
+def test_a_broken_rule_is_named(rules: set[str], changes: dict[str, Any]) -> None:
+    assert rules <= broken(**changes)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "submit0 claim1 completed1 completed1",
+        "submit0 claim1 completed1 claim2 completed2",
+        "submit0 claim1 claim2 completed2",
+        "submit0 completed0",
+        "submit0 claim1 failed1 cancelled1",
+        "submit0 cancelled0 cancelled0",
+        "submit0 claim1 retry_wait1 retry_wait1 claim2 completed2",
+        "claim1 completed1",
+    ],
+)
+def test_an_event_that_may_not_follow_is_seen(text: str) -> None:
+    assert "histories_are_legal" in {v.rule for v in check(ended_as(text))}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        # A zombie's write, a claim that raised nothing, one that raised too much, and one under a fence yet to come.
+        "submit0 claim1 reap1 claim2 completed1",
+        "submit0 claim1 reap1 claim1 completed1",
+        "submit0 claim1 reap1 claim3 completed3",
+        "submit0 claim1 completed2",
+    ],
+)
+def test_a_write_under_another_fence_is_seen(text: str) -> None:
+    assert "fences_grow_by_claims" in {v.rule for v in check(ended_as(text))}
+
+
+def test_a_file_of_an_older_attempt_is_seen_though_its_row_agrees() -> None:
+    older = {"downloads": [download(file_name="1.1.mp4")], "files": {"1.1.mp4": (10, SHA)}}
+    assert "completed_files_are_right" in broken(**older)
+
+
+@pytest.mark.parametrize(("crashes", "lost"), [(2, 2), (3, 2), (4, 4)])
+def test_giving_up_for_the_workers_sake_takes_three_losses(crashes: int, lost: int) -> None:
+    h = ended_as("submit0 claim1 reap1 claim2 reap2 claim3 failed3", crashes=crashes)
+    row = download(status="failed", error={"code": "worker_lost"})
+    h = replace(h, downloads=[row], logs=[log(n + 1, "lost") for n in range(lost)])
+    assert "lost_workers_were_lost_thrice" in {v.rule for v in check(h)}
+
+
+def test_three_losses_are_an_end_that_is_allowed() -> None:
+    h = ended_as("submit0 claim1 reap1 claim2 reap2 claim3 failed3", crashes=3)
+    row = download(status="failed", error={"code": "worker_lost"})
+    logs = [log(n, "lost") for n in (1, 2, 3)]
+    assert check(replace(h, downloads=[row], logs=logs, swept_media=set(), fetched=[])) == []
+
+
+def beaten(*said: tuple[str, float, Any, set[int]]) -> bool:
+    """Whether these words break the rule of beats."""
+    words = [Said(by, at, kind, frozenset(jobs)) for by, at, kind, jobs in said]
+    return "beats_name_what_was_confirmed" in broken(said=words)
+
+
+def test_a_beat_may_name_what_was_just_confirmed() -> None:
+    # Two loops beat, so a later answer may come between.
+    assert not beaten(("0.1", 1, "confirmed", {1, 2}), ("0.1", 1.1, "confirmed", {2}), ("0.1", 1.2, "named", {1, 2}))
+
+
+def test_a_service_that_was_stopped_between_answer_and_beat_is_no_wrongdoer() -> None:
+    assert not beaten(("0.1", 1, "confirmed", {1}), ("0.1", 60, "named", {1}))
+
+
+def test_a_beat_that_names_what_was_not_confirmed_is_seen() -> None:
+    assert beaten(("0.1", 1, "confirmed", {1}), ("0.1", 60, "confirmed", set()), ("0.1", 60.1, "named", {1}))
+    assert beaten(("0.1", 1, "confirmed", {1}), ("0.2", 1.1, "named", {1}))
+    assert beaten(("0.1", 1, "named", {1}))
