@@ -16,7 +16,7 @@ import pytest
 from tests import instance
 from tests.conftest import PASSWORD, Person
 from tests.fakes.youtube import YouTube
-from tests.following import ask, ended, fetched, until
+from tests.following import ask, ended, until
 
 MEGABYTE = 2**20
 NOBODY = UUID(int=0)
@@ -53,20 +53,20 @@ async def gone(processes: list[psutil.Process], seconds: float = 10.0) -> None:
 
 async def test_a_killed_service_has_hardly_anything_fetched_twice(tmp_path: Path, youtube: YouTube) -> None:
     """Another process takes over; what had reached the disk is not asked for again, and the file is the same."""
-    youtube.misbehave("big032_0001", itag=134, media_throttle=12 * MEGABYTE)
+    youtube.misbehave("big032_0001", itag=134, media_throttle=8 * MEGABYTE)
     youtube.forget()
     async with served(tmp_path, youtube) as (running, admin):
         id = (await ask(admin, youtube.url("big032_0001"), quality="360p"))["id"]
-        await until(admin, id, lambda d: d["progress"]["downloaded_bytes"] > 16 * MEGABYTE)
+        await until(admin, id, lambda d: d["progress"]["downloaded_bytes"] > 16 * MEGABYTE, 40)
         processes = family(running.pid)
         os.kill(running.pid, signal.SIGKILL)
         await gone(processes)
     youtube.behave()
     async with served(tmp_path, youtube) as (_, admin):
-        done = await ended(admin, id, 30)
+        done = await ended(admin, id, 60)
         twice = sum(seen.sent for seen in youtube.requests if seen.path == "/videoplayback")
         rows = await (await admin.get(f"/downloads/{id}/logs")).json()
-        fresh = await fetched(admin, youtube.url("big032_0001"), quality="360p")
+        fresh = await ended(admin, (await ask(admin, youtube.url("big032_0001"), quality="360p"))["id"], 60)
     total = youtube.media("big032_0001", 134).size + youtube.media("big032_0001", 140).size
     print(f"killed service: {twice - total} bytes came twice, {100 * (twice - total) / total:.2f} %")
     assert (done["status"], [row["status"] for row in rows]) == ("completed", ["lost", "completed"])
