@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help run demo test test-fast check fmt model bench schema lock clean lint
+.PHONY: help run demo test test-fast chaos check fmt model bench schema lock clean lint
 
 PYTHON ?= python3
 BIN := .venv/bin

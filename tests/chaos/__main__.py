@@ -9,7 +9,8 @@ from pathlib import Path
 
 from tests.chaos import apart
 from tests.chaos.mutants import MUTANTS
-from tests.chaos.run import Plan, Report, run
+from tests.chaos.report import page
+from tests.chaos.run import Plan, run
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -37,15 +38,8 @@ def main() -> int:
     report = asyncio.run(run(plan, lambda text: print(text, flush=True)))
     if arguments.json:
         arguments.json.write_text(json.dumps(dataclasses.asdict(report), indent=1, default=str))
-    show(report)
+    print(page(report))
     return 0 if report.ok else 1
-
-
-def show(report: Report) -> None:
-    print(json.dumps({**dataclasses.asdict(report), "violations": []}, indent=1, default=str))
-    for violation in report.violations[:40]:
-        print(f"BROKEN {violation.rule}: {violation.text}")
-    print("GREEN" if report.ok else f"RED: {len(report.violations)} violations")
 
 
 if __name__ == "__main__":

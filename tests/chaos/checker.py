@@ -58,6 +58,7 @@ class History:
     expected: dict[tuple[str, str, str], str] = field(default_factory=dict)
     askings: list[Asking] = field(default_factory=list)
     fetched: list[tuple[str, str]] = field(default_factory=list)
+    answers: Counter[int] = field(default_factory=Counter)
     said: list[Said] = field(default_factory=list)
     index: list[int] = field(default_factory=list)
     leases: list[int] = field(default_factory=list)
@@ -204,6 +205,12 @@ def users_got_the_right_files(h: History) -> Iterator[str]:
             yield f"download {id} was fetched with the bytes {digest}, its row has {hashes.get(id)}"
 
 
+def nobody_was_told_of_a_bug(h: History) -> Iterator[str]:
+    """What is away is said to be away (503); 500 is for what nobody thought of."""
+    if h.answers[500]:
+        yield f"{h.answers[500]} answers had the status 500"
+
+
 def leftovers_are_collected(h: History) -> Iterator[str]:
     """After the janitor's round the store has what rows name, and nothing waits in the work folder."""
     named = {row["file_name"] for row in h.downloads if row["status"] == "completed"}
@@ -253,6 +260,7 @@ RULES: tuple[Rule, ...] = (
     lost_workers_were_lost_thrice,
     completed_files_are_right,
     users_got_the_right_files,
+    nobody_was_told_of_a_bug,
     leftovers_are_collected,
     the_index_holds_nothing_that_ended,
     beats_name_what_was_confirmed,

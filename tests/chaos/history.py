@@ -1,6 +1,7 @@
 """Gathers the evidence when all is over: rows, events, files, the index, the logs, what is left of processes."""
 
 import asyncio
+import bisect
 import hashlib
 import json
 import os
@@ -16,6 +17,8 @@ from tests.chaos.checker import Event, History, Rows
 from tests.chaos.fleet import Member
 from tests.chaos.ground import PREFIX, Ground, read_json_lines
 from tests.chaos.ledger import Ledger
+from tests.chaos.nemesis import Fault
+from tests.chaos.report import spread
 from tests.chaos.wire import Said
 from tests.fakes.youtube_media import Cupboard, lengthened
 from tests.fakes.youtube_videos import BY_ITAG, find
@@ -26,6 +29,11 @@ DOWNLOADS = """
     SELECT d.id, u.username, d.job_id, d.video_id, d.status, d.quality, d.format, d.file_name, d.file_bytes,
         d.file_sha256, d.error FROM downloads d JOIN users u ON u.id = d.user_id ORDER BY d.id"""
 LOGS = "SELECT job_id, fence, status, error_code FROM download_logs ORDER BY id"
+REAPED = """
+    SELECT extract(epoch FROM next_at - at)::float8 AS seconds FROM (
+        SELECT event, at, lead(event) OVER w AS next, lead(at) OVER w AS next_at FROM job_events
+        WINDOW w AS (PARTITION BY job_id ORDER BY seq)
+    ) AS pairs WHERE event = 'reap' AND next = 'claim'"""
 # What the nemesis explains: a full disk, a start while PostgreSQL is away, and an attempt that lost its lease, whose
 # folder the next one removed when it was done.
 EXPLAINED = re.compile(r"No space left on device|cannot be reached just now|does not answer|directory: '\S+/data/work/")
@@ -33,7 +41,7 @@ EXPLAINED = re.compile(r"No space left on device|cannot be reached just now|does
 
 async def gathered(ground: Ground, ledger: Ledger, said: list[Said]) -> History:
     """To be called while the services still run, but with nothing left to do."""
-    h = History(askings=ledger.askings, fetched=ledger.fetched, said=said)
+    h = History(askings=ledger.askings, fetched=ledger.fetched, answers=ledger.answers, said=said)
     await _read_rows(ground, h)
     await read_index(ground, h)
     h.files = await asyncio.to_thread(_hashes, ground.data / "media")
@@ -133,3 +141,21 @@ def left_processes(ground: Ground) -> list[str]:
         if ours and process.info["status"] != psutil.STATUS_ZOMBIE and "tests." not in line and "/servers/" not in line:
             found.append(f"{process.pid} {line[:120]}")
     return found
+
+
+async def recovery(ground: Ground, faults: list[Fault]) -> dict[str, Any]:
+    """Spreads of seconds: from faults, by kind, to the next claim by anybody; from reaps to the same job's claim."""
+    async with ground.database() as db:
+        claimed = await (await db.execute("SELECT at FROM job_events WHERE event = 'claim' ORDER BY at")).fetchall()
+        again = await (await db.execute(REAPED)).fetchall()
+    claims = [row["at"].timestamp() for row in claimed]
+    found: dict[str, list[float]] = {}
+    for fault in faults:
+        place = bisect.bisect(claims, fault.began)
+        if place < len(claims):
+            found.setdefault(fault.kind, []).append(claims[place] - fault.began)
+    return {
+        "next claim": {kind: spread(times) for kind, times in found.items()},
+        "next claim of all": spread([time for times in found.values() for time in times]),
+        "reap to claim": spread([row["seconds"] for row in again]),
+    }

@@ -35,6 +35,8 @@ class Nemesis:
     members: list[Member]
     seed: int
     faults: list[Fault] = field(default_factory=list)
+    # What went wrong with the nemesis itself.
+    broken: list[BaseException] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._dice = random.Random(self.seed)
@@ -51,11 +53,18 @@ class Nemesis:
                 return
             (kind,) = self._dice.choices(list(chosen), weights=list(chosen.values()))
             self.strike(kind)
+            if self.broken:
+                raise self.broken[0]
 
     def strike(self, kind: str) -> None:
         task = asyncio.create_task(self._do(kind), name=kind)
         self._running.add(task)
-        task.add_done_callback(self._running.discard)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: "asyncio.Task[None]") -> None:
+        self._running.discard(task)
+        if not task.cancelled() and (error := task.exception()):
+            self.broken.append(error)
 
     async def _do(self, kind: str) -> None:
         """Counted only when it met something. What a fault meets may be down already."""

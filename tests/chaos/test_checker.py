@@ -1,5 +1,6 @@
 """Each rule of the checker is shown a history that breaks it, and a right one that breaks none."""
 
+from collections import Counter
 from dataclasses import replace
 from typing import Any
 
@@ -86,6 +87,7 @@ BREAKS: list[tuple[set[str], dict[str, Any]]] = [
     ({"completed_files_are_right"}, {"files": {"1.2.mp4": (10, "cd" * 32)}}),
     ({"completed_files_are_right"}, {"expected": {}}),
     ({"users_got_the_right_files"}, {"fetched": [("d1", "cd" * 32)]}),
+    ({"nobody_was_told_of_a_bug"}, {"answers": Counter({500: 1})}),
     ({"leftovers_are_collected"}, {"swept_media": {"1.1.mp4", "1.2.mp4"}}),
     ({"leftovers_are_collected"}, {"left_work": ["d1"]}),
     ({"leftovers_are_collected"}, {"left_processes": ["7 python -m ytdl.child"]}),
