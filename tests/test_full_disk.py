@@ -258,6 +258,19 @@ async def test_below_the_watermark_nothing_is_leased_and_the_reason_is_said(
     assert (await ended(carl, id))["status"] == "completed"
 
 
+@pytest.mark.parametrize("wanted", ["mp4", "mp3", "m4a", "opus", "flac", "wav"])
+async def test_an_attempt_asks_for_no_less_than_it_writes(
+    downloading: Service, ann: Person, youtube: YouTube, wanted: str
+) -> None:
+    done = await ended(ann, (await ask(ann, youtube.url("ordinary"), format=wanted, embed_metadata=True))["id"])
+    (row,) = await logs(ann, done["id"])
+    text = "SELECT r.wanted_bytes FROM reservations r JOIN jobs j ON j.id = r.job_id WHERE j.subject = %s"
+    ((asked,),) = await sql(downloading.app[DB], text, done["id"])
+    # Each file ends in a block that is not full.
+    assert done["file"]["size_bytes"] < row["disk_bytes"] <= asked - disk.MARGIN_BYTES + 10 * 4096
+    assert asked < 8 * row["disk_bytes"] + disk.MARGIN_BYTES
+
+
 async def test_readiness_says_that_the_disk_is_full(service: Service, folder: Path) -> None:
     take_all(folder, but=3)
     checks = (await (await service.client.get("/readyz")).json())["checks"]

@@ -17,6 +17,7 @@ from ytdl.child.errors import Refused, by_text, clean
 from ytdl.child.formats import Choice
 from ytdl.child.frames import Setup
 from ytdl.child.partials import Folder, name_of
+from ytdl.child.values import whole
 
 _MUXERS = {
     "mp4": "mp4",
@@ -36,7 +37,23 @@ _ENCODERS = {
     "wav": ["pcm_s16le"],
 }
 _COPIES = {"m4a": ("mp4a", "aac"), "opus": ("opus",), "mp3": ("mp3",), "flac": ("flac",)}
+# Bytes a second of two channels that each may come to at most.
+_RATES = {"mp3": 40_000, "m4a": 24_000, "opus": 24_000, "flac": 192_000, "wav": 192_000}
+# How much larger sound can become that was fetched at 128 kbit/s.
+_GROWTH = 12
 _LAST_WORDS = 20
+
+
+def estimate(choice: Choice, tags: bool, expected: int, duration: float | None) -> int:
+    """Bytes that `make` may add to the folder, where the streams take `expected`."""
+    if choice.copy and not tags:
+        return 0
+    if not choice.audio_only or _is_copied(choice):
+        return expected
+    if not duration:
+        return _GROWTH * expected
+    pairs = max(whole(choice.streams[0].get("audio_channels")) or 2, 2) / 2
+    return int(_RATES[choice.ext] * pairs * duration)
 
 
 def make(

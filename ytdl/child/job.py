@@ -79,7 +79,7 @@ class _Job:
         info, choice = plan.info, plan.choice
         self._meter.plan(choice.streams, info.get("duration"))
         resumed = [self._folder.adopt(self._order.earlier_dirs, info["id"], stream) for stream in choice.streams]
-        needed = self._needed(choice, sum(resumed))
+        needed = self._needed(choice, sum(resumed), info.get("duration"))
         self._send(describe(info, choice, self._meter.total_bytes, needed))
         _wait(go)
         self._meter.begin("downloading")
@@ -93,13 +93,13 @@ class _Job:
             sha256 = verify.seal(product)
         self._send(verify.describe(product, choice, facts, sha256, self._meter.fetched_bytes, kept))
 
-    def _needed(self, choice: Choice, resumed: int) -> int | None:
-        """What the folder may yet grow by: what is to be fetched, and all of it again when a new file is made of it."""
+    def _needed(self, choice: Choice, resumed: int, duration: float | None) -> int | None:
+        """What the folder may yet grow by: what is to be fetched, and the file that is made of it."""
         expected = self._meter.expected_bytes
         if expected is None:
             return None
-        again = 0 if choice.copy and not self._order.embed_metadata else expected
-        return max(expected - resumed, 0) + again
+        made = encode.estimate(choice, self._order.embed_metadata, expected, duration)
+        return max(expected - resumed, 0) + made
 
     def _transfer(self, info: Info, stream: Stream, index: int, resumed: int) -> int:
         """Fetch one stream; how many of the bytes that were here already stayed."""
