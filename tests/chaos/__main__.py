@@ -4,6 +4,7 @@ import argparse
 import asyncio
 import dataclasses
 import json
+import logging
 import sys
 from pathlib import Path
 
@@ -31,6 +32,8 @@ def main() -> int:
     arguments = parse_arguments()
     apart.go_apart("tests.chaos")
     mutant = MUTANTS[arguments.mutant] if arguments.mutant else None
+    # That they ended is no news here.
+    logging.getLogger("ytdl.embedded").setLevel(logging.CRITICAL)
     plan = Plan(
         arguments.seconds, arguments.seed, arguments.processes, arguments.users, faults_per_second=arguments.rate,
         source=arguments.source, logs=arguments.logs, mutate=mutant.apply if mutant else None,

@@ -171,7 +171,8 @@ def own_disk(folder: Path) -> bool:
 @asynccontextmanager
 async def prepared(folder: Path, source: Path) -> AsyncIterator[Ground]:
     async with contextlib.AsyncExitStack() as stack:
-        own = own_disk(folder / "data")
+        if own := own_disk(folder / "data"):
+            stack.callback(subprocess.run, ["umount", "-l", str(folder / "data")], check=True)
         upstream = await stack.enter_async_context(standing_in(folder))
         claim = await embedded.claim(folder / "servers")
         stack.callback(claim.release)

@@ -11,6 +11,7 @@ import pytest
 from tests.chaos.ground import copy_source
 from tests.chaos.mutants import MUTANTS
 from tests.instance import ROOT
+from ytdl import sql
 
 SECONDS = 60
 LEAST_FAULTS = 30
@@ -50,6 +51,13 @@ async def test_the_checker_sees_each_fault_that_is_made_on_purpose() -> None:
     code, words = await output_of("tests.chaos.mutants", seconds=300)
     assert code == 0, words
     assert words.count("red by") == len(MUTANTS) and words.count("green") == 1
+
+
+def test_the_history_has_the_workers_fence_and_not_the_rows() -> None:
+    # Read from the row it would always look right, and no zombie's write could be told from others.
+    queries = sql.load("queue").all
+    ends = [queries[name].text.decode() for name in ("complete", "fail", "hand_back")]
+    assert all("(job_id, fence, event)" in text and "SELECT id, %(fence)s," in text for text in ends)
 
 
 def test_each_mutant_still_has_its_text(tmp_path: Path) -> None:

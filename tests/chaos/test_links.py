@@ -62,7 +62,7 @@ async def test_a_reset_ends_what_is_open_and_lets_new_ones_in() -> None:
         await echoed(reader, writer)
         assert link.reset() == 1
         with pytest.raises(ConnectionResetError):
-            await reader.read()
+            await asyncio.wait_for(reader.read(), 5)
         async with talking(link) as (again, anew):
             assert await echoed(again, anew) == b"hello"
 
@@ -87,7 +87,7 @@ async def test_a_black_hole_swallows_and_the_connection_does_not_survive_it() ->
             await asyncio.wait_for(reader.read(1), 0.2)
         link.heal()
         with pytest.raises(ConnectionResetError):
-            await reader.read()
+            await asyncio.wait_for(reader.read(), 5)
 
 
 async def test_a_connection_that_said_nothing_survives_a_black_hole() -> None:
