@@ -256,6 +256,14 @@ async def test_a_refusal_that_comes_while_the_lane_is_paused_changes_nothing(lan
     assert (found["pauses"], found["reason"]) == (4, "x")
 
 
+async def test_a_lane_whose_row_was_taken_away_comes_back(lanes_named: Any, db: DB) -> None:
+    lanes = await lanes_named()
+    await sql(db, "DELETE FROM egress_lanes")
+    assert await lanes.lend(1) == []
+    await lanes.look()
+    assert len(await lanes.lend(1)) == 1
+
+
 # the pace
 
 
@@ -449,11 +457,18 @@ async def test_a_probe_that_is_cancelled_leaves_its_place_to_the_next(
         slowed.behave()
         slowed.misbehave(player_delay=4.0, times=1)
         await eventually_probing(service)
-        for id in ids:
-            if (await look(ann, id))["status"] == "downloading":
-                await ann.post(f"/downloads/{id}/cancel")
+        await ann.post(f"/downloads/{await leased(service)}/cancel")
         # Well before a probe that says nothing is taken for dead.
         assert sorted([(await ended(ann, id, 11))["status"] for id in ids]) == ["cancelled", "completed"]
+
+
+async def leased(service: Service) -> str:
+    """The download that is being fetched, a moment after its lane has let it start."""
+    for _ in range(100):
+        if rows := await sql(service.app[DB_KEY], "SELECT subject FROM jobs WHERE state = 'running'"):
+            return str(rows[0][0])
+        await asyncio.sleep(0.02)
+    raise AssertionError("Nothing was leased.")
 
 
 async def lane_state(service: Service) -> str:

@@ -102,7 +102,6 @@ class Egress:
     async def open(self) -> None:
         """Makes the lanes known, and their metrics, so that a rate works from the first pause on."""
         for name in self._lanes:
-            await self._db.exec(q.register, name=name, burst=self._pace["burst"])
             metrics.egress_starts.labels(name)
             metrics.egress_paused_seconds.labels(name)
             for reason in sorted(REFUSALS):
@@ -206,8 +205,12 @@ class Egress:
         metrics.egress_probes.labels(permit.lane.name, outcome).inc()
 
     async def look(self) -> None:
-        """One round: says that the lanes are in use and the probes alive, and refreshes the gauges."""
+        """One round: says that the lanes are in use and the probes alive, and refreshes the gauges.
+
+        A row that was taken away is made again; without it nothing would start any more.
+        """
         for name in self._lanes:
+            await self._db.exec(q.register, name=name, burst=self._pace["burst"])
             row = await self._db.one(
                 q.look, name=name, probe=self._probes.get(name), probe_seconds=PROBE_SECONDS, **self._pace
             )

@@ -1,7 +1,7 @@
 -- name: register :exec
 -- Makes a lane known. One that was known keeps what it had: a restart refills nothing and ends no pause.
 INSERT INTO egress_lanes (name, tokens) VALUES (%(name)s, %(burst)s)
-ON CONFLICT (name) DO UPDATE SET seen_at = now();
+ON CONFLICT (name) DO NOTHING;
 
 -- name: lend :many
 -- Lets as many attempts start as are wanted and the lanes allow, evenly over the fullest of them and in turn. A lane
