@@ -1,6 +1,7 @@
 """Namespaces of its own for a run as root: then no process and no mount outlives it, however it ends."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,7 +16,9 @@ def go_apart(module: str) -> None:
         # Nothing is told to the first process of a namespace that it did not ask for.
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
         return
-    if os.geteuid() != 0 or subprocess.run([*COMMAND, "true"], check=False, capture_output=True).returncode != 0:
+    if os.geteuid() != 0 or not shutil.which(COMMAND[0]):
+        return
+    if subprocess.run([*COMMAND, "true"], check=False, capture_output=True).returncode != 0:
         return
     command = [*COMMAND, sys.executable, "-m", module, *sys.argv[1:]]
     os.execvpe(command[0], command, os.environ | {MARK: "1"})
