@@ -418,6 +418,7 @@ async def test_a_429_holds_up_all_downloads_and_costs_none_a_try(downloading_con
         assert pauses == 1
 
 
+@pytest.mark.slow
 async def test_one_probe_goes_ahead_and_then_all_downloads_complete(
     downloading_config: Config, slowed: YouTube
 ) -> None:
@@ -447,6 +448,7 @@ async def test_the_lane_opens_while_the_probe_still_transfers(downloading_config
         assert (await lane_state(service), (await look(ann, id))["status"]) == ("open", "downloading")
 
 
+@pytest.mark.slow
 async def test_a_probe_that_is_cancelled_leaves_its_place_to_the_next(
     downloading_config: Config, slowed: YouTube
 ) -> None:
@@ -520,6 +522,7 @@ def another_youtube() -> Iterator[YouTube]:
         yield running
 
 
+@pytest.mark.slow
 async def test_of_two_proxies_one_is_paused_and_the_other_goes_on(
     downloading_config: Config, slowed: YouTube, another_youtube: YouTube, tmp_path: Path
 ) -> None:
