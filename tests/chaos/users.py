@@ -15,6 +15,7 @@ from typing import Any
 from uuid import uuid4
 
 import aiohttp
+import psycopg
 
 from tests.chaos.fleet import Member
 from tests.chaos.ground import Ground
@@ -174,7 +175,7 @@ class Crowd:
 
     async def _count(self) -> None:
         while True:
-            with contextlib.suppress(Exception):
+            with contextlib.suppress(psycopg.Error):
                 self.open = await count_open(self._ground)
             await asyncio.sleep(0.5)
 
