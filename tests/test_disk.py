@@ -336,9 +336,10 @@ async def test_who_was_refused_is_refused_again_before_the_site_is_asked(house: 
 
 
 async def test_a_full_disk_puts_its_attempt_in_line_for_all_it_was_promised(house: House) -> None:
-    one = await house.ask(30)
-    house.write(one, 20)
-    fill(house.storage.root / "others", 35)
+    one = await claimed(house.jobs, house.db)
+    house.write(one, 10)
+    await house.ask(20, one)
+    fill(house.storage.root / "others", 25)
     await house.disk.put_off(one, admitted=True)
     await house.storage.clear_work(one.subject, (one.job, one.fence))
     await house.defer(one)

@@ -141,6 +141,7 @@ async def test_a_disk_that_others_fill_in_the_middle_costs_no_try(
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 async def test_a_disk_that_fills_again_and_again_fails_nothing(
     service: Service, carl: Person, folder: Path, youtube: YouTube
 ) -> None:
@@ -252,6 +253,7 @@ async def test_below_the_watermark_nothing_is_leased_and_the_reason_is_said(
     others = take_all(folder, but=3)
     await asyncio.sleep(0.5)
     id = (await ask(carl, youtube.url("ordinary"), quality="144p"))["id"]
+    await asyncio.sleep(1.5)
     waiting = await until(carl, id, waits)
     assert (waiting["status"], waiting["attempts"], waiting["waiting"]["until"]) == ("queued", 0, None)
     others.unlink()
