@@ -114,7 +114,7 @@ TRANSIENT = {
     "forbidden": ({"media_status": 403}, "upstream_forbidden"),
     "broken": ({"media_status": 503}, "upstream_error"),
     "stalled": ({"media_stall_after": 40_000}, "upstream_stalled"),
-    "cut": ({"media_cut_after": 40_000}, "upstream_truncated"),
+    "cut": ({"media_cut_after": 10_000}, "upstream_truncated"),
 }
 
 
