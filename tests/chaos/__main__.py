@@ -20,7 +20,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=1, help="which faults come when (default 1)")
     parser.add_argument("--processes", type=int, default=3, help="services (default 3)")
     parser.add_argument("--users", type=int, default=20, help="at most 24 (default 20)")
-    parser.add_argument("--rate", type=float, default=1.3, help="faults a second (default 1.3)")
+    parser.add_argument("--rate", type=float, default=1.6, help="faults a second (default 1.6)")
     parser.add_argument("--source", type=Path, default=Plan.source, help="folder with the ytdl/ and sql/ to run")
     parser.add_argument("--mutant", choices=MUTANTS, help="a fault in the product, which the checker must see")
     parser.add_argument("--logs", type=Path, help="folder that gets the services' logs")

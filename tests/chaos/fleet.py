@@ -41,7 +41,6 @@ class Member:
     stopped: bool = False
     wanted: bool = True
     boots: list[float] = field(default_factory=list)
-    exits: list[int] = field(default_factory=list)
     process: asyncio.subprocess.Process | None = None
 
     def __post_init__(self) -> None:
@@ -123,7 +122,7 @@ class Member:
         """Starts it again whenever it has ended, for ever."""
         while True:
             if self.process:
-                self.exits.append(await self.process.wait())
+                await self.process.wait()
                 self.stopped = False
                 await asyncio.sleep(random.uniform(0.05, 0.5))
             with contextlib.suppress(NotReady):

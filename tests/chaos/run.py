@@ -31,7 +31,7 @@ class Plan:
     processes: int = 3
     users: int = 20
     patience: int = 60
-    faults_per_second: float = 1.3
+    faults_per_second: float = 1.6
     mix: dict[str, int] = field(default_factory=lambda: dict(MIX))
     source: Path = ROOT
     logs: Path | None = None

@@ -18,11 +18,12 @@ LEAST_FAULTS = 30
 
 
 async def output_of(*arguments: str, seconds: float) -> tuple[int | None, str]:
-    """Exit code and words of a module of the harness; it ends with this process."""
+    """Exit code and words of a module of the harness; it ends with this process, and leaves the processor to tests
+    that hold time budgets."""
     setpriv = shutil.which("setpriv")
     leash = [setpriv, "--pdeathsig", "TERM"] if setpriv else []
     process = await asyncio.create_subprocess_exec(
-        *leash, sys.executable, "-m", *arguments, cwd=ROOT, stdin=asyncio.subprocess.DEVNULL,
+        *leash, "nice", "-n", "10", sys.executable, "-m", *arguments, cwd=ROOT, stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
     )  # fmt: skip
     try:
