@@ -97,15 +97,15 @@ class Person:
         """Asks until there is an answer, where the user has a key; else once."""
         keyed = self._dice.random() < self._habits.keys
         headers = {"Idempotency-Key": str(uuid4())} if keyed else {}
-        for _ in range(4 if keyed else 1):
+        for go in range(4 if keyed else 1):
             status, body = await self._request("POST", f"{url()}/api/v1/downloads", json=asking.wish.body(), **headers)
             if status in (200, 202):
                 asking.outcome = "accepted"
                 asking.ids.add(body["id"])
                 return
-            # A 503 may have come after a commit whose answer was lost.
+            # A 503 may have come after a commit whose answer was lost, and so may what is said to somebody who asks again.
             if 400 <= status < 500:
-                asking.outcome = "refused"
+                asking.outcome = "unknown" if go else "refused"
                 return
             await asyncio.sleep(self._dice.uniform(0.1, 0.5))
 
