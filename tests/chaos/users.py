@@ -103,7 +103,7 @@ class Person:
                 asking.outcome = "accepted"
                 asking.ids.add(body["id"])
                 return
-            # A 503 may have come after a commit whose answer was lost, and so may what is said to somebody who asks again.
+            # Like a 503, what is said to somebody who asks again may come after a commit whose answer was lost.
             if 400 <= status < 500:
                 asking.outcome = "unknown" if go else "refused"
                 return
