@@ -184,7 +184,8 @@ class Model(RuleBasedStateMachine):
             job.worker = worker
             job.become("running", "claim")
             assert (claim.fence, claim.tries) == (job.fence, job.tries)
-        self.claims += claims
+        # PostgreSQL names them in any order; a run that is done again must draw the same ones.
+        self.claims += sorted(claims, key=lambda claim: claim.job)
 
     def _must_wait(self, worker: int, due: set[int]) -> set[int]:
         """Of jobs whose next crash is the last a worker has one at a time."""
