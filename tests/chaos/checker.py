@@ -227,18 +227,23 @@ def the_index_holds_nothing_that_ended(h: History) -> Iterator[str]:
 
 def beats_name_what_was_confirmed(h: History) -> Iterator[str]:
     """Of every beat that went to the index: the jobs in it are among those that PostgreSQL confirmed to that service
-    in its last answer, or in one that came moments ago (two loops beat)."""
+    in its last answer, or in one that came moments ago (two loops beat). However late, an answer that led to no beat
+    yet may still do so: the service may have been stopped between, or Redis refused the beat the first time."""
     last: dict[str, Said] = {}
     recent: dict[str, dict[int, float]] = defaultdict(dict)
+    due: dict[str, set[frozenset[int]]] = defaultdict(set)
     for said in h.said:
         if said.kind == "confirmed":
             last[said.by] = said
             recent[said.by].update(dict.fromkeys(said.jobs, said.at))
-            continue
-        fresh = {job for job, at in recent[said.by].items() if said.at - at < BEAT_SECONDS}
-        known = fresh | (last[said.by].jobs if said.by in last else frozenset())
-        if stray := said.jobs - known:
-            yield f"service {said.by} renewed {sorted(stray)} in the index, which PostgreSQL had not confirmed"
+            due[said.by].add(said.jobs)
+        elif said.kind == "done":
+            due[said.by].discard(said.jobs)
+        elif said.jobs not in due[said.by]:
+            fresh = {job for job, at in recent[said.by].items() if said.at - at < BEAT_SECONDS}
+            known = fresh | (last[said.by].jobs if said.by in last else frozenset())
+            if stray := said.jobs - known:
+                yield f"service {said.by} renewed {sorted(stray)} in the index, which PostgreSQL had not confirmed"
 
 
 def no_exception_was_a_surprise(h: History) -> Iterator[str]:

@@ -136,6 +136,12 @@ class Ground:
         async with self.client.delete(f"{self.control_url}/control"):
             pass
 
+    async def forget(self) -> None:
+        """The stand-in is as usual and knows of no request."""
+        await self.behave()
+        async with self.client.delete(f"{self.control_url}/requests"):
+            pass
+
     async def media_asked_for(self) -> bool:
         """Whether anybody has asked the stand-in for a film, as opposed to what is said about it."""
         async with self.client.get(f"{self.control_url}/requests") as answer:

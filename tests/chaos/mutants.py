@@ -99,6 +99,7 @@ async def play(mutant: Mutant | None, source: Path = ROOT) -> list[Violation]:
     """The mutant's scene; without a mutant all scenes, one after another."""
     async with stage(mutant, source) as scene:
         for each in [mutant] if mutant else MUTANTS.values():
+            await scene.calm()
             await each.scene(scene)
         return await scene.judge()
 

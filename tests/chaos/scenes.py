@@ -83,6 +83,15 @@ class Scene:
         await self.until("a child at work", holds)
         return found[0]
 
+    async def calm(self) -> None:
+        """No child is left of what was before, and the stand-in remembers nothing of it."""
+
+        async def holds() -> bool:
+            return not any(member.job_child() for member in self.members)
+
+        await self.until("calm", holds)
+        await self.ground.forget()
+
     async def judge(self) -> list[Violation]:
         """Calm, the end of all jobs, and the rules."""
         await self.ground.behave()

@@ -166,9 +166,17 @@ def test_a_beat_may_name_what_was_just_confirmed() -> None:
 
 def test_a_service_that_was_stopped_between_answer_and_beat_is_no_wrongdoer() -> None:
     assert not beaten(("0.1", 1, "confirmed", {1}), ("0.1", 60, "named", {1}))
+    assert not beaten(("0.1", 1, "confirmed", {1}), ("0.1", 60, "confirmed", set()), ("0.1", 60.1, "named", {1}))
+
+
+def test_a_beat_that_was_not_carried_out_may_be_sent_again_and_no_other() -> None:
+    first = (("0.1", 1, "confirmed", {1}), ("0.1", 1.1, "named", {1}))
+    again = (("0.1", 60, "confirmed", set[int]()), ("0.1", 60.1, "named", {1}))
+    assert not beaten(*first, *again)
+    assert beaten(*first, ("0.1", 1.2, "done", {1}), *again)
 
 
 def test_a_beat_that_names_what_was_not_confirmed_is_seen() -> None:
-    assert beaten(("0.1", 1, "confirmed", {1}), ("0.1", 60, "confirmed", set()), ("0.1", 60.1, "named", {1}))
+    assert beaten(("0.1", 1, "confirmed", {1}), ("0.1", 60, "confirmed", {2}), ("0.1", 60.1, "named", {1, 2}))
     assert beaten(("0.1", 1, "confirmed", {1}), ("0.2", 1.1, "named", {1}))
     assert beaten(("0.1", 1, "named", {1}))

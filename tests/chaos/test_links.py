@@ -149,3 +149,15 @@ def test_an_ear_keeps_connections_apart() -> None:
     for number in (1, 2):
         ear.hear(number, "down", whole[9:])
     assert [set(each.jobs) for each in said] == [{12}, {12}]
+
+
+@pytest.mark.parametrize(
+    ("answer", "done"), [(b":1\r\n", True), (b"$5\r\nEPOCH\r\n", False), (b"-NOSCRIPT\r\n", False)]
+)
+def test_a_beat_counts_as_done_when_redis_says_so(answer: bytes, done: bool) -> None:
+    said: list[Said] = []
+    ear = Ear(lambda: "0.1", said.append, "redis")
+    beat = command("EVALSHA", "sha", "1", "p:queue", "beat", "7", "10", "3000", "12", "ann", "5")
+    for way, data in (("up", beat), ("down", answer), ("up", command("PING")), ("down", b":1\r\n")):
+        ear.hear(1, "up" if way == "up" else "down", data)
+    assert [each.kind for each in said] == ["named"] + ["done"] * done

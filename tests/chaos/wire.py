@@ -21,11 +21,12 @@ _ARGUMENT = re.compile(rb"([*$])(\d+)\r\n")
 
 @dataclass(frozen=True)
 class Said:
-    """`by` is a service's life; `at` is on the monotonic clock."""
+    """`by` is a service's life; `at` is on the monotonic clock. `done` is a beat that Redis carried out; one that it
+    refused, or never answered, is sent again."""
 
     by: str
     at: float
-    kind: Literal["confirmed", "named"]
+    kind: Literal["confirmed", "named", "done"]
     jobs: frozenset[int]
 
 
@@ -79,21 +80,29 @@ def _first_value(body: bytes) -> bytes:
 
 
 class Names:
-    """Reads one Redis connection's commands."""
+    """Reads one Redis connection's commands, and whether a beat was carried out."""
 
     def __init__(self, by: str, tell: Tell) -> None:
         self._by, self._tell = by, tell
         self._rest = b""
+        self._asked: frozenset[int] | None = None
+
+    def hear_answer(self, data: bytes) -> None:
+        """A number is the answer of a beat that was carried out."""
+        if self._asked is not None and data.startswith(b":"):
+            self._tell(Said(self._by, time.monotonic(), "done", self._asked))
+        self._asked = None
 
     def feed(self, data: bytes) -> None:
         self._rest += data
         while parsed := _command(self._rest):
             words, used = parsed
             self._rest = self._rest[used:]
+            self._asked = None
             # EVALSHA sha 1 prefix beat epoch cap lease (job user score)*
             if len(words) > 7 and words[4] == b"beat":
-                jobs = frozenset(int(job) for job in words[8::3])
-                self._tell(Said(self._by, time.monotonic(), "named", jobs))
+                self._asked = frozenset(int(job) for job in words[8::3])
+                self._tell(Said(self._by, time.monotonic(), "named", self._asked))
 
 
 def _command(data: bytes) -> tuple[list[bytes], int] | None:
@@ -119,9 +128,11 @@ class Ear:
         self._open: dict[int, Confirmations | Names] = {}
 
     def hear(self, number: int, way: Direction, data: bytes) -> None:
-        if way != ("down" if self._kind == "postgres" else "up"):
-            return
         if number not in self._open:
             make = Confirmations if self._kind == "postgres" else Names
             self._open[number] = make(self._by(), self._tell)
-        self._open[number].feed(data)
+        reader = self._open[number]
+        if way == ("down" if isinstance(reader, Confirmations) else "up"):
+            reader.feed(data)
+        elif isinstance(reader, Names):
+            reader.hear_answer(data)
