@@ -166,6 +166,7 @@ CREATE TABLE public.jobs (
     finished_at timestamp with time zone,
     waiting text,
     deferrals smallint DEFAULT 0 NOT NULL,
+    refusals smallint DEFAULT 0 NOT NULL,
     CONSTRAINT jobs_end_is_dated CHECK (((state = ANY (ARRAY['completed'::text, 'failed'::text, 'cancelled'::text])) = (finished_at IS NOT NULL))),
     CONSTRAINT jobs_kind_known CHECK ((kind = 'download'::text)),
     CONSTRAINT jobs_lease_is_whole CHECK (((lease_owner IS NULL) = (lease_until IS NULL))),

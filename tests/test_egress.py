@@ -509,7 +509,7 @@ async def test_a_download_that_is_refused_in_the_middle_goes_on_from_there(
 async def test_what_is_refused_for_itself_ends_as_failed(
     downloading_config: Config, youtube: YouTube, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(worker, "MOST_DEFERRALS", 1)
+    monkeypatch.setattr(worker, "MOST_REFUSALS", 1)
     async with pausing(downloading_config, 0.1, download_max_attempts=2) as (_, ann):
         (id,) = await ask_for(ann, youtube, ["bot_check"])
         found = await ended(ann, id, 30)

@@ -31,8 +31,8 @@ AGAIN_SECONDS = 10.0
 LOOK_SECONDS = 5.0
 # A probe whose process has not said for that long that it lives is taken for dead.
 PROBE_SECONDS = 3 * LOOK_SECONDS
-# Put off this often, a download is taken for what the site refuses, and further refusals cost it tries.
-MOST_DEFERRALS = 10
+# Put off this often for refusals, a download is taken for what the site refuses, and further refusals cost it tries.
+MOST_REFUSALS = 10
 JITTER = 0.1
 
 # Meant for whoever asks, not for what is asked for.

@@ -56,7 +56,8 @@ def due_ms(run_at: datetime) -> int:
 
 @dataclass(frozen=True)
 class Claim:
-    """One attempt at a job; `fence` names it for ever. `deferrals` is how often earlier ones were put off."""
+    """One attempt at a job; `fence` names it for ever. `deferrals` is how often earlier ones were put off,
+    `refusals` how often that was for a refusal of the site."""
 
     job: int
     fence: int
@@ -64,6 +65,12 @@ class Claim:
     user_id: UUID
     tries: int
     deferrals: int = 0
+    refusals: int = 0
+
+
+def _claim(row: Row) -> Claim:
+    counts = row["tries"], row["deferrals"], row["refusals"]
+    return Claim(row["id"], row["fence"], row["subject"], row["user_id"], *counts)
 
 
 class Index:
@@ -239,7 +246,7 @@ class Queue:
         )
         for row in rows:
             self._counted(tx, "claim", row)
-        return [Claim(r["id"], r["fence"], r["subject"], r["user_id"], r["tries"], r["deferrals"]) for r in rows]
+        return [_claim(row) for row in rows]
 
     async def beat(self, held: Sequence[Claim]) -> tuple[set[int], set[int]]:
         """Renews what is held and returns the jobs that are (lost, to be cancelled)."""

@@ -20,7 +20,7 @@ from ytdl import errors, log, loops, metrics, storage
 from ytdl.attempts import Attempts, Started
 from ytdl.config import Config
 from ytdl.disk import Disk, is_full
-from ytdl.egress import LOOK_SECONDS, MOST_DEFERRALS, Egress, Permit
+from ytdl.egress import LOOK_SECONDS, MOST_REFUSALS, Egress, Permit
 from ytdl.events import Events
 from ytdl.fetcher import Done, Failed, Fetcher, FetchFailed, Metadata, Order, Progress, Stopped, Usage
 from ytdl.queue import Queue
@@ -307,7 +307,7 @@ class Worker:
             return await self._attempts.defer(s, failure, "disk", pause, usage, fetched_bytes)
         if wait is None:
             return await self._attempts.fail(s, failure, usage, fetched_bytes)
-        if s.claim.deferrals < MOST_DEFERRALS:
+        if s.claim.refusals < MOST_REFUSALS:
             return await self._attempts.defer(s, failure, "egress", wait, usage, fetched_bytes)
         failure = msgspec.structs.replace(failure, retry_after_seconds=wait)
         return await self._attempts.fail(s, failure, usage, fetched_bytes)

@@ -28,7 +28,7 @@ WITH suspect AS (
         lease_until = now() + make_interval(secs => %(lease_seconds)s)
     WHERE id = ANY(%(ids)s::bigint[]) AND state IN ('queued', 'retry_wait') AND run_at <= now() AND cancel_requested_at IS NULL
         AND (crashes < %(max_crashes)s - 1 OR id = (SELECT id FROM suspect))
-    RETURNING id, fence, subject, user_id, tries, deferrals
+    RETURNING id, fence, subject, user_id, tries, deferrals, refusals
 ), noted AS (
     INSERT INTO job_events (job_id, fence, event) SELECT id, fence, 'claim' FROM claimed
 )
@@ -88,6 +88,7 @@ WITH ended AS (
     UPDATE jobs SET state = CASE WHEN cancel_requested_at IS NULL THEN 'queued' ELSE 'cancelled' END,
         finished_at = CASE WHEN cancel_requested_at IS NULL THEN NULL ELSE now() END,
         waiting = CASE WHEN cancel_requested_at IS NULL THEN %(waiting)s END, deferrals = deferrals + 1,
+        refusals = refusals + (%(waiting)s = 'egress')::integer,
         run_at = now() + make_interval(secs => %(delay_seconds)s), lease_owner = NULL, lease_until = NULL
     WHERE id = %(id)s AND fence = %(fence)s AND state = 'running'
     RETURNING id, user_id, priority, state, run_at

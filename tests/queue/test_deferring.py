@@ -8,11 +8,14 @@ from tests.queueing import cancel, claimed, complete, count, crash, due, hand_ba
 from ytdl import metrics
 from ytdl.db import DB, Row
 from ytdl.queue import Claim, Queue
+from ytdl.reasons import Waiting
 
 
-async def defer(jobs: Queue, db: DB, claim: Claim, seconds: float = 60.0) -> Row | None:
+async def defer(
+    jobs: Queue, db: DB, claim: Claim, seconds: float = 60.0, waiting: Waiting = "egress"
+) -> Row | None:  # fmt: skip
     async with db.transaction() as tx:
-        return await jobs.defer(tx, claim, seconds, "egress")
+        return await jobs.defer(tx, claim, seconds, waiting)
 
 
 async def reason(db: DB, id: int) -> Any:
@@ -44,6 +47,15 @@ async def test_the_next_attempt_knows_how_often_the_job_was_put_off(jobs: Queue,
         await defer(jobs, db, claim, 0)
         (claim,) = await take(jobs, db, claim.job)
     assert (claim.deferrals, claim.fence) == (2, 3)
+
+
+async def test_being_put_off_for_the_disk_is_not_taken_for_a_refusal(jobs: Queue, db: DB) -> None:
+    claim = await claimed(jobs, db)
+    waits: list[Waiting] = ["disk", "egress", "disk"]
+    for waiting in waits:
+        await defer(jobs, db, claim, 0, waiting)
+        (claim,) = await take(jobs, db, claim.job)
+    assert (claim.deferrals, claim.refusals) == (3, 1)
 
 
 @pytest.mark.parametrize("end", ["claim", "cancel"])
