@@ -106,6 +106,9 @@ class Index:
         if jobs:
             await self._call("drop", *jobs)
 
+    async def give_back(self, jobs: Sequence[int]) -> None:
+        await self._call("give_back", *jobs)
+
     async def rank(self, job: int) -> int | None:
         """How many ready jobs of the same user stand before it; `None` when it is not ready."""
         rank = int(await self._call("rank", job))
@@ -229,6 +232,13 @@ class Queue:
             await self.index.drop(jobs)
         except errors.Unavailable:
             log.warning("queue.not_dropped", extra={"jobs": list(jobs)})
+
+    async def give_back(self, jobs: Sequence[int]) -> None:
+        """Best effort, for what was suggested and could not be asked about: it is suggested to the next who comes."""
+        try:
+            await self.index.give_back(jobs)
+        except errors.Unavailable:
+            log.warning("queue.not_given_back", extra={"jobs": list(jobs)})
 
     async def refused(self, jobs: Sequence[int]) -> None:
         """Best effort, after a claim: what it did not get leaves the index, or comes again a little later."""

@@ -12,7 +12,6 @@ import time
 from collections import deque
 from functools import partial
 from pathlib import Path
-from typing import Literal
 
 import msgspec
 
@@ -22,8 +21,9 @@ from ytdl.config import Config
 from ytdl.disk import Disk, is_full
 from ytdl.egress import LOOK_SECONDS, MOST_REFUSALS, Egress, Permit
 from ytdl.events import Events
-from ytdl.fetcher import Done, Failed, Fetcher, FetchFailed, Metadata, Order, Progress, Stopped, Usage
+from ytdl.fetcher import Done, Failed, Fetcher, FetchFailed, Metadata, Order, Stopped, Usage
 from ytdl.queue import Queue
+from ytdl.run import Run
 from ytdl.storage import Storage
 
 logger = logging.getLogger("ytdl.worker")
@@ -32,48 +32,6 @@ POLL_SECONDS = 1.0
 REPORT_SECONDS = 0.25
 RECORD_SECONDS = 1.0
 RECONCILE_SECONDS = 15.0
-Why = Literal["cancel", "lost", "drain"]
-
-
-class Run:
-    """One attempt in this process. `why` is set once, by the first who wants it stopped; `heard` is whether the site
-    has told about the video."""
-
-    def __init__(self, started: Started, permit: Permit) -> None:
-        self.started = started
-        self.permit = permit
-        self.heard = False
-        self.task: asyncio.Task[None] | None = None
-        self.fetching = False
-        self.admitted = False
-        self.told = False
-        self.why: Why | None = None
-        self.video: Metadata | None = None
-        self.latest: Progress | None = None
-        self.reported: Progress | None = None
-        self.recorded: Progress | None = None
-        self._floor = started.percent
-
-    def stop(self, why: Why) -> None:
-        if self.why is None:
-            self.why = why
-            if self.fetching and self.task:
-                self.task.cancel()
-
-    def stop_again(self) -> None:
-        """A cancellation can be swallowed by a wait that is just ending; only the fetch is ever cancelled, and it
-        ends in order however often it is."""
-        if self.why and self.fetching and self.task:
-            self.task.cancel()
-
-    def frame(self, frame: Metadata | Progress) -> None:
-        """Keeps the newest of each kind; percent never falls, whatever an earlier attempt had reached."""
-        if isinstance(frame, Metadata):
-            self.video = frame
-            self.heard = True
-            return
-        self._floor = max(self._floor, min(frame.percent, 99.9))
-        self.latest = msgspec.structs.replace(frame, percent=self._floor)
 
 
 class Worker:
@@ -190,8 +148,7 @@ class Worker:
         try:
             started = await self._attempts.lease(suggested)
         except errors.Unavailable:
-            # The index must not keep for leased what nobody runs; the reconciler brings it back.
-            await self._queue.forget(suggested)
+            await self._queue.give_back(suggested)
             raise
         for s, permit in zip(started, permits, strict=False):
             self._launch(Run(s, permit))
@@ -221,8 +178,8 @@ class Worker:
             # Draining, and PostgreSQL is away: the lease runs out and another attempt goes on from the partial file.
             logger.warning("worker.outcome_not_written", extra={"job": s.claim.job})
         except Exception as e:
-            logger.exception("worker.attempt_failed", extra={"job": s.claim.job})
-            await self._broken(run, e)
+            if await self._broken(run, e):
+                logger.exception("worker.attempt_failed", extra={"job": s.claim.job})
         finally:
             self._egress.forget(run.permit)
             if self._runs.get(s.claim.job) is run:
@@ -230,13 +187,17 @@ class Worker:
             metrics.worker_running.set(len(self._runs))
             self._wake.set()
 
-    async def _broken(self, run: Run, error: Exception) -> None:
-        """A bug of ours: said in the download, or left to the lease's end if not even that can be written."""
+    async def _broken(self, run: Run, error: Exception) -> bool:
+        """A bug of ours: said in the download, or left to the lease's end if not even that can be written.
+
+        False when the lease was lost: then it was a newer attempt that cleared the folder away.
+        """
         code = "disk_full" if is_full(error) else "internal"
         try:
-            await self._failed(run, Failed(code, "Something went wrong on the server.", True))
+            return await self._failed(run, Failed(code, "Something went wrong on the server.", True)) is not None
         except Exception:
             logger.exception("worker.outcome_not_written", extra={"job": run.started.claim.job})
+            return True
 
     async def _run(self, run: Run) -> None:
         try:
@@ -289,12 +250,13 @@ class Worker:
 
     async def _failed(
         self, run: Run, failure: Failed, usage: Usage | None = None, fetched_bytes: int | None = None
-    ) -> None:
+    ) -> str | None:
         s, failure = run.started, await self._disk.blame(failure)
         await loops.settle(lambda: self._describe(run), self._give_up)
         state = await loops.settle(lambda: self._fail(run, failure, usage, fetched_bytes), self._give_up)
         await self._tidy(s, state, make_room=failure.code == "disk_full" and run.admitted)
         logger.warning("downloads.attempt_failed", extra={"job": s.claim.job, "code": failure.code, "state": state})
+        return state
 
     async def _fail(
         self, run: Run, failure: Failed, usage: Usage | None, fetched_bytes: int | None

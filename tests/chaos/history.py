@@ -36,7 +36,7 @@ REAPED = """
     ) AS pairs WHERE event = 'reap' AND next = 'claim'"""
 # What the nemesis explains: a full disk, a start while PostgreSQL is away, and an attempt that lost its lease, whose
 # folder the next one removed when it was done.
-EXPLAINED = re.compile(r"No space left on device|cannot be reached just now|does not answer|directory: '\S+/data/work/")
+EXPLAINED = re.compile(r"No space left on device|cannot be reached just now|does not answer")
 
 
 async def gathered(ground: Ground, ledger: Ledger, said: list[Said]) -> History:

@@ -132,6 +132,18 @@ async def test_claiming_passes_over_a_user_who_has_nothing(jobs: Queue, db: DB, 
     assert await jobs.index.claim(5) == [id]
 
 
+async def test_what_a_worker_could_not_ask_about_is_suggested_to_the_next(jobs: Queue, db: DB, kv: KV) -> None:
+    first, second = await announced(jobs, db, ANN), await announced(jobs, db, ANN)
+    assert await jobs.index.claim(5) == [first, second]
+    await jobs.give_back([first, second, 10**9])
+    assert await kv.client.zcard(kv.key("queue", "leases")) == 0
+    assert await jobs.index.claim(5) == [first, second]
+    await jobs.give_back([first])
+    await jobs.give_back([first])
+    await jobs.forget([first, second])
+    assert await keys(kv) == {"epoch"}
+
+
 async def test_what_was_refused_comes_again_when_it_waits_and_never_when_it_ended(jobs: Queue, db: DB) -> None:
     waits, ended = await announced(jobs, db), await announced(jobs, db)
     assert await jobs.index.claim(5) == [waits, ended]

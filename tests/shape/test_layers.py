@@ -16,6 +16,7 @@ LAYERS = (
     ("app",),
     ("routes", "api"),
     ("worker", "janitor", "sampler"),
+    ("run",),
     ("attempts", "auth", "disk", "downloads", "egress", "health", "queue", "users"),
     ("recent", "record"),
     ("events", "loops"),

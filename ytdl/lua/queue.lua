@@ -163,6 +163,21 @@ function moves.drop(...)
   return #jobs
 end
 
+-- job*: they were claimed and could not be taken; ready for whoever comes next.
+function moves.give_back(...)
+  local jobs = { ... }
+  for i = 1, #jobs do
+    local entry = redis.call('HGET', JOBS, jobs[i])
+    if entry and redis.call('ZSCORE', LEASES, jobs[i]) then
+      local user, score = split(entry)
+      unlease(jobs[i], user)
+      redis.call('ZADD', ready(user), score, jobs[i])
+      seat(user)
+    end
+  end
+  return #jobs
+end
+
 -- job -> how many of the same user's ready jobs stand before it, -1 when it is not ready
 function moves.rank(job)
   promote()
