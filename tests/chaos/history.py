@@ -34,8 +34,7 @@ REAPED = """
         SELECT event, at, lead(event) OVER w AS next, lead(at) OVER w AS next_at FROM job_events
         WINDOW w AS (PARTITION BY job_id ORDER BY seq)
     ) AS pairs WHERE event = 'reap' AND next = 'claim'"""
-# What the nemesis explains: a full disk, a start while PostgreSQL is away, and an attempt that lost its lease, whose
-# folder the next one removed when it was done.
+# What the nemesis explains: a full disk, and a start while PostgreSQL is away.
 EXPLAINED = re.compile(r"No space left on device|cannot be reached just now|does not answer")
 
 
