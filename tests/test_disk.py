@@ -13,7 +13,7 @@ from tests.disks import MIB, fill, free, small_disk
 from tests.queueing import cancel, claimed, complete, crash, fail, hand_back, job, sql, take
 from ytdl import disk, metrics
 from ytdl.db import DB
-from ytdl.disk import Disk, Room, called_by, delay, demand
+from ytdl.disk import Disk, Room, called_by, delay, demand, helped_by
 from ytdl.events import Events
 from ytdl.fetcher import FetchFailed
 from ytdl.kv import KV
@@ -378,6 +378,20 @@ async def test_partial_files_are_kept_where_their_going_would_not_help(house: Ho
     assert list(await house.storage.at_work()) == [younger.subject]
 
 
+async def test_one_that_can_never_fit_keeps_no_partial_files_from_giving_way_to_those_behind_it(house: House) -> None:
+    await with_downloads(house)
+    idle = await house.ask(20)
+    house.write(idle, 20)
+    fill(house.storage.root / "others", 15)
+    await remember(house, idle)
+    await fail(house.jobs, house.db, idle)
+    never, second = await house.refused(40), await house.refused(25)
+    assert await house.disk.tend() == 0
+    assert list(await house.storage.at_work()) == []
+    assert await house.disk.tend() == 1
+    assert [await house.waits(claim) for claim in (never, second)] == [True, False]
+
+
 async def with_downloads(house: House) -> None:
     await sql(
         house.db, "INSERT INTO users (id, username, email, full_name, password_hash)"
@@ -408,6 +422,13 @@ def test_nobody_in_line_gets_past_one_who_may_hope() -> None:
     assert called_by(line, Room(100, 10, 25, 0)) == [1]
     assert called_by(line, Room(100, 10, 85, 0)) == []
     assert called_by(line, Room(100, -10, 0, 0)) == []
+
+
+def test_partial_files_help_the_first_in_line_for_whom_the_others_would_do() -> None:
+    line = [{"id": n, "wanted_bytes": wanted} for n, wanted in ((1, 90), (2, 30), (3, 30))]
+    assert helped_by(line, 10, {1: 20, 9: 5}) == 2
+    assert helped_by(line, 10, {2: 20, 9: 5}) == 3
+    assert helped_by(line, 10, {1: 15}) is None
 
 
 def test_delays_grow_and_differ() -> None:

@@ -14,7 +14,7 @@ import asyncio
 import errno
 import logging
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -178,7 +178,7 @@ class Disk:
         if called:
             return await self._call(called)
         if line and not room.promised and not room.at_work:
-            await self._clear_one(line[0], room)
+            await self._clear_one(line, room)
         return 0
 
     async def _call(self, jobs: list[int]) -> int:
@@ -187,18 +187,21 @@ class Disk:
             await self._events.tell("wake", "")
         return come
 
-    async def _clear_one(self, head: Row, room: Room) -> None:
-        """Nothing runs and the first in line does not fit: one of the others' partial files goes, if all would do.
+    async def _clear_one(self, line: Sequence[Row], room: Room) -> None:
+        """Nothing runs and nobody in line fits: one of the partial files goes that the first of them lacks for whom
+        all of the others' would do.
 
         Kept for later they would be what keeps everybody from finishing.
         """
         at_work = await self._storage.at_work()
-        idle = await self._db.many(q.idle, ids=list(at_work), head=head["id"])
+        idle = await self._db.many(q.idle, ids=list(at_work))
         sizes = await self._storage.work_sizes([row["id"] for row in idle])
-        if room.left + sum(sizes) < head["wanted_bytes"]:
+        held = {row["job"]: size for row, size in zip(idle, sizes, strict=True)}
+        first = helped_by(line, room.left, held)
+        if first is None:
             return
-        for row in (row for row, size in zip(idle, sizes, strict=True) if size):
-            if await self._clear(row["id"], row["job"], row["fence"]):
+        for row in idle:
+            if row["job"] != first and held[row["job"]] and await self._clear(row["id"], row["job"], row["fence"]):
                 return
 
     async def _clear(self, download: UUID, job: int, fence: int) -> bool:
@@ -220,6 +223,13 @@ def called_by(line: Sequence[Row], room: Room) -> list[int]:
         elif row["wanted_bytes"] <= room.hope:
             break
     return called
+
+
+def helped_by(line: Sequence[Row], left: int, held: Mapping[int, int]) -> int | None:
+    """The first in line who would fit if the partial files of all other jobs went; nobody's own are in his way."""
+    idle = sum(held.values())
+    fits = (row["id"] for row in line if row["wanted_bytes"] <= left + idle - held.get(row["id"], 0))
+    return next(fits, None)
 
 
 def is_full(error: BaseException) -> bool:

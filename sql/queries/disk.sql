@@ -44,7 +44,7 @@ WHERE j.waiting = 'disk' AND j.state = 'queued' ORDER BY j.id LIMIT 1000;
 -- name: idle :many
 -- Of these downloads those that have partial files nobody is working on, the first to give way first.
 SELECT d.id, j.id AS job, j.fence FROM downloads d JOIN jobs j ON j.id = d.job_id
-WHERE d.id = ANY(%(ids)s::uuid[]) AND j.id <> %(head)s AND j.state IN ('queued', 'retry_wait', 'failed')
+WHERE d.id = ANY(%(ids)s::uuid[]) AND j.state IN ('queued', 'retry_wait', 'failed')
 ORDER BY j.state = 'failed' DESC, j.id DESC;
 
 -- name: hold_idle :maybe
