@@ -34,6 +34,8 @@ def test_each_type_is_read() -> None:
         ("PORT", "-1", "PORT must be at least 0."),
         ("PORT", "65536", "PORT must be at most 65535."),
         ("DRAIN_SECONDS", "nan", "DRAIN_SECONDS must be at least 0."),
+        ("DOWNLOAD_LEASE_SECONDS", "1e300", "DOWNLOAD_LEASE_SECONDS must be at most 100000000."),
+        ("DOWNLOAD_MAX_BYTES", "9" * 30, "DOWNLOAD_MAX_BYTES must be at most 1152921504606846976."),
         ("DRAIN_SECONDS", "inf", "DRAIN_SECONDS must be at least 0."),
         ("REGISTRATION_OPEN", "maybe", "REGISTRATION_OPEN must be true or false."),
         ("LOG_LEVEL", "LOUD", "LOG_LEVEL must be DEBUG, INFO, WARNING or ERROR."),

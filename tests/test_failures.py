@@ -229,6 +229,30 @@ async def test_a_file_that_grows_over_the_limit_is_stopped(youtube: YouTube, tmp
     assert max(path.stat().st_size for path in (tmp_path / "attempt").iterdir()) <= 1_000_000
 
 
+async def test_what_could_not_be_put_together_is_fetched_anew(
+    fetcher: Fetcher, youtube: YouTube, tmp_path: Path
+) -> None:
+    youtube.misbehave(media_change="bytes")
+    failed = order_for(youtube, tmp_path)
+    assert (await fail(fetcher, failed)).failure.code == "processing_failed"
+    youtube.behave()
+    again = order_for(youtube, tmp_path, work_dir=str(tmp_path / "second"), earlier_dirs=[failed.work_dir])
+    done, _, _ = await fetch(fetcher, again)
+    assert done.resumed_bytes == 0 and done.height == 1080
+
+
+@pytest.mark.parametrize(
+    ("status", "code"), [(429, "rate_limited"), (403, "upstream_forbidden"), (503, "upstream_error")]
+)
+async def test_a_site_that_refuses_every_page_is_not_taken_for_one_that_has_changed(
+    fetcher: Fetcher, youtube: YouTube, tmp_path: Path, status: int, code: str
+) -> None:
+    youtube.misbehave(page_status=status, player_status=status, retry_after=77)
+    failure = (await fail(fetcher, order_for(youtube, tmp_path))).failure
+    assert failure.code == code
+    assert status != 429 or failure.retry_after_seconds == 77
+
+
 async def test_a_joined_file_is_held_to_the_size_limit_too(youtube: YouTube, tmp_path: Path) -> None:
     youtube.misbehave(player_sizeless=True)
     failure = await fail_with(youtube, tmp_path, {}, file_bytes=330_000)  # each stream fits, both together do not

@@ -26,7 +26,7 @@ from tests.fetching import (
     stop,
     until,
 )
-from ytdl.fetcher import Fetcher, FetchFailed, Metadata, Progress, Usage
+from ytdl.fetcher import Fetcher, FetchFailed, Metadata, Progress, Usage, runs, watch
 from ytdl.fetcher.forkserver import ROOT
 
 SERVICE = """
@@ -156,6 +156,36 @@ async def test_a_killed_fork_server_fails_its_jobs_and_the_next_one_runs(
     youtube.behave()
     done, _, _ = await fetch(fetcher, order_for(youtube, tmp_path / "next"))
     assert done.height == 1080 and fetcher.restarts == 1 and fetcher.zygote_pid != old
+
+
+async def _hang(fetcher: Fetcher, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Stops the fork server; its number."""
+    monkeypatch.setattr(watch, "START_SECONDS", 1.0)
+    monkeypatch.setattr(runs, "KILL_SECONDS", 0.5)
+    pid = fetcher.zygote_pid
+    assert pid
+    os.kill(pid, signal.SIGSTOP)
+    return pid
+
+
+async def test_a_fork_server_that_hangs_is_replaced(
+    fetcher: Fetcher, youtube: YouTube, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hung = await _hang(fetcher, monkeypatch)
+    assert (await fail(fetcher, order_for(youtube, tmp_path))).failure.code == "child_crashed"
+    await until(lambda: fetcher.zygote_pid not in (None, hung))
+    done, _, _ = await fetch(fetcher, order_for(youtube, tmp_path / "next"))
+    assert done.height == 1080
+
+
+async def test_a_cancel_does_not_wait_for_a_fork_server_that_hangs(
+    fetcher: Fetcher, youtube: YouTube, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = await start_slowly(fetcher, youtube, order_for(youtube, tmp_path))
+    children = descendants(fetcher)
+    await _hang(fetcher, monkeypatch)
+    assert await cancel(task) < 3
+    await until(lambda: not any(map(is_alive, children)))
 
 
 async def test_a_killed_service_leaves_neither_children_nor_ffmpeg(

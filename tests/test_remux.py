@@ -63,6 +63,21 @@ def test_packets_and_their_moments_are_those_that_ffmpeg_makes(
 
 
 @needs_ffprobe
+@pytest.mark.parametrize("muxer", ["mp4", "matroska"])
+def test_pictures_that_are_not_shown_in_the_order_of_decoding_all_arrive(
+    films: dict[str, Path], tmp_path: Path, muxer: str
+) -> None:
+    """Matroska does not say when they are decoded."""
+    inputs = ["-f", "lavfi", "-i", "testsrc=size=320x240:rate=30:duration=2"]
+    encoded = ["-c:v", "libx264", "-bf", "3", "-g", "30", str(tmp_path / "in.mkv")]
+    subprocess.run([find_ffmpeg() or "", "-nostdin", "-loglevel", "error", "-y", *inputs, *encoded], check=True)
+    _join([tmp_path / "in.mkv", films["aac"]], tmp_path / "out", muxer)
+    count = ["ffprobe", "-v", "error", "-count_frames", "-select_streams", "v:0"]
+    shown = [*count, "-show_entries", "stream=nb_read_frames", "-of", "csv=p=0", str(tmp_path / "out")]
+    assert subprocess.run(shown, check=True, capture_output=True).stdout.strip() == b"60"
+
+
+@needs_ffprobe
 def test_tags_are_those_that_were_given_and_no_others(films: dict[str, Path], tmp_path: Path) -> None:
     _join([films["h264"], films["aac"]], tmp_path / "out", "mp4", title="Ein schöner Titel", artist='A "B" = C')
     tags = _look(tmp_path / "out")["format"]["tags"]

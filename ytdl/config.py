@@ -141,11 +141,19 @@ _READERS: dict[Any, Callable[[str], Any]] = {
 }
 
 
+# Beyond these no server and no clock can follow; three years are this many seconds.
+MOST = 10**8
+MOST_BYTES = 2**60
+
+
 def _parse(field: "dataclasses.Field[Any]", text: str) -> Any:
     value = _READERS[field.type](text)
     least = field.metadata["least"]
     if least is not None and not least <= value < float("inf"):
         raise ValueError(f"must be at least {least:g}")
+    most = MOST_BYTES if field.name.endswith("_bytes") else MOST
+    if least is not None and value > most:
+        raise ValueError(f"must be at most {most}")
     return value
 
 

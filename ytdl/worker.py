@@ -32,6 +32,8 @@ POLL_SECONDS = 1.0
 REPORT_SECONDS = 0.25
 RECORD_SECONDS = 1.0
 RECONCILE_SECONDS = 15.0
+# With the usual `DRAIN_SECONDS` a stop is over within half a minute.
+HAND_BACK_SECONDS = 4.0
 
 
 class Worker:
@@ -98,7 +100,7 @@ class Worker:
         await self._wait(self._config.drain_seconds)
         for run in list(self._runs.values()):
             run.stop("drain")
-        await self._wait(10)
+        await self._wait(HAND_BACK_SECONDS)
         await loops.stop(self._serving)
 
     async def _wait(self, seconds: float) -> None:
@@ -234,7 +236,7 @@ class Worker:
         run.admitted = await loops.settle(ask, self._give_up)
         if not run.admitted:
             run.stop("lost")
-            await asyncio.sleep(0)
+            raise asyncio.CancelledError
 
     async def _finished(self, run: Run, done: Done, usage: Usage) -> None:
         s = run.started

@@ -40,6 +40,7 @@ class Fault:
     player_bomb: int = 0
     retry_after: int = 0
     media_status: int = 0
+    media_moved: str = ""
     media_delay: float = 0.0
     media_stall_after: int = 0
     media_cut_after: int = 0

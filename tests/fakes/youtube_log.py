@@ -10,7 +10,8 @@ from aiohttp import web
 class Seen:
     """One request. `range` is as asked, `sent` counts bytes of media so far, `at` is Unix time.
 
-    `seconds` is how long it took, 0 while it is open. `status` is 0 until there is one.
+    `headers` are the names, in lower case. `seconds` is how long it took, 0 while it is open. `status` is 0 until
+    there is one.
     """
 
     host: str
@@ -20,6 +21,7 @@ class Seen:
     itag: int
     range: str
     agent: str
+    headers: tuple[str, ...]
     at: float
     status: int = 0
     sent: int = 0
@@ -37,5 +39,6 @@ def note(request: web.BaseRequest) -> Seen:
         itag=int(itag) if itag.isdecimal() else 0,
         range=request.headers.get("Range", request.query.get("range", "")),
         agent=request.headers.get("User-Agent", ""),
+        headers=tuple(sorted({name.lower() for name in request.headers})),
         at=time.time(),
     )

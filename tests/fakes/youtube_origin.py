@@ -138,6 +138,9 @@ class Origin:
         video, form = find(seen.video), BY_ITAG.get(seen.itag)
         fault = self.faults.take("media", seen.video, seen.itag)
         await asyncio.sleep(fault.media_delay)
+        if fault.media_moved and "moved" not in request.query:
+            place = fault.media_moved.replace("{query}", f"{request.query_string}&moved=1")
+            return web.Response(status=302, headers={"Location": place})
         if fault.media_status:
             return web.Response(status=fault.media_status, headers=_retry_after(fault))
         if form is None or form not in video.formats() or video.state not in PLAYABLE:

@@ -102,6 +102,10 @@ _SENTENCES = {
 
 OF_THE_DISK = {errno.ENOSPC: "disk_full", errno.EDQUOT: "disk_full", errno.EFBIG: "file_too_large"}
 
+# Reasons that lie between here and the site, and not in the video.
+_OF_THE_WAY = {"bot_check", "network_error", "proxy_error", "rate_limited", "tls_error"}
+_OF_THE_WAY |= {"upstream_error", "upstream_forbidden", "upstream_stalled"}
+
 _NOISE = [
     (re.compile(r"\x1b\[[0-9;]*m"), ""),
     (re.compile(r"^(ERROR|WARNING):\s*|\[[\w:.+-]+\]\s*"), ""),
@@ -143,10 +147,20 @@ def _judge(error: BaseException, warnings: Sequence[str]) -> tuple[str, float | 
     if (found := _by_kind(error)) is not None:
         return found
     if isinstance(error, (DownloadError, ExtractorError, RequestError)):
-        return by_text(str(error)) or last_known(warnings)[0] or "upstream_error", None
+        return _by_words(str(error), warnings), None
     if isinstance(cause, (KeyError, TypeError, IndexError, AttributeError, ValueError)) and _is_of_yt_dlp(cause):
         return "extractor_broken", None
     return "internal", None
+
+
+def _by_words(text: str, warnings: Sequence[str]) -> str:
+    """An extractor that got no answer ends as if it were broken; what was said before that says why it got none."""
+    code = by_text(text)
+    if code not in (None, "extractor_broken"):
+        return str(code)
+    known = [by_text(warning) for warning in reversed(warnings)]
+    reasons = [each for each in known if each in _OF_THE_WAY or (code is None and each)]
+    return next(filter(None, reasons), code or "upstream_error")
 
 
 def by_text(text: str) -> str | None:

@@ -91,7 +91,11 @@ def explain(error: BaseException, setup: Setup, client: Client, guard: Guard | N
         return Fault("address_forbidden", "The site pointed to an address that this server may not reach.")
     if confine.is_out_of_memory(setup):
         return classify(MemoryError(), client.notes.warnings)
-    return classify(error, client.notes.warnings)
+    fault = classify(error, client.notes.warnings)
+    if fault.code == "rate_limited" and fault.retry_after_seconds is None:
+        # The answer with the header was met on the way, and something else ended the extraction.
+        return msgspec.structs.replace(fault, retry_after_seconds=client.asked_to_wait)
+    return fault
 
 
 def _hear(pid: int, read: int) -> Plan:

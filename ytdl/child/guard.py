@@ -105,6 +105,14 @@ class Guard:
             return False  # a name here would be resolved again, perhaps to something else
         return self._direct and (is_public(address) or is_in(address, self._allowed))
 
+    def is_closed(self, host: str) -> bool:
+        """Whether a host is written as an address that jobs may not reach, for connections that a proxy makes."""
+        try:
+            address = ipaddress.ip_address(host.partition("%")[0])
+        except ValueError:
+            return False
+        return not is_public(address) and not is_in(address, self._allowed)
+
     def _check_program(self, executable: Any, arguments: Any) -> None:
         wanted = executable if executable is not None else arguments[0]
         if os.fsdecode(wanted) not in self._programs:

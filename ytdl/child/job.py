@@ -7,6 +7,7 @@ import os
 import re
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -56,7 +57,8 @@ def perform(order: Order, setup: Setup, client: Client, frames: int, go: int) ->
         meter.begin("extracting")
         plan = extract.apart(order, setup, client, guard)
         guard.install()
-        _Job(order, setup, client, folder, meter, send).run(plan(), go)
+        origin = Origin(client.tls, setup.proxy, setup.socket_timeout_seconds, guard.is_closed)
+        _Job(order, setup, client, folder, meter, origin, send).run(plan(), go)
     except BaseException as error:
         traceback.print_exc()
         fault = extract.explain(error, setup, client, guard)
@@ -65,7 +67,14 @@ def perform(order: Order, setup: Setup, client: Client, frames: int, go: int) ->
 
 class _Job:
     def __init__(
-        self, order: Order, setup: Setup, client: Client, folder: Folder, meter: Meter, send: Callable[[Frame], None]
+        self,
+        order: Order,
+        setup: Setup,
+        client: Client,
+        folder: Folder,
+        meter: Meter,
+        origin: Origin,
+        send: Callable[[Frame], None],
     ) -> None:
         self._order = order
         self._setup = setup
@@ -73,7 +82,7 @@ class _Job:
         self._send = send
         self._meter = meter
         self._folder = folder
-        self._origin = Origin(client.tls, setup.proxy, setup.socket_timeout_seconds)
+        self._origin = origin
 
     def run(self, plan: extract.Plan, go: int) -> None:
         info, choice = plan.info, plan.choice
@@ -87,7 +96,7 @@ class _Job:
         self._meter.begin("processing")
         with slots.hold(self._setup.slots):
             tags = self._order.embed_metadata
-            product = encode.make(choice, self._folder, self._setup, info, tags, self._meter.processed)
+            product = self._make(choice, info, tags)
             self._meter.begin("verifying")
             facts = self._measure(product, choice, info)
             sha256 = verify.seal(product)
@@ -104,7 +113,7 @@ class _Job:
     def _transfer(self, info: Info, stream: Stream, index: int, resumed: int) -> int:
         """Fetch one stream; how many of the bytes that were here already stayed."""
         self._meter.fetch(index, resumed)
-        if not is_one_file(stream) or not can_fetch(stream["url"], self._setup.proxy):
+        if not is_one_file(stream) or not can_fetch(stream["url"], self._setup.proxy) or stream.get("cookies"):
             self._transfer_by_yt_dlp(info, stream)
             return 0
         transfer = Transfer(stream, self._origin, self._folder, self._meter)
@@ -112,7 +121,7 @@ class _Job:
         return transfer.kept
 
     def _transfer_by_yt_dlp(self, info: Info, stream: Stream) -> None:
-        """What comes in pieces, or over a way that only yt-dlp knows; always from the start."""
+        """What comes in pieces, for cookies, or over a way that only yt-dlp knows; always from the start."""
         name = name_of(stream)
         self._folder.drop(name)
         self._meter.fetch(self._meter.current, 0)
@@ -134,6 +143,15 @@ class _Job:
             if re.search(r"HTTP Error (404|410)", str(error)):
                 # The video is there; only this address of its file has lapsed.
                 raise Refused("upstream_forbidden", "The address of the file is no longer valid.") from error
+            raise
+
+    def _make(self, choice: Choice, info: Info, tags: bool) -> Path:
+        try:
+            return encode.make(choice, self._folder, self._setup, info, tags, self._meter.processed)
+        except Refused as refused:
+            if refused.code == "processing_failed":
+                # What was fetched may be what is wrong with it.
+                self._folder.forget()
             raise
 
     def _measure(self, product: Any, choice: Choice, info: Info) -> dict[str, Any]:

@@ -7,12 +7,16 @@ touches half of what yt-dlp's own client does. Whom it may connect to is `guard`
 import base64
 import http.client
 import ssl
-from urllib.parse import SplitResult, unquote, urljoin, urlsplit
+from collections.abc import Callable
+from urllib.parse import SplitResult, quote, unquote, urljoin, urlsplit
 
 from ytdl.child.errors import Refused, retry_after
 
 MAX_REDIRECTS = 5
 _REDIRECTS = (301, 302, 303, 307, 308)
+# What another host than the first may be told; whatever else an extractor sends along may be meant for that alone.
+_HARMLESS = ("accept", "accept-encoding", "accept-language", "if-range", "range", "user-agent")
+_NOWHERE = "The site's address of the file leads nowhere."
 
 
 class Retry(Exception):
@@ -51,10 +55,16 @@ def can_fetch(url: str, proxy: str | None) -> bool:
 
 
 class Origin:
-    """Keeps one connection open for as long as requests go to the same host."""
+    """Keeps one connection open for as long as requests go to the same host.
 
-    def __init__(self, context: ssl.SSLContext, proxy: str | None, timeout: float) -> None:
+    `is_closed` says of a host whether it is an address that may not be reached: behind a proxy nobody else sees it.
+    """
+
+    def __init__(
+        self, context: ssl.SSLContext, proxy: str | None, timeout: float, is_closed: Callable[[str], bool]
+    ) -> None:
         self._context = context
+        self._is_closed = is_closed
         self._proxy = urlsplit(proxy) if proxy else None
         self._timeout = timeout
         self._host: tuple[str | None, int] | None = None
@@ -62,15 +72,29 @@ class Origin:
 
     def ask(self, url: str, headers: dict[str, str]) -> Answer:
         """The answer with status 200, 206 or 416; Refused for what is final, Retry and OSError for what is not."""
+        target = first = self._check(url)
         for _ in range(MAX_REDIRECTS + 1):
-            answer = self._send(urlsplit(url), headers)
+            if target.netloc != first.netloc:
+                headers = {name: value for name, value in headers.items() if name.lower() in _HARMLESS}
+            answer = self._send(target, headers)
             if answer.status not in _REDIRECTS:
                 return self._judge(answer)
             self.close()
-            url = urljoin(url, answer.headers.get("Location", ""))
-            if urlsplit(url).scheme != "https":
-                break
-        raise Refused("upstream_error", "The site's address of the file leads nowhere.")
+            target = self._check(target.geturl(), answer.headers.get("Location", ""))
+        raise Refused("upstream_error", _NOWHERE)
+
+    def _check(self, url: str, location: str = "") -> SplitResult:
+        """The address in its parts, if it is one that this client may ask."""
+        try:
+            parts = urlsplit(urljoin(url, location))
+            usable = parts.scheme == "https" and parts.hostname and (parts.port or 443)
+        except ValueError:
+            usable = False
+        if not usable:
+            raise Refused("upstream_error", _NOWHERE)
+        if self._proxy and self._is_closed(parts.hostname or ""):
+            raise Refused("address_forbidden", "The site pointed to an address that this server may not reach.")
+        return parts
 
     def close(self) -> None:
         if self._connection:
@@ -82,7 +106,7 @@ class Origin:
         if host != self._host or self._connection is None:
             self.close()
             self._connection, self._host = self._connect(*host), host
-        target = (url.path or "/") + (f"?{url.query}" if url.query else "")
+        target = quote((url.path or "/") + (f"?{url.query}" if url.query else ""), safe="/%!$&'()*+,;=:@?~[]")
         self._connection.request("GET", target, headers=headers)
         return Answer(self._connection.getresponse())
 

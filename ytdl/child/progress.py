@@ -3,7 +3,6 @@
 Frames go out at most four a second, and only when something moved: a child that hangs cannot look alive.
 """
 
-import math
 import time
 from collections import deque
 from collections.abc import Callable
@@ -34,8 +33,6 @@ class Meter:
         self._sizes: list[int | None] = []
         self._guesses: list[int] = []
         self._bytes: list[int] = []
-        self.lowest: list[float] = []
-        """Least bytes reported while each stream grew; not over what it began with: fetched anew."""
         self.fetched_bytes = 0
         """Transferred by this attempt over all streams, what had to come twice included."""
         self.current = 0
@@ -56,7 +53,6 @@ class Meter:
             float(size or guess or DEFAULT_WEIGHT) for size, guess in zip(self._sizes, self._guesses, strict=True)
         ]
         self._bytes = [0] * len(streams)
-        self.lowest = [math.inf] * len(streams)
 
     @property
     def total_bytes(self) -> int | None:
@@ -85,8 +81,6 @@ class Meter:
             self._weights[index] = max(float(total), 1.0)
         done = status.get("downloaded_bytes") or (status.get("total_bytes") if status["status"] == "finished" else 0)
         self._count(index, int(done or self._bytes[index]), in_pieces="fragment_index" in status)
-        if status["status"] == "downloading":
-            self.lowest[index] = min(self.lowest[index], self._bytes[index])
         if status["status"] == "finished":
             self._weights[index] = float(max(self._bytes[index], 1))
         self._emit()

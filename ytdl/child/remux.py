@@ -7,6 +7,7 @@ import heapq
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -85,13 +86,40 @@ def _packets(source: InputContainer, tracks: list[tuple[Stream, Stream]]) -> Ite
     """In the order of decoding, moved so that the source begins at 0."""
     start = (source.start_time or 0) / av.time_base
     targets = {stream.index: target for stream, target in tracks}
+    undated: dict[int, list[Packet[Any]]] = {stream.index: [] for stream, _ in tracks}
     for packet in source.demux([stream for stream, _ in tracks]):
-        if packet.dts is None or packet.time_base is None:
-            continue  # the empty packet at the end of each stream
-        offset = round(start / packet.time_base)
-        packet.dts -= offset
-        if packet.pts is not None:
-            packet.pts -= offset
-        moment = float(packet.dts * packet.time_base)
-        packet.stream = targets[packet.stream.index]
-        yield moment, packet
+        if not packet.size:
+            continue  # the mark at the end of each stream
+        index = packet.stream.index
+        if packet.dts is None:
+            undated[index].append(packet)
+            continue
+        for each in [*_dated(undated[index], packet), packet]:
+            moment = _move(each, start)
+            each.stream = targets[index]
+            yield moment, each
+        undated[index] = []
+    if any(undated.values()):
+        raise ValueError("packets without an order")
+
+
+def _dated(packets: list["Packet[Any]"], following: "Packet[Any]") -> list["Packet[Any]"]:
+    """Gives a moment of decoding to those at a start of which the container says none, counted back from the next.
+
+    Matroska keeps moments of showing only, and where pictures are not shown in order the library learns the others
+    from the first few.
+    """
+    step = following.duration or packets[0].duration if packets else 0
+    for number, packet in enumerate(reversed(packets), 1):
+        packet.dts = (following.dts or 0) - number * (step or 1)
+    return packets
+
+
+def _move(packet: "Packet[Any]", start: float) -> float:
+    """Counts a packet's moments from the source's start; its moment of decoding, in seconds."""
+    base = packet.time_base or Fraction(1, av.time_base)
+    offset = round(start / base)
+    packet.dts = (packet.dts or 0) - offset
+    if packet.pts is not None:
+        packet.pts -= offset
+    return float(packet.dts * base)

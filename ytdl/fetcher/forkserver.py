@@ -84,6 +84,12 @@ class ForkServer:
             with contextlib.suppress(ForkServerGone):
                 await self._send(Kill(number))
 
+    def give_up(self) -> None:
+        """Kill it, and with it all its jobs: it does not do what it is asked."""
+        if self._process and self._process.returncode is None:
+            logger.error("the fork server does not answer and is killed", extra={"fork_server": self._process.pid})
+            self._process.kill()
+
     async def stop(self) -> None:
         """Close the channel, which ends it and all its jobs; kill it when that takes too long."""
         self._lose()

@@ -27,6 +27,8 @@ from ytdl.fetcher.watch import Watch
 logger = logging.getLogger(__name__)
 EXIT_GRACE_SECONDS = 5.0
 """How long a child that has said its last word may take to end by itself."""
+KILL_SECONDS = 5.0
+"""How long the fork server may take to kill a job and say so, before it is taken to hang and killed itself."""
 ORPHAN_SECONDS = 5.0
 """How long the kernel may take to end the jobs of a fork server that was killed."""
 FIRST_BACKOFF_SECONDS = 0.1
@@ -295,6 +297,8 @@ class _Job:
             if graceful:
                 await asyncio.wait([self._ended], timeout=EXIT_GRACE_SECONDS)
             await self._server.kill(self._number)
+            if not (await asyncio.wait([self._ended], timeout=KILL_SECONDS))[0]:
+                self._server.give_up()
             ended = await self._ended
             if ended is None:
                 await self._outlive_orphans()

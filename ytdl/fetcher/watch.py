@@ -9,11 +9,14 @@ from ytdl.child.frames import Fault, Metadata, Progress, Stage
 from ytdl.fetcher.outcome import Settings
 
 logger = logging.getLogger(__name__)
+START_SECONDS = 20.0
+"""How long a job may take to its first word; its fork server is as good as dead when it does not come."""
 SLOWEST_BYTES_PER_SECOND = 256
 """A transfer that is slower on the average of `stall_seconds` counts as stalled: a byte now and then is no movement."""
 
 _TOO_LONG = Fault("deadline_exceeded", "The download took longer than this server allows.")
 _STALLED = Fault("upstream_stalled", "The site stopped sending.")
+_NOT_STARTED = Fault("child_crashed", "The download's process did not start.")
 _NO_ANSWER = Fault("upstream_stalled", "The site took too long to describe the video.")
 
 
@@ -27,6 +30,7 @@ class Watch:
         self._stage: Stage = "extracting"
         self._stage_began = self._moved_at = self._now()
         self._saw_at = self._stage_began
+        self._started = False
         self._bytes = 0
         self.fetched_bytes = 0
         """What the job said last that it has transferred."""
@@ -34,6 +38,7 @@ class Watch:
     def see(self, frame: Metadata | Progress) -> None:
         """Take note of a frame. A new stage and enough new bytes count as movement; anything else does not."""
         self._saw_at = self._now()
+        self._started = True
         if not isinstance(frame, Progress):
             return
         self.fetched_bytes = frame.fetched_bytes
@@ -61,7 +66,9 @@ class Watch:
     def next_deadline(self) -> tuple[float, Fault]:
         """Moment on the loop's clock, and the fault to report then."""
         s = self._settings
-        if self._stage == "extracting":
+        if not self._started:
+            stage = (self._stage_began + START_SECONDS, _NOT_STARTED)
+        elif self._stage == "extracting":
             stage = (self._stage_began + s.extract_seconds, _NO_ANSWER)
         elif self._stage == "downloading":
             stage = (self._moved_at + s.stall_seconds, _STALLED)
