@@ -21,6 +21,7 @@ from ytdl.config import Config
 from ytdl.db import DB
 from ytdl.egress import Egress, Lane, Permit, lanes_of
 from ytdl.fetcher import Failed
+from ytdl.reasons import REASONS
 
 A, B = Lane("a:1", "http://a:1"), Lane("b:1", "http://b:1")
 REFUSED = Failed("rate_limited", "HTTP Error 429", True)
@@ -162,6 +163,28 @@ async def test_a_probe_that_meets_a_private_video_was_answered(lanes_named: Any,
     assert (await lane(db))["state"] == "open"
 
 
+# The site was not reached, broke off or was not understood, or the failure is our own.
+SILENCES = frozenset(
+    {
+        "address_forbidden", "child_crashed", "child_killed", "cookies_invalid", "deadline_exceeded", "disk_full",
+        "extractor_broken", "ffmpeg_missing", "internal", "network_error", "out_of_memory", "processing_failed",
+        "proxy_error", "tls_error", "unsupported_url", "upstream_error", "upstream_forbidden", "upstream_stalled",
+        "upstream_truncated", "verification_failed", "worker_lost",
+    }
+)  # fmt: skip
+
+
+def test_every_reason_is_a_refusal_or_an_answer_or_a_silence() -> None:
+    assert sorted([*egress.REFUSALS, *egress.ANSWERS, *SILENCES]) == sorted(REASONS)
+
+
+@pytest.mark.parametrize("code", ["extractor_broken", "upstream_truncated"])
+async def test_a_probe_that_understands_nothing_opens_nothing(lanes_named: Any, db: DB, code: str) -> None:
+    lanes = await lanes_named()
+    await lanes.failed(await probing(lanes, db), Failed(code, "What?", True), heard=False)
+    assert (await lane(db))["state"] == "paused"
+
+
 async def test_a_probe_that_reaches_nobody_is_repeated_soon_and_without_blame(lanes_named: Any, db: DB) -> None:
     lanes = await lanes_named(pause=100)
     assert await lanes.failed(await probing(lanes, db), UNREACHED, heard=False) is None
@@ -191,14 +214,17 @@ async def test_a_probe_that_is_stopped_leaves_its_place_to_the_next(lanes_named:
     assert [permit.probe for permit in await lanes.lend(5)] == [2]
 
 
-async def test_a_probe_whose_process_dies_frees_itself(
-    lanes_named: Any, db: DB, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(egress, "PROBE_SECONDS", 0.5)
+async def without_word(db: DB, part: float) -> None:
+    """So much of the time goes by that a probe is given."""
+    seconds = part * egress.PROBE_SECONDS
+    await sql(db, "UPDATE egress_lanes SET probe_until = probe_until - make_interval(secs => %s)", seconds)
+
+
+async def test_a_probe_whose_process_dies_frees_itself(lanes_named: Any, db: DB) -> None:
     dead, alive = await lanes_named(), await lanes_named()
     late = await probing(dead, db)
     assert await alive.lend(5) == []
-    await asyncio.sleep(0.55)
+    await without_word(db, 1.0)
     (newer,) = await alive.lend(5)
     await dead.answered(late)
     assert ((await lane(db))["state"], newer.probe) == ("probing", 2)
@@ -206,19 +232,17 @@ async def test_a_probe_whose_process_dies_frees_itself(
     assert (await lane(db))["state"] == "open"
 
 
-async def test_a_probe_that_takes_its_time_keeps_its_place_while_its_process_lives(
-    lanes_named: Any, db: DB, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(egress, "PROBE_SECONDS", 0.5)
+async def test_a_probe_that_takes_its_time_keeps_its_place_while_its_process_lives(lanes_named: Any, db: DB) -> None:
     ours, theirs = await lanes_named(), await lanes_named()
     permit = await probing(ours, db)
     for _ in range(3):
-        await asyncio.sleep(0.3)
+        await without_word(db, 0.6)
         await ours.look()
         assert await theirs.lend(5) == []
     ours.forget(permit)
+    await without_word(db, 0.6)
     await ours.look()
-    await asyncio.sleep(0.55)
+    await without_word(db, 0.6)
     assert len(await theirs.lend(5)) == 1
 
 
@@ -427,7 +451,7 @@ async def test_one_probe_goes_ahead_and_then_all_downloads_complete(
         for id in ids:
             await until(ann, id, is_held_up)
         slowed.behave()
-        slowed.misbehave(player_delay=1.0)
+        slowed.misbehave(player_delay=2.0)
         slowed.forget()
         await eventually_probing(service)
         await asyncio.sleep(0.5)

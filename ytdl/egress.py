@@ -37,12 +37,13 @@ JITTER = 0.1
 
 # Meant for whoever asks, not for what is asked for.
 REFUSALS = frozenset({"bot_check", "rate_limited"})
-# The site was not reached, or not understood; whatever is in neither set is an answer about the video.
-SILENCES = frozenset(
+# What only the site can have said of the video, so that it let us in. All else is silence, as long as nothing was
+# heard: the site was not reached, broke off or was not understood, or the failure is our own. An unsupported address is
+# noticed without asking anybody.
+ANSWERS = frozenset(
     {
-        "address_forbidden", "child_crashed", "child_killed", "cookies_invalid", "deadline_exceeded", "disk_full",
-        "ffmpeg_missing", "internal", "network_error", "out_of_memory", "proxy_error", "tls_error", "upstream_error",
-        "upstream_forbidden", "upstream_stalled", "worker_lost",
+        "age_restricted", "drm_protected", "file_too_large", "format_unavailable", "geo_blocked", "live_now",
+        "login_required", "members_only", "not_yet_available", "video_private", "video_unavailable",
     }
 )  # fmt: skip
 OUTCOMES = ("answered", "refused", "silent")
@@ -156,10 +157,10 @@ class Egress:
         """
         if failure.code in REFUSALS:
             return await self._refused(permit, failure)
-        if failure.code in SILENCES and not heard:
-            await self._try_again(permit, min(AGAIN_SECONDS, self._pause_seconds))
-        else:
+        if heard or failure.code in ANSWERS:
             await self.answered(permit)
+        else:
+            await self._try_again(permit, min(AGAIN_SECONDS, self._pause_seconds))
         return None
 
     async def stopped(self, permit: Permit, *, heard: bool) -> None:
