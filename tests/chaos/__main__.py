@@ -1,4 +1,7 @@
-"""`python -m tests.chaos`: a run of the fault harness, with a report at its end. Exit code 1 when a rule was broken."""
+"""`python -m tests.chaos`: a run of the fault harness, with a report at its end.
+
+Exit code 1 when a rule was broken, and when too little happened for the run to show anything.
+"""
 
 import argparse
 import asyncio

@@ -9,19 +9,23 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from tests.chaos.causes import BUGS, PUT_OFF, REFUSED, SUFFERED, Fault, Life
 from tests.chaos.ledger import Asking
 from tests.chaos.wire import Said
 
 ENDS = frozenset({"completed", "failed", "cancelled"})
 MAX_CRASHES = 3
-# What may follow what. A job waits, runs, or has ended; `cancel` marks one that runs.
+MAX_TRIES = 12
+ACCEPTED = 202  # what a cancel and a retry are answered with
+# What may follow what. A job waits, runs, or has ended; `cancel` marks one that runs, and then it ends as promised.
 FOLLOWS = {
     None: {"submit": "waiting"},
     "waiting": {"claim": "running", "cancelled": "ended"},
     "running": {
-        "cancel": "running", "yield": "waiting", "retry_wait": "waiting", "reap": "waiting",
+        "cancel": "marked", "yield": "waiting", "retry_wait": "waiting", "reap": "waiting",
         "completed": "ended", "failed": "ended", "cancelled": "ended",
     },
+    "marked": {"cancelled": "ended"},
     "ended": {},
 }  # fmt: skip
 # A beat is on its way to Redis at most so long after PostgreSQL's answer, unless the service was stopped between.
@@ -66,11 +70,24 @@ class History:
     left_work: list[str] = field(default_factory=list)
     left_processes: list[str] = field(default_factory=list)
     surprises: list[str] = field(default_factory=list)
+    lives: list[Life] = field(default_factory=list)
+    faults: list[Fault] = field(default_factory=list)
 
     def by_job(self) -> dict[int, list[Event]]:
         found: dict[int, list[Event]] = defaultdict(list)
         for event in sorted(self.events, key=lambda e: e.seq):
             found[event.job].append(event)
+        return found
+
+    def attempts(self) -> dict[tuple[int, int], dict[str, Any]]:
+        """The log's rows by job and fence."""
+        return {(row["job_id"], row["fence"]): row for row in self.logs}
+
+    def of_subject(self) -> dict[str, Rows]:
+        """All jobs that a download ever had."""
+        found: dict[str, Rows] = defaultdict(list)
+        for job in self.jobs:
+            found[str(job["subject"])].append(job)
         return found
 
 
@@ -182,6 +199,79 @@ def lost_workers_were_lost_thrice(h: History) -> Iterator[str]:
             yield f"job {job['id']} was given up after {job['crashes']} crashes"
 
 
+def only_what_was_cancelled_is_cancelled(h: History) -> Iterator[str]:
+    """One job at most for a cancel that may have been carried out, and one at least for a cancel that was answered
+    well. That none so marked ends otherwise is for the order of events to show."""
+    sent = {id: asking.cancel for asking in h.askings for id in asking.ids}
+    for id, jobs in h.of_subject().items():
+        cancelled, status = sum(job["state"] == "cancelled" for job in jobs), sent.get(id)
+        if cancelled > _may_have_been(status):
+            yield f"download {id} has {cancelled} cancelled jobs, its cancel was answered with {status}"
+        if status == ACCEPTED and not cancelled:
+            yield f"download {id} was said to be cancelled, its jobs are {[job['state'] for job in jobs]}"
+
+
+def jobs_are_of_askings_and_retries(h: History) -> Iterator[str]:
+    sent = {id: asking.retry for asking in h.askings for id in asking.ids}
+    for id, jobs in h.of_subject().items():
+        more, status = len(jobs) - 1, sent.get(id)
+        if more > _may_have_been(status) or (status == ACCEPTED and not more):
+            yield f"download {id} has {len(jobs)} jobs, its retry was answered with {status}"
+
+
+def _may_have_been(status: int | None) -> bool:
+    """Whether what was answered so, or not at all (0), may have been carried out."""
+    return status is not None and not 400 <= status < 500
+
+
+def failures_are_explained(h: History) -> Iterator[str]:
+    """What failed for good is a video that cannot be had, or took its worker along three times, or met faults in each
+    of all its tries."""
+    attempts, videos = h.attempts(), {str(row["id"]): row["video_id"] for row in h.downloads}
+    codes = {}
+    for job in h.jobs:
+        if job["state"] != "failed":
+            continue
+        codes[job["id"]] = code = attempts.get((job["id"], job["fence"]), {}).get("error_code")
+        video = videos.get(str(job["subject"]))
+        lost = code == "worker_lost" and job["crashes"] == MAX_CRASHES
+        suffered = code in SUFFERED and job["tries"] == MAX_TRIES
+        if not (lost or suffered or (code and code == REFUSED.get(str(video)))):
+            yield f"job {job['id']} of {video} failed with {code} after {job['tries']} tries"
+    for row in h.downloads:
+        told = (row["error"] or {}).get("code")
+        if row["status"] == "failed" and told != codes.get(row["job_id"]):
+            yield f"download {row['id']} says {told}, its job's log {codes.get(row['job_id'])}"
+
+
+def no_attempt_met_a_bug(h: History) -> Iterator[str]:
+    yield from (f"attempt {r['job_id']}.{r['fence']}: {r['error_code']}" for r in h.logs if r["error_code"] in BUGS)
+
+
+def tries_are_failures(h: History) -> Iterator[str]:
+    """Each failed attempt uses up one try; being handed back, put off or lost uses up none."""
+    attempts, events = h.attempts(), h.by_job()
+    for job in h.jobs:
+        ends = [e for e in events.get(job["id"], []) if e.event in ("retry_wait", "failed", "cancelled")]
+        least = most = 0
+        for end in ends:
+            few, many = _tries_of(end, attempts.get((end.job, end.fence), {}))
+            least, most = least + few, most + many
+        if not least <= job["tries"] <= min(most, MAX_TRIES):
+            yield f"job {job['id']} counts {job['tries']} tries: {_story(events.get(job['id'], []))}"
+
+
+def _tries_of(end: Event, attempt: dict[str, Any]) -> tuple[int, int]:
+    """The fewest and the most tries that such an end used up."""
+    if attempt.get("status") == "lost":
+        return 0, 0
+    if end.event != "cancelled":
+        return 1, 1
+    # One that failed while it was to be cancelled; the log does not tell whether it would have been put off.
+    code = attempt.get("error_code") if attempt.get("status") == "cancelled" else None
+    return int(code is not None and code not in PUT_OFF), int(code is not None and code != "disk_full")
+
+
 def completed_files_are_right(h: History) -> Iterator[str]:
     """The file's fence is the job's, it is there, as the row says, and it has the bytes of the right video."""
     fences = {job["id"]: job["fence"] for job in h.jobs}
@@ -251,6 +341,18 @@ def no_exception_was_a_surprise(h: History) -> Iterator[str]:
     yield from h.surprises
 
 
+def services_end_as_they_are_made_to(h: History) -> Iterator[str]:
+    """Each end of a service has its cause in what was done to it, and none takes too long to be ready."""
+    for life in h.lives:
+        if life.late:
+            yield f"service {life.by} was not ready in time"
+        if life.ended is None:
+            yield f"service {life.by} was not seen to end"
+        elif life.cause(h.faults) is None:
+            sent, ready = [s.name for s in life.signals], "ready" if life.ready else "starting"
+            yield f"service {life.by} ended with {life.code} while {ready}; it was sent {sent}"
+
+
 RULES: tuple[Rule, ...] = (
     nothing_accepted_is_lost,
     everything_has_ended,
@@ -263,6 +365,11 @@ RULES: tuple[Rule, ...] = (
     downloads_agree_with_jobs,
     attempts_are_logged_once,
     lost_workers_were_lost_thrice,
+    only_what_was_cancelled_is_cancelled,
+    jobs_are_of_askings_and_retries,
+    failures_are_explained,
+    no_attempt_met_a_bug,
+    tries_are_failures,
     completed_files_are_right,
     users_got_the_right_files,
     nobody_was_told_of_a_bug,
@@ -270,6 +377,7 @@ RULES: tuple[Rule, ...] = (
     the_index_holds_nothing_that_ended,
     beats_name_what_was_confirmed,
     no_exception_was_a_surprise,
+    services_end_as_they_are_made_to,
 )
 
 

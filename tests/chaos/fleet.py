@@ -15,6 +15,8 @@ from pathlib import Path
 import aiohttp
 import psutil
 
+from tests.chaos.causes import Life
+from tests.chaos.checker import MAX_TRIES
 from tests.chaos.ground import PREFIX, Ground
 from tests.chaos.proxy import Link, tcp, unix
 from tests.chaos.wire import Ear, Said
@@ -23,6 +25,7 @@ from tests.instance import NotReady, free_port, last_words
 LEASE_SECONDS = 3.0
 SLOTS = 6
 READY_SECONDS = 60.0
+END_SECONDS = 30.0
 SECRET = "only-this-run-knows-this-key-0123456789"
 # Starts that are not paced, and a pause after a refusal that is over within the run.
 UNHURRIED = {"EGRESS_STARTS_PER_MINUTE": "60000", "EGRESS_BURST": "1000", "EGRESS_PAUSE_SECONDS": "1"}
@@ -37,7 +40,7 @@ class Member:
     said: list[Said]
     settings: dict[str, str]
     port: int = field(default_factory=free_port)
-    life: int = 0
+    lives: list[Life] = field(default_factory=list)
     stopped: bool = False
     wanted: bool = True
     boots: list[float] = field(default_factory=list)
@@ -51,7 +54,7 @@ class Member:
         self.url = f"http://127.0.0.1:{self.port}"
 
     def name(self) -> str:
-        return f"{self.number}.{self.life}"
+        return f"{self.number}.{len(self.lives)}"
 
     @property
     def log(self) -> Path:
@@ -79,7 +82,7 @@ class Member:
             "ADMIN_PASSWORD": "Only-this-run-9",
             "DOWNLOAD_CONCURRENCY": str(SLOTS),
             "DOWNLOAD_LEASE_SECONDS": str(LEASE_SECONDS),
-            "DOWNLOAD_MAX_ATTEMPTS": "12",
+            "DOWNLOAD_MAX_ATTEMPTS": str(MAX_TRIES),
             "DOWNLOAD_BACKOFF_SECONDS": "0.1",
             "DOWNLOAD_STALL_SECONDS": "8",
             "DOWNLOAD_MIN_FREE_BYTES": str(8 * 2**20),
@@ -92,7 +95,7 @@ class Member:
 
     async def start(self) -> None:
         """Starts it and waits until it is ready; raises `NotReady`."""
-        self.life += 1
+        self.lives.append(life := Life(f"{self.number}.{len(self.lives) + 1}", time.time()))
         began = time.monotonic()
         with self.log.open("ab") as out:
             self.process = await asyncio.create_subprocess_exec(
@@ -101,6 +104,7 @@ class Member:
                 stderr=out,
             )  # fmt: skip
         await self._until_ready(began + READY_SECONDS)
+        life.ready = True
         self.boots.append(time.monotonic() - began)
 
     async def _until_ready(self, deadline: float) -> None:
@@ -108,6 +112,7 @@ class Member:
             if not self.alive:
                 raise NotReady(f"service {self.number} ended:\n{last_words(self.log)}")
             if time.monotonic() > deadline:
+                self.lives[-1].late = True
                 raise NotReady(f"service {self.number} was not ready in time:\n{last_words(self.log)}")
             await asyncio.sleep(0.05)
 
@@ -119,17 +124,37 @@ class Member:
         return False
 
     async def keep_alive(self) -> None:
-        """Starts it again whenever it has ended, for ever."""
+        """Starts it again whenever it has ended, until it is to end for good."""
         while True:
             if self.process:
-                await self.process.wait()
+                await self._over(self.process)
                 self.stopped = False
                 await asyncio.sleep(random.uniform(0.05, 0.5))
+            if not self.wanted:
+                return
             with contextlib.suppress(NotReady):
                 await self.start()
             if self.alive:
                 continue
             await asyncio.sleep(0.5)
+
+    async def _over(self, process: asyncio.subprocess.Process) -> int:
+        """Waits for the end and writes it down; the exit code."""
+        life = self.lives[-1]
+        code = await process.wait()
+        if life.ended is None:
+            life.ended, life.code = time.time(), code
+        return code
+
+    async def until_up(self) -> bool:
+        """Whether it is ready, sooner or later."""
+        deadline = time.monotonic() + READY_SECONDS
+        while not (self.alive and self.lives[-1].ready and await self.answers()):
+            if time.monotonic() > deadline:
+                self.lives[-1].late = True
+                return False
+            await asyncio.sleep(0.1)
+        return True
 
     def signal(self, number: signal.Signals) -> bool:
         """To the service alone, not to its children; False where it is not running."""
@@ -137,6 +162,8 @@ class Member:
             return False
         with contextlib.suppress(ProcessLookupError):
             self.process.send_signal(number)
+            if number in (signal.SIGKILL, signal.SIGTERM):
+                self.lives[-1].signals.append(number)
             self.stopped = number == signal.SIGSTOP or (self.stopped and number != signal.SIGCONT)
             return True
         return False
@@ -158,15 +185,17 @@ class Member:
         return []
 
     async def end(self) -> int | None:
-        """An orderly stop; the exit code, None where it had to be killed."""
+        """An orderly stop, for good; the exit code, None where it had to be killed."""
+        self.wanted = False
         if self.process is None or not self.alive:
             return None
         self.signal(signal.SIGCONT)
         self.signal(signal.SIGTERM)
         with contextlib.suppress(TimeoutError):
-            return await asyncio.wait_for(self.process.wait(), 30)
+            return await asyncio.wait_for(self._over(self.process), END_SECONDS)
+        # Not written down as sent, so that nothing explains this end.
         self.process.kill()
-        await self.process.wait()
+        await self._over(self.process)
         return None
 
 

@@ -5,19 +5,20 @@ import bisect
 import hashlib
 import json
 import os
-import re
 import sys
 from collections import Counter
+from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any, cast
 
 import psutil
 
+from tests.chaos.causes import Fault, words_explained
 from tests.chaos.checker import Event, History, Rows
 from tests.chaos.fleet import Member
 from tests.chaos.ground import PREFIX, Ground, read_json_lines
 from tests.chaos.ledger import Ledger
-from tests.chaos.nemesis import Fault
 from tests.chaos.report import spread
 from tests.chaos.wire import Said
 from tests.fakes.youtube_media import Cupboard, lengthened
@@ -34,8 +35,6 @@ REAPED = """
         SELECT event, at, lead(event) OVER w AS next, lead(at) OVER w AS next_at FROM job_events
         WINDOW w AS (PARTITION BY job_id ORDER BY seq)
     ) AS pairs WHERE event = 'reap' AND next = 'claim'"""
-# What the nemesis explains: a full disk, and a start while PostgreSQL is away.
-EXPLAINED = re.compile(r"No space left on device|cannot be reached just now|does not answer")
 
 
 async def gathered(ground: Ground, ledger: Ledger, said: list[Said]) -> History:
@@ -107,22 +106,47 @@ async def sweep(ground: Ground, h: History) -> dict[str, int]:
     return removed
 
 
-def read_logs(members: list[Member]) -> tuple[Counter[str], list[str]]:
+def read_logs(members: list[Member], faults: list[Fault]) -> tuple[Counter[str], list[str]]:
     """How often each event was logged, refused writes as `fenced.*`, and the exceptions that nothing explains."""
     counts: Counter[str] = Counter()
     surprises = []
     for member in members:
-        for line in read_json_lines(member.log):
+        lines = read_json_lines(member.log)
+        for line in lines:
             event = str(line.get("event"))
             counts[event] += 1
             if event in ("downloads.finished", "downloads.attempt_failed", "downloads.stopped") and not line["state"]:
                 counts[f"fenced.{event.partition('.')[2]}"] += 1
-            if "traceback" not in line and event != "unreadable":
-                continue
-            counts["exceptions logged"] += 1
-            if not EXPLAINED.search(short := _short(line)):
-                surprises.append(f"service {member.number}: {short}")
+            counts["exceptions logged"] += _is_exception(line)
+        surprises += [f"service {member.number}: {text}" for text in unexplained(lines, faults)]
     return counts, surprises
+
+
+def _is_exception(line: dict[str, Any]) -> bool:
+    return "traceback" in line or line.get("event") == "unreadable"
+
+
+def unexplained(lines: Rows, faults: list[Fault]) -> Iterator[str]:
+    """The exceptions in a log that no fault of that time explains."""
+    for line, since, until in _dated(lines):
+        if _is_exception(line) and not words_explained(faults, short := _short(line), since, until):
+            yield short
+
+
+def _dated(lines: Rows) -> Iterator[tuple[dict[str, Any], float, float]]:
+    """Each line with the earliest and the latest time at which it can have been written: what has none of its own
+    came between its neighbors."""
+    times = [datetime.fromisoformat(line["time"]).timestamp() if "time" in line else None for line in lines]
+    since, until = _carried(times, 0.0), _carried(times[::-1], float("inf"))[::-1]
+    yield from zip(lines, since, until, strict=True)
+
+
+def _carried(times: list[float | None], last: float) -> list[float]:
+    found = []
+    for time in times:
+        last = last if time is None else time
+        found.append(last)
+    return found
 
 
 def _short(line: dict[str, Any]) -> str:

@@ -28,13 +28,14 @@ class Wish:
 
 @dataclass
 class Asking:
-    """`ids` are all that were told in answers; more than one means that it was accepted twice."""
+    """`ids` are all that were told in answers; more than one means that it was accepted twice. `cancel` and `retry`
+    are the status that was answered to the only one sent, 0 where no answer came."""
 
     wish: Wish
     outcome: Outcome = "unknown"
     ids: set[str] = field(default_factory=set)
-    cancelled: bool = False
-    retried: int = 0
+    cancel: int | None = None
+    retry: int | None = None
 
 
 @dataclass

@@ -10,7 +10,7 @@ import random
 import signal
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field, replace
 
 import aiohttp
@@ -18,6 +18,7 @@ import psutil
 import psycopg
 from redis.exceptions import RedisError
 
+from tests.chaos.causes import Fault
 from tests.chaos.fleet import LEASE_SECONDS, Member
 from tests.chaos.ground import Ground
 from tests.chaos.proxy import Toxics
@@ -27,41 +28,47 @@ DOWN = (OSError, psutil.Error, psycopg.Error, RedisError, aiohttp.ClientError)
 
 
 @dataclass
-class Fault:
-    """`began` is on the wall clock, to be compared with PostgreSQL's."""
-
-    kind: str
-    began: float
-
-
-@dataclass
 class Nemesis:
+    """`faults` met something. Of those tried, the others met nothing, were cut short by the end, or did not come to
+    their point: `failed` counts these by kind and error."""
+
     ground: Ground
     members: list[Member]
     seed: int
     faults: list[Fault] = field(default_factory=list)
+    tried: Counter[str] = field(default_factory=Counter)
+    failed: Counter[str] = field(default_factory=Counter)
+    cut_short: list[Fault] = field(default_factory=list)
     # What went wrong with the nemesis itself.
     broken: list[BaseException] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._dice = random.Random(self.seed)
         self._running: set[asyncio.Task[None]] = set()
+        # One service at least goes on.
+        self._zombies = asyncio.Semaphore(max(1, len(self.members) - 1))
 
     async def rage(self, seconds: float, per_second: float, kinds: dict[str, int]) -> None:
         """Faults for so long, on average so many a second."""
         deadline = time.monotonic() + seconds
-        chosen = {kind: weight for kind, weight in kinds.items() if kind != "fill disk" or self.ground.disk_is_own}
+        kinds = {kind: weight for kind, weight in kinds.items() if kind not in self.left_out()}
+        cards = dealt(self._dice, kinds)
+        self.tried.update(dict.fromkeys(kinds, 0))
         while (left := deadline - time.monotonic()) > 0:
             pause = self._dice.expovariate(per_second)
             await asyncio.sleep(min(pause, left))
             if pause > left:
                 return
-            (kind,) = self._dice.choices(list(chosen), weights=list(chosen.values()))
-            self.strike(kind)
+            self.strike(next(cards))
             if self.broken:
                 raise self.broken[0]
 
+    def left_out(self) -> dict[str, str]:
+        """Kinds that never come, and why."""
+        return {} if self.ground.disk_is_own else {"fill disk": "this machine lets nobody mount a disk to be filled"}
+
     def strike(self, kind: str) -> None:
+        self.tried[kind] += 1
         task = asyncio.create_task(self._do(kind), name=kind)
         self._running.add(task)
         task.add_done_callback(self._done)
@@ -73,13 +80,19 @@ class Nemesis:
 
     async def _do(self, kind: str) -> None:
         """Counted only when it met something. What a fault meets may be down already."""
-        began = time.time()
+        fault = Fault(kind, time.time())
         try:
             met = await KINDS[kind](self)
-        except DOWN:
-            met = False
+        except DOWN as error:
+            self.failed[f"{kind}: {type(error).__name__}"] += 1
+            return
+        except asyncio.CancelledError:
+            fault.ended = time.time()
+            self.cut_short.append(fault)
+            raise
         if met:
-            self.faults.append(Fault(kind, began))
+            fault.ended = time.time()
+            self.faults.append(fault)
 
     async def heal(self) -> None:
         """Everything as usual: links, upstream, disk, and nobody stopped."""
@@ -99,7 +112,10 @@ class Nemesis:
         await self.ground.behave()
 
     def counts(self) -> Counter[str]:
-        return Counter(fault.kind for fault in self.faults)
+        """Of each kind that was tried, also of those that met nothing."""
+        met = Counter(fault.kind for fault in self.faults)
+        met.update(dict.fromkeys(self.tried, 0))
+        return met
 
     # processes
 
@@ -115,14 +131,18 @@ class Nemesis:
 
     async def zombie(self) -> bool:
         """Stopped for longer than its lease, then alive again and none the wiser. Its children go on meanwhile."""
-        member = self._any()
-        if sum(not m.stopped for m in self.members) < 2 or not member.signal(signal.SIGSTOP):
+        if len(self.members) < 2:
             return False
-        try:
-            await asyncio.sleep(LEASE_SECONDS * self._dice.uniform(1.3, 2.5))
-        finally:
-            member.signal(signal.SIGCONT)
-        return True
+        async with self._zombies:
+            member = self._any()
+            if not member.signal(signal.SIGSTOP):
+                return False
+            name = member.name()
+            try:
+                await asyncio.sleep(LEASE_SECONDS * self._dice.uniform(1.25, 1.55))
+            finally:
+                woken = name == member.name() and member.signal(signal.SIGCONT)
+        return woken
 
     async def kill_fork_server(self) -> bool:
         server = self._any().fork_server()
@@ -240,6 +260,15 @@ class Nemesis:
         return True
 
 
+def dealt(dice: random.Random, kinds: dict[str, int]) -> Iterator[str]:
+    """Each kind once, then each as often as it weighs, and so on, every hand in an order of its own: none is left to
+    chance, not even in a short run."""
+    hands = list(kinds), [kind for kind, weight in kinds.items() for _ in range(weight)]
+    while True:
+        for hand in hands:
+            yield from dice.sample(hand, len(hand))
+
+
 KINDS: dict[str, Callable[[Nemesis], Awaitable[bool]]] = {
     "kill -9 a service": Nemesis.kill,
     "stop a service past its lease": Nemesis.zombie,
@@ -264,9 +293,9 @@ KINDS: dict[str, Callable[[Nemesis], Awaitable[bool]]] = {
     "upstream cuts": Nemesis.cut,
     "fill disk": Nemesis.fill_disk,
 }
-# How often each comes, for a clean run.
+# How often each comes between two rounds in which each comes once.
 MIX = {
-    "kill -9 a service": 10, "stop a service past its lease": 14, "SIGTERM a service": 4, "kill -9 a fork server": 5,
+    "kill -9 a service": 10, "stop a service past its lease": 34, "SIGTERM a service": 4, "kill -9 a fork server": 5,
     "kill -9 a job's process": 12, "FLUSHALL": 8, "kill -9 Redis": 3, "kill -9 Redis, back empty": 4, "stall Redis": 4,
     "roll Redis back": 8, "crash Postgres": 4, "end all backends": 5, "delay a link": 6, "slice a link": 4,
     "narrow a link": 2, "black hole": 5, "partition from Postgres": 4, "reset connections": 10, "upstream refuses": 6,

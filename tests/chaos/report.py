@@ -9,11 +9,18 @@ from tests.chaos.checker import ENDS, RULES, History, Violation
 from tests.chaos.ledger import Ledger
 
 SHOWN = 40
+# Of the faults that were planned at least so many met something, in a long run at least so many in all.
+LEAST_SHARE = 0.5
+LONG_SECONDS, LEAST_FAULTS = 300, 300
+# A kind that was tried so often without ever meeting something is out of order.
+TRIED = 4
 
 
 @dataclass
 class Report:
-    """`times` are seconds; a spread of them has their number, the middle one and the longest."""
+    """`times` are seconds; a spread of them has their number, the middle one and the longest. `tried` are faults by
+    kind whether they met something or not, `failed` those that did not come to their point, by kind and error, and
+    `left_out` kinds that never come here, and why."""
 
     facts: dict[str, Any]
     violations: list[Violation]
@@ -22,10 +29,25 @@ class Report:
     times: dict[str, Any]
     writes: dict[str, int]
     answers: dict[str, int]
+    tried: dict[str, int]
+    failed: dict[str, int]
+    left_out: dict[str, str]
+    ends: dict[str, int]
 
     @property
     def ok(self) -> bool:
-        return not self.violations
+        return not self.violations and not self.hollow()
+
+    def hollow(self) -> list[str]:
+        """Why this run says nothing, however well its rules hold."""
+        met, long = sum(self.faults.values()), self.facts["seconds"] >= LONG_SECONDS
+        planned = self.facts["faults_per_second"] * self.facts["seconds"]
+        least = max(1, LEAST_SHARE * planned, LEAST_FAULTS if long else 0)
+        found = [f"{met} faults met something, {least:.0f} is the least"] if met < least else []
+        if not self.jobs["jobs"] or not self.jobs.get("completed"):
+            found.append(f"{self.jobs['jobs']} jobs, {self.jobs.get('completed', 0)} completed")
+        never = [k for k, count in self.faults.items() if not count and (long or self.tried.get(k, 0) >= TRIED)]
+        return found + [f"{kind}: never met something" for kind in never]
 
     def broken(self, *rules: str) -> int:
         return sum(violation.rule in rules for violation in self.violations)
@@ -55,6 +77,11 @@ def count_jobs(h: History, ledger: Ledger) -> dict[str, Any]:
     }
 
 
+def count_ends(h: History) -> dict[str, int]:
+    """Ends of services by their cause."""
+    return dict(Counter(life.cause(h.faults) or "unexplained" for life in h.lives if life.ended).most_common())
+
+
 def count_writes(h: History, logged: Counter[str], swept: dict[str, int]) -> dict[str, int]:
     return {
         **{f"event {name}": count for name, count in Counter(event.event for event in h.events).most_common()},
@@ -77,6 +104,9 @@ def _faults(r: Report) -> list[str]:
     lines = ["", f"{sum(r.faults.values())} faults in {r.facts['seconds']:.0f} s (seed {r.facts['seed']}):"]
     for kind, count in r.faults.items():
         lines.append(f"  {count:5}  {kind:32} next claim {_spread(r.times['next claim'].get(kind, {}))}")
+    lines += [f"  left out: {kind}, for {why}" for kind, why in r.left_out.items()]
+    nothing = sum(r.tried.values()) - sum(r.faults.values()) - sum(r.failed.values())
+    lines.append(f"{nothing} more met nothing or were cut short by the end; did not come to their point: {r.failed}")
     return lines
 
 
@@ -107,15 +137,19 @@ def _times(r: Report) -> list[str]:
         "",
         f"from a fault to the next claim: {_spread(t['next claim of all'])}",
         f"from a reap to the next claim of the same job: {_spread(t['reap to claim'])}",
-        f"from start to ready: {_spread(t['boot'])}",
+        f"from start to ready: {_spread(t['boot'])}; ends of services by cause: {r.ends}",
         f"from the last fault to the last job's end: {drained}; exit codes at SIGTERM: {', '.join(t['exits'])}",
     ]
 
 
 def _verdict(r: Report) -> list[str]:
     lines = [f"BROKEN {violation.rule}: {violation.text}" for violation in r.violations[:SHOWN]]
-    verdict = f"GREEN: {len(RULES)} rules hold" if r.ok else f"RED: {len(r.violations)} violations"
-    return ["", *lines, verdict]
+    hollow = [f"HOLLOW, this run shows nothing: {reason}" for reason in r.hollow()]
+    if r.violations:
+        verdict = [f"RED: {len(r.violations)} violations"]
+    else:
+        verdict = [] if hollow else [f"GREEN: {len(RULES)} rules hold"]
+    return ["", *lines, *hollow, *verdict]
 
 
 def _spread(values: dict[str, float]) -> str:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from tests.chaos import history
 from tests.chaos.checker import History, check
@@ -14,7 +15,7 @@ from tests.chaos.fleet import Member, gathered
 from tests.chaos.ground import Ground, copy_source, prepared
 from tests.chaos.ledger import Ledger, Wish
 from tests.chaos.nemesis import MIX, Nemesis
-from tests.chaos.report import Report, count_jobs, count_writes, spread
+from tests.chaos.report import Report, count_ends, count_jobs, count_writes, spread
 from tests.chaos.users import Crowd, Habits, Person, count_open, invited
 from tests.chaos.wire import Said
 from tests.instance import ROOT
@@ -36,6 +37,10 @@ class Plan:
     source: Path = ROOT
     logs: Path | None = None
     mutate: Callable[[Path], None] | None = None
+
+    def facts(self) -> dict[str, Any]:
+        names = ("seconds", "seed", "processes", "users", "faults_per_second")
+        return {name: getattr(self, name) for name in names}
 
 
 Say = Callable[[str], None]
@@ -63,17 +68,23 @@ async def _run(plan: Plan, ground: Ground, say: Say) -> Report:
         drained = await drain(ground, say)
         h = await history.gathered(ground, ledger, said)
         swept = await history.sweep(ground, h)
-        exits = [await member.end() for member in members]
+        exits = [await member.end() if await member.until_up() else None for member in members]
     if plan.logs:
         await asyncio.to_thread(keep_logs, members, plan.logs)
     h.left_processes = history.left_processes(ground)
-    logged, h.surprises = history.read_logs(members)
+    h.lives = [life for member in members for life in member.lives]
+    h.faults = nemesis.faults + nemesis.cut_short
+    logged, h.surprises = history.read_logs(members, h.faults)
     boots = [boot for member in members for boot in member.boots]
     times = await history.recovery(ground, nemesis.faults)
     return Report(
-        facts={"seconds": plan.seconds, "seed": plan.seed, "processes": plan.processes, "users": plan.users},
+        facts=plan.facts(),
         violations=check(h),
         faults=dict(nemesis.counts().most_common()),
+        tried=dict(nemesis.tried),
+        failed=dict(nemesis.failed.most_common()),
+        left_out=nemesis.left_out(),
+        ends=count_ends(h),
         jobs=count_jobs(h, ledger),
         writes=count_writes(h, logged, swept),
         times={"drain": drained, "boot": spread(boots), "exits": [str(code) for code in exits], **times},

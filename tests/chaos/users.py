@@ -85,11 +85,12 @@ class Person:
         id = next(iter(asking.ids))
         if self._dice.random() < self._habits.cancels:
             await asyncio.sleep(self._dice.uniform(0, 2))
-            asking.cancelled = True
-            await self._request("POST", f"{url()}/api/v1/downloads/{id}/cancel")
+            # Until there is an answer it may have been carried out.
+            asking.cancel = 0
+            asking.cancel, _ = await self._request("POST", f"{url()}/api/v1/downloads/{id}/cancel")
             if self._dice.random() < 0.5:
-                status, _ = await self._request("POST", f"{url()}/api/v1/downloads/{id}/retry")
-                asking.retried += status == 202
+                asking.retry = 0
+                asking.retry, _ = await self._request("POST", f"{url()}/api/v1/downloads/{id}/retry")
         elif self._dice.random() < self._habits.fetches:
             await self.fetch_when_done(id, url)
 
