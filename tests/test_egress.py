@@ -3,6 +3,7 @@
 import asyncio
 import dataclasses
 import random
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -206,6 +207,31 @@ async def test_only_the_probe_opens_a_paused_lane(lanes_named: Any, db: DB) -> N
     await lanes.answered(other)
     await lanes.failed(other, PRIVATE, heard=True)
     assert (await lane(db))["state"] == "paused"
+
+
+async def test_an_old_refusal_during_anothers_probe_counts_for_nothing(lanes_named: Any, db: DB) -> None:
+    lanes = await lanes_named()
+    old, permit = await lanes.lend(2)
+    await lanes.failed(permit, REFUSED, heard=False)
+    await passed(db)
+    (probe,) = await lanes.lend(1)
+    await lanes.failed(old, REFUSED, heard=False)
+    assert ((await lane(db))["state"], (await lane(db))["pauses"]) == ("probing", 1)
+    await lanes.answered(probe)
+    assert (await lane(db))["state"] == "open"
+
+
+async def test_a_refusal_that_is_told_twice_counts_once(lanes_named: Any, db: DB) -> None:
+    """The second time the pause that it caused is over, and the lane open again."""
+    lanes, at = await lanes_named(), time.monotonic()
+    (permit,) = await lanes.lend(1)
+    await lanes.failed(permit, REFUSED, heard=False, at=at)
+    await passed(db)
+    await lanes.answered((await lanes.lend(1))[0])
+    await lanes.failed(permit, REFUSED, heard=False, at=at)
+    assert ((await lane(db))["state"], (await lane(db))["pauses"]) == ("open", 1)
+    await lanes.failed(permit, REFUSED, heard=False, at=time.monotonic())
+    assert ((await lane(db))["state"], (await lane(db))["pauses"]) == ("paused", 2)
 
 
 async def test_a_probe_that_is_stopped_leaves_its_place_to_the_next(lanes_named: Any, db: DB) -> None:

@@ -233,6 +233,40 @@ async def test_one_that_waits_asks_the_site_once(carl: Person, folder: Path, you
     assert len(youtube.requests) == asked
 
 
+@asynccontextmanager
+async def unable_to_put_off(service: Service, times: int) -> AsyncIterator[None]:
+    """PostgreSQL fails so often to write that a job waits for the disk, as one does that is going down."""
+    db = service.app[DB]
+    try:
+        await sql(db, "CREATE SEQUENCE failures")
+        await sql(
+            db, "CREATE FUNCTION fail_first() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
+            f" IF nextval('failures') <= {times} THEN RAISE EXCEPTION 'going down' USING ERRCODE = '57P03'; END IF;"
+            " RETURN NEW; END $$",
+        )  # fmt: skip
+        await sql(
+            db, "CREATE TRIGGER fail_first BEFORE UPDATE ON jobs FOR EACH ROW"
+            " WHEN (NEW.waiting = 'disk' AND OLD.waiting IS NULL) EXECUTE FUNCTION fail_first()",
+        )  # fmt: skip
+        yield
+        assert await sql(db, "SELECT last_value > %s FROM failures", times) == [(True,)]
+    finally:
+        await sql(db, "DROP FUNCTION IF EXISTS fail_first CASCADE")
+        await sql(db, "DROP SEQUENCE IF EXISTS failures")
+
+
+async def test_one_that_is_put_off_is_counted_once_however_often_that_has_to_be_written(
+    service: Service, carl: Person, folder: Path, youtube: YouTube
+) -> None:
+    fill(folder / "others", 20)
+    before = count(metrics.disk_deferred, when="admit")
+    async with unable_to_put_off(service, times=2):
+        id = (await ask(carl, youtube.url("big020_0003"), quality="360p"))["id"]
+        await until(carl, id, waits)
+        assert len(await logs(carl, id)) == 1
+    assert count(metrics.disk_deferred, when="admit") == before + 1
+
+
 async def test_one_that_waits_can_be_cancelled(carl: Person, folder: Path, youtube: YouTube) -> None:
     fill(folder / "others", 20)
     id = (await ask(carl, youtube.url("big020_0003"), quality="360p"))["id"]

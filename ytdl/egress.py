@@ -150,13 +150,16 @@ class Egress:
             log.warning("egress.opened", extra={"lane": permit.lane.name, "reason": row["reason"]})
             await self.look()
 
-    async def failed(self, permit: Permit, failure: Failed, *, heard: bool) -> float | None:
+    async def failed(
+        self, permit: Permit, failure: Failed, *, heard: bool, at: float | None = None
+    ) -> float | None:  # fmt: skip
         """What an attempt's failure says of its lane; `heard` is whether the site had told about the video before.
 
-        After a refusal: the seconds until it makes sense to try again, on whichever lane; else None.
+        After a refusal: the seconds until it makes sense to try again, on whichever lane; else None. May be said again
+        after a lost answer with the same `at`, the monotonic clock's time of the failure: it counts once.
         """
         if failure.code in REFUSALS:
-            return await self._refused(permit, failure)
+            return await self._refused(permit, failure, time.monotonic() - at if at is not None else 0.0)
         if heard or failure.code in ANSWERS:
             await self.answered(permit)
         else:
@@ -175,11 +178,12 @@ class Egress:
     def _settles(self, permit: Permit) -> bool:
         return permit.probe is not None and self._probes.get(permit.lane.name) == permit.probe
 
-    async def _refused(self, permit: Permit, failure: Failed) -> float:
+    async def _refused(self, permit: Permit, failure: Failed, age_seconds: float) -> float:
         """Those that were not refused themselves come before those that were: one video may be what is refused."""
         name = permit.lane.name
         row = await self._db.one(
             q.pause, name=name, reason=failure.code, jitter=random.uniform(0, JITTER), calm_seconds=CALM_SECONDS,
+            probe=permit.probe, age_seconds=age_seconds,
             pause_seconds=self._pause_seconds, longest_seconds=LONGEST_PAUSE_SECONDS,
             floor_seconds=max(0.0, min(LONGEST_ASKED_SECONDS, failure.retry_after_seconds or 0.0)),
         )  # fmt: skip

@@ -10,6 +10,7 @@ import contextlib
 import logging
 import time
 from collections import deque
+from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
 
@@ -34,6 +35,8 @@ RECORD_SECONDS = 1.0
 RECONCILE_SECONDS = 15.0
 # With the usual `DRAIN_SECONDS` a stop is over within half a minute.
 HAND_BACK_SECONDS = 4.0
+
+End = Callable[[Usage | None, int | None], Awaitable[str | None]]
 
 
 class Worker:
@@ -253,28 +256,32 @@ class Worker:
     async def _failed(
         self, run: Run, failure: Failed, usage: Usage | None = None, fetched_bytes: int | None = None
     ) -> str | None:
-        s, failure = run.started, await self._disk.blame(failure)
+        at, failure = time.monotonic(), await self._disk.blame(failure)
+        tell = partial(self._egress.failed, run.permit, failure, heard=run.heard, at=at)
+        wait = await loops.settle(tell, self._give_up)
         await loops.settle(lambda: self._describe(run), self._give_up)
-        state = await loops.settle(lambda: self._fail(run, failure, usage, fetched_bytes), self._give_up)
-        await self._tidy(s, state, make_room=failure.code == "disk_full" and run.admitted)
-        logger.warning("downloads.attempt_failed", extra={"job": s.claim.job, "code": failure.code, "state": state})
+        end = await self._ending(run, failure, wait)
+        state = await loops.settle(lambda: end(usage, fetched_bytes), self._give_up)
+        await self._tidy(run.started, state, make_room=failure.code == "disk_full" and run.admitted)
+        told = {"job": run.started.claim.job, "code": failure.code, "state": state}
+        logger.warning("downloads.attempt_failed", extra=told)
         return state
 
-    async def _fail(
-        self, run: Run, failure: Failed, usage: Usage | None, fetched_bytes: int | None
-    ) -> str | None:  # fmt: skip
-        """A refusal that is meant for the lane costs the download nothing, unless it seems to be meant for that."""
+    async def _ending(self, run: Run, failure: Failed, wait: float | None) -> End:
+        """How the attempt ends, which may be done again until it is written: what is counted was counted before.
+
+        A refusal that is meant for the lane costs the download nothing, unless it seems to be meant for that.
+        """
         s = run.started
-        wait = await self._egress.failed(run.permit, failure, heard=run.heard)
         if failure.code == "disk_full":
-            pause = await self._disk.put_off(s.claim, admitted=run.admitted)
-            return await self._attempts.defer(s, failure, "disk", pause, usage, fetched_bytes)
+            put_off = partial(self._disk.put_off, s.claim, admitted=run.admitted)
+            pause = await loops.settle(put_off, self._give_up)
+            return partial(self._attempts.defer, s, failure, "disk", pause)
         if wait is None:
-            return await self._attempts.fail(s, failure, usage, fetched_bytes)
+            return partial(self._attempts.fail, s, failure)
         if s.claim.refusals < MOST_REFUSALS:
-            return await self._attempts.defer(s, failure, "egress", wait, usage, fetched_bytes)
-        failure = msgspec.structs.replace(failure, retry_after_seconds=wait)
-        return await self._attempts.fail(s, failure, usage, fetched_bytes)
+            return partial(self._attempts.defer, s, failure, "egress", wait)
+        return partial(self._attempts.fail, s, msgspec.structs.replace(failure, retry_after_seconds=wait))
 
     async def _stopped(self, run: Run, stopped: asyncio.CancelledError) -> None:
         """The child and all its processes are gone; what remains is to say so."""

@@ -34,23 +34,29 @@ UPDATE egress_lanes SET tokens = least(%(burst)s, tokens + %(starts)s) WHERE nam
 
 -- name: pause :one
 -- Closes a lane, for twice as long as the last time unless it has been calm since, and at least as long as the site
--- asked for. Of attempts that were refused together only the first counts; a later one can only lengthen the pause.
+-- asked for. A refusal counts when the lane was open and has not changed since it came, or when it is the probe's own:
+-- so of attempts that were refused together only the first counts, and one that is told twice counts once. What does
+-- not count can only lengthen a pause.
 WITH before AS (
-    SELECT name, reason, paused_until, changed_at, state <> 'paused' AS counts,
-        CASE WHEN state = 'paused' THEN pauses
-            WHEN state = 'open' AND changed_at < now() - make_interval(secs => %(calm_seconds)s) THEN 1
-            ELSE pauses + 1 END AS pauses
+    SELECT name, state, reason, pauses, paused_until, probe_until, changed_at,
+        state = 'open' AND changed_at <= now() - make_interval(secs => %(age_seconds)s)
+            OR state = 'probing' AND probe = %(probe)s::bigint AS counts,
+        CASE WHEN state = 'open' AND changed_at < now() - make_interval(secs => %(calm_seconds)s) THEN 1
+            ELSE pauses + 1 END AS pauses_then
     FROM egress_lanes WHERE name = %(name)s FOR UPDATE
 ), told AS (
-    SELECT before.*, now() + make_interval(secs => (1 + %(jitter)s) * greatest(%(floor_seconds)s,
-        least(%(longest_seconds)s, %(pause_seconds)s * power(2, least(pauses - 1, 20))))) AS until,
+    SELECT name, state, reason, pauses, paused_until, probe_until, changed_at, coalesce(counts, false) AS counts,
+        pauses_then, now() + make_interval(secs => (1 + %(jitter)s) * greatest(%(floor_seconds)s,
+        least(%(longest_seconds)s, %(pause_seconds)s * power(2, least(pauses_then - 1, 20))))) AS until,
         now() + make_interval(secs => %(floor_seconds)s) AS asked
     FROM before
 )
-UPDATE egress_lanes l SET state = 'paused', probe_until = NULL, pauses = told.pauses,
+UPDATE egress_lanes l SET state = CASE WHEN counts THEN 'paused' ELSE told.state END,
     reason = CASE WHEN counts THEN %(reason)s ELSE told.reason END,
+    pauses = CASE WHEN counts THEN pauses_then ELSE told.pauses END,
     changed_at = CASE WHEN counts THEN now() ELSE told.changed_at END,
-    paused_until = CASE WHEN counts THEN told.until ELSE greatest(told.paused_until, told.asked) END
+    probe_until = CASE WHEN NOT counts THEN told.probe_until END,
+    paused_until = CASE WHEN counts THEN until WHEN told.state = 'paused' THEN greatest(told.paused_until, asked) END
 FROM told WHERE l.name = told.name
 RETURNING counts, l.pauses, extract(epoch FROM l.paused_until - now())::float8 AS seconds;
 
