@@ -65,6 +65,11 @@ class Member:
         return self.process is not None and self.process.returncode is None
 
     @property
+    def up(self) -> bool:
+        """At work: neither on its way up nor stopped."""
+        return self.alive and not self.stopped and self.lives[-1].ready
+
+    @property
     def links(self) -> dict[str, Link]:
         return {"postgres": self.postgres, "redis": self.redis, "upstream": self.upstream}
 

@@ -25,6 +25,9 @@ from tests.chaos.proxy import Toxics
 
 # What it says when its victim is down already.
 DOWN = (OSError, psutil.Error, psycopg.Error, RedisError, aiohttp.ClientError)
+ZOMBIE = "stop a service past its lease"
+# So often, and so far apart, a zombie looks whether its turn has come.
+TURNS, TURN_SECONDS = 100, 0.1
 
 
 @dataclass
@@ -45,7 +48,6 @@ class Nemesis:
     def __post_init__(self) -> None:
         self._dice = random.Random(self.seed)
         self._running: set[asyncio.Task[None]] = set()
-        # One service at least goes on.
         self._zombies = asyncio.Semaphore(max(1, len(self.members) - 1))
 
     async def rage(self, seconds: float, per_second: float, kinds: dict[str, int]) -> None:
@@ -79,6 +81,21 @@ class Nemesis:
             self.broken.append(error)
 
     async def _do(self, kind: str) -> None:
+        """A zombie waits for its turn: one that holds no lease would be none, and somebody has to take what it has."""
+        if kind != ZOMBIE:
+            await self._meet(kind)
+            return
+        async with self._zombies:
+            await self._until_two_are_up()
+            await self._meet(kind)
+
+    async def _until_two_are_up(self) -> None:
+        for _ in range(TURNS):
+            if len(self._up()) > 1:
+                return
+            await asyncio.sleep(TURN_SECONDS)
+
+    async def _meet(self, kind: str) -> None:
         """Counted only when it met something. What a fault meets may be down already."""
         fault = Fault(kind, time.time())
         try:
@@ -119,6 +136,9 @@ class Nemesis:
 
     # processes
 
+    def _up(self) -> list[Member]:
+        return [member for member in self.members if member.up]
+
     def _any(self) -> Member:
         up = [m for m in self.members if m.alive and not m.stopped]
         return self._dice.choice(up or self.members)
@@ -131,17 +151,14 @@ class Nemesis:
 
     async def zombie(self) -> bool:
         """Stopped for longer than its lease, then alive again and none the wiser. Its children go on meanwhile."""
-        if len(self.members) < 2:
+        up = self._up()
+        if len(up) < 2 or not (member := self._dice.choice(up)).signal(signal.SIGSTOP):
             return False
-        async with self._zombies:
-            member = self._any()
-            if not member.signal(signal.SIGSTOP):
-                return False
-            name = member.name()
-            try:
-                await asyncio.sleep(LEASE_SECONDS * self._dice.uniform(1.25, 1.55))
-            finally:
-                woken = name == member.name() and member.signal(signal.SIGCONT)
+        name = member.name()
+        try:
+            await asyncio.sleep(LEASE_SECONDS * self._dice.uniform(1.25, 1.55))
+        finally:
+            woken = name == member.name() and member.signal(signal.SIGCONT)
         return woken
 
     async def kill_fork_server(self) -> bool:
@@ -271,7 +288,7 @@ def dealt(dice: random.Random, kinds: dict[str, int]) -> Iterator[str]:
 
 KINDS: dict[str, Callable[[Nemesis], Awaitable[bool]]] = {
     "kill -9 a service": Nemesis.kill,
-    "stop a service past its lease": Nemesis.zombie,
+    ZOMBIE: Nemesis.zombie,
     "SIGTERM a service": Nemesis.terminate,
     "kill -9 a fork server": Nemesis.kill_fork_server,
     "kill -9 a job's process": Nemesis.kill_child,
@@ -295,7 +312,7 @@ KINDS: dict[str, Callable[[Nemesis], Awaitable[bool]]] = {
 }
 # How often each comes between two rounds in which each comes once.
 MIX = {
-    "kill -9 a service": 10, "stop a service past its lease": 34, "SIGTERM a service": 4, "kill -9 a fork server": 5,
+    "kill -9 a service": 10, ZOMBIE: 34, "SIGTERM a service": 4, "kill -9 a fork server": 5,
     "kill -9 a job's process": 12, "FLUSHALL": 8, "kill -9 Redis": 3, "kill -9 Redis, back empty": 4, "stall Redis": 4,
     "roll Redis back": 8, "crash Postgres": 4, "end all backends": 5, "delay a link": 6, "slice a link": 4,
     "narrow a link": 2, "black hole": 5, "partition from Postgres": 4, "reset connections": 10, "upstream refuses": 6,
