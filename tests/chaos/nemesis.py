@@ -312,7 +312,7 @@ KINDS: dict[str, Callable[[Nemesis], Awaitable[bool]]] = {
 }
 # How often each comes between two rounds in which each comes once.
 MIX = {
-    "kill -9 a service": 10, ZOMBIE: 34, "SIGTERM a service": 4, "kill -9 a fork server": 5,
+    "kill -9 a service": 10, ZOMBIE: 40, "SIGTERM a service": 4, "kill -9 a fork server": 5,
     "kill -9 a job's process": 12, "FLUSHALL": 8, "kill -9 Redis": 3, "kill -9 Redis, back empty": 4, "stall Redis": 4,
     "roll Redis back": 8, "crash Postgres": 4, "end all backends": 5, "delay a link": 6, "slice a link": 4,
     "narrow a link": 2, "black hole": 5, "partition from Postgres": 4, "reset connections": 10, "upstream refuses": 6,
