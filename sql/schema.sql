@@ -107,6 +107,7 @@ CREATE TABLE public.egress_lanes (
     refilled_at timestamp with time zone DEFAULT now() NOT NULL,
     changed_at timestamp with time zone DEFAULT now() NOT NULL,
     seen_at timestamp with time zone DEFAULT now() NOT NULL,
+    suspect bigint,
     CONSTRAINT egress_lanes_pause_has_an_end CHECK (((state = 'paused'::text) = (paused_until IS NOT NULL))),
     CONSTRAINT egress_lanes_probe_has_an_end CHECK (((state = 'probing'::text) = (probe_until IS NOT NULL))),
     CONSTRAINT egress_lanes_state_known CHECK ((state = ANY (ARRAY['open'::text, 'paused'::text, 'probing'::text])))

@@ -77,6 +77,37 @@ async def probing(lanes: Egress, db: DB) -> Permit:
 # the breaker
 
 
+async def test_a_video_that_alone_is_refused_again_and_again_closes_the_lane_once(lanes_named: Any, db: DB) -> None:
+    lanes = await lanes_named(rate=60_000)
+    await lanes.answered(await probing(lanes, db))
+    await asyncio.sleep(0.05)
+    again, other = await lanes.lend(2)
+    for _ in range(3):
+        assert await lanes.failed(again, REFUSED, heard=False, suspect=7) is None
+    assert (await lane(db))["state"] == "open"
+    assert await lanes.failed(other, REFUSED, heard=False, suspect=8)
+    assert (await lane(db))["state"] == "paused"
+
+
+async def test_a_video_that_was_refused_before_counts_as_a_probe_and_on_a_closed_lane(lanes_named: Any, db: DB) -> None:
+    lanes = await lanes_named()
+    probe = await probing(lanes, db)
+    assert await lanes.failed(probe, REFUSED, heard=False, suspect=7)
+    assert await lanes.failed(Permit(A), REFUSED, heard=False, suspect=7)
+    assert (await lane(db))["pauses"] == 2
+
+
+async def test_when_the_lane_opens_nobody_is_suspected_any_more(lanes_named: Any, db: DB) -> None:
+    lanes = await lanes_named(rate=60_000)
+    await lanes.answered(await probing(lanes, db))
+    assert await lanes.failed(Permit(A), REFUSED, heard=False, suspect=7) is None
+    await lanes.failed(Permit(A), REFUSED, heard=False)
+    await passed(db)
+    (probe,) = await lanes.lend(5)
+    await lanes.answered(probe)
+    assert await lanes.failed(Permit(A), REFUSED, heard=False, suspect=8) is None
+
+
 async def test_a_refused_lane_lets_nobody_start(lanes_named: Any, db: DB) -> None:
     lanes = await lanes_named(pause=30)
     await paused(lanes)
@@ -169,7 +200,7 @@ SILENCES = frozenset(
     {
         "address_forbidden", "child_crashed", "child_killed", "cookies_invalid", "deadline_exceeded", "disk_full",
         "extractor_broken", "ffmpeg_missing", "internal", "network_error", "out_of_memory", "processing_failed",
-        "proxy_error", "tls_error", "unsupported_url", "upstream_error", "upstream_forbidden", "upstream_stalled",
+        "tls_error", "unsupported_url", "upstream_error", "upstream_forbidden", "upstream_stalled",
         "upstream_truncated", "verification_failed", "worker_lost",
     }
 )  # fmt: skip
@@ -603,7 +634,8 @@ async def test_a_proxys_password_shows_nowhere(
     caplog.set_level("DEBUG")
     async with pausing(downloading_config, 0.2, outbound_proxy=proxy, download_max_attempts=1) as (service, ann):
         (id,) = await ask_for(ann, youtube, ["ordinary"])
-        assert (await ended(ann, id))["status"] == ("completed" if reachable else "failed")
+        # A proxy that lets nothing through closes its lane; the download waits.
+        await until(ann, id, lambda d: d["status"] == "completed" if reachable else d["waiting"] is not None)
         shown = [await (await ann.get(path)).text() for path in (f"/downloads/{id}", f"/downloads/{id}/logs")]
         shown.append(await (await service.client.get("/metrics")).text())
         rows = await sql(service.app[DB_KEY], "SELECT l::text FROM egress_lanes l")

@@ -75,7 +75,7 @@ class Config:
     ytdlp_cookies_file: str = setting("", "Cookies in Netscape form for yt-dlp; each job gets a private copy.", section="Outbound")
     egress_starts_per_minute: float = setting(120.0, "Attempts that may start on each proxy in a minute, over all processes.", section="Outbound", least=0.1)
     egress_burst: int = setting(60, "Attempts that may start at once on a proxy that has been idle.", section="Outbound", least=1)
-    egress_pause_seconds: float = setting(60.0, "How long a proxy is left alone after a bot check or a 429; doubles with each failed probe, up to an hour.", section="Outbound", least=0.1)
+    egress_pause_seconds: float = setting(60.0, "How long a proxy is left alone after a bot check, a 429 or an error of its own; doubles with each failed probe, up to an hour.", section="Outbound", least=0.1)
     metrics_collection_interval: float = setting(15.0, "Seconds between two refreshes of the gauges.", section="Observability", least=0.1)
 
     # fmt: on

@@ -36,7 +36,7 @@ MOST_REFUSALS = 10
 JITTER = 0.1
 
 # Meant for whoever asks, not for what is asked for.
-REFUSALS = frozenset({"bot_check", "rate_limited"})
+REFUSALS = frozenset({"bot_check", "proxy_error", "rate_limited"})
 # What only the site can have said of the video, so that it let us in. All else is silence, as long as nothing was
 # heard: the site was not reached, broke off or was not understood, or the failure is our own. An unsupported address is
 # noticed without asking anybody.
@@ -151,20 +151,28 @@ class Egress:
             await self.look()
 
     async def failed(
-        self, permit: Permit, failure: Failed, *, heard: bool, at: float | None = None
-    ) -> float | None:  # fmt: skip
+        self, permit: Permit, failure: Failed, *, heard: bool, at: float | None = None, suspect: int | None = None
+    ) -> float | None:
         """What an attempt's failure says of its lane; `heard` is whether the site had told about the video before.
 
         After a refusal: the seconds until it makes sense to try again, on whichever lane; else None. May be said again
         after a lost answer with the same `at`, the monotonic clock's time of the failure: it counts once.
+
+        `suspect` is the job, if it was refused before. Refused again while others are let in, and alone in that, it is
+        taken for what the site refuses: that closes nothing, and the failure is the download's own.
         """
         if failure.code in REFUSALS:
+            if suspect is not None and permit.probe is None and await self._is_alone(permit.lane, suspect):
+                return None
             return await self._refused(permit, failure, time.monotonic() - at if at is not None else 0.0)
         if heard or failure.code in ANSWERS:
             await self.answered(permit)
         else:
             await self._try_again(permit, min(AGAIN_SECONDS, self._pause_seconds))
         return None
+
+    async def _is_alone(self, lane: Lane, suspect: int) -> bool:
+        return bool(await self._db.maybe(q.suspect, name=lane.name, job=suspect))
 
     async def stopped(self, permit: Permit, *, heard: bool) -> None:
         """An attempt was ended by us. If the site had not said anything, the next one probes instead."""

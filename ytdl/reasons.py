@@ -61,7 +61,7 @@ REASONS: dict[str, Reason] = {
 """Every code. A label value of metrics, a column value in Postgres and part of the API."""
 
 WAITS: dict[Waiting, tuple[WaitCode, str]] = {
-    "egress": ("egress_paused", "The site asked this server to slow down; downloads go on when it answers again."),
+    "egress": ("egress_paused", "The way to the site is closed for now; downloads go on when it is open again."),
     "disk": ("disk_full", "The server has no room left; downloads go on when there is some."),
 }
 """Code and message, as users see them, of what keeps a queued download from its turn without using up a try."""

@@ -257,13 +257,15 @@ class Worker:
         self, run: Run, failure: Failed, usage: Usage | None = None, fetched_bytes: int | None = None
     ) -> str | None:
         at, failure = time.monotonic(), await self._disk.blame(failure)
-        tell = partial(self._egress.failed, run.permit, failure, heard=run.heard, at=at)
+        claim = run.started.claim
+        suspect = claim.job if claim.refusals else None
+        tell = partial(self._egress.failed, run.permit, failure, heard=run.heard, at=at, suspect=suspect)
         wait = await loops.settle(tell, self._give_up)
         await loops.settle(lambda: self._describe(run), self._give_up)
         end = await self._ending(run, failure, wait)
         state = await loops.settle(lambda: end(usage, fetched_bytes), self._give_up)
         await self._tidy(run.started, state, make_room=failure.code == "disk_full" and run.admitted)
-        told = {"job": run.started.claim.job, "code": failure.code, "state": state}
+        told = {"job": claim.job, "code": failure.code, "state": state}
         logger.warning("downloads.attempt_failed", extra=told)
         return state
 

@@ -60,10 +60,17 @@ UPDATE egress_lanes l SET state = CASE WHEN counts THEN 'paused' ELSE told.state
 FROM told WHERE l.name = told.name
 RETURNING counts, l.pauses, extract(epoch FROM l.paused_until - now())::float8 AS seconds;
 
+-- name: suspect :maybe
+-- Takes note of a job that was refused before and is again; no row when the lane is closed, or another was refused too.
+UPDATE egress_lanes SET suspect = %(job)s
+WHERE name = %(name)s AND state = 'open' AND coalesce(suspect, %(job)s) = %(job)s
+RETURNING name;
+
 -- name: reopen :maybe
 -- Opens the lane that a probe has found passable; no row when the probe is not the newest any more. The bucket begins
 -- empty, so that the site is not met with all that has gathered at once.
-UPDATE egress_lanes SET state = 'open', probe_until = NULL, tokens = 0, refilled_at = now(), changed_at = now()
+UPDATE egress_lanes SET state = 'open', probe_until = NULL, tokens = 0, refilled_at = now(), changed_at = now(),
+    suspect = NULL
 WHERE name = %(name)s AND state = 'probing' AND probe = %(probe)s
 RETURNING pauses, reason;
 
