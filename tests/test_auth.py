@@ -6,7 +6,6 @@ import logging
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from statistics import median
 from typing import Any
 
 import psycopg
@@ -119,7 +118,8 @@ async def test_a_failed_login_takes_as_long_for_a_name_that_nobody_has(config: C
             begun = time.perf_counter()
             assert (await login(service, name, "wrong"))[0] == 401
             took[name].append(time.perf_counter() - begun)
-    known, *unknown = (median(times) for times in took.values())
+    # The least of each: whatever else runs on the machine only adds to the others.
+    known, *unknown = (min(times) for times in took.values())
     assert all(0.5 < other / known < 2 for other in unknown)
 
 

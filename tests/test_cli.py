@@ -134,7 +134,7 @@ def test_serve_answers_until_it_is_told_to_stop(given: dict[str, str]) -> None:
 
 
 def test_healthcheck_names_what_is_lacking(given: dict[str, str]) -> None:
-    with serving(given | {"DOWNLOAD_MIN_FREE_BYTES": str(2**62)}):
+    with serving(given | {"DOWNLOAD_MIN_FREE_BYTES": str(2**60)}):
         done = ytdl("healthcheck", env=given)
     assert done.returncode == 1
     assert done.stderr.startswith("ytdl: disk: ")
