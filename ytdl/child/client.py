@@ -52,6 +52,8 @@ class Client(yt_dlp.YoutubeDL):  # type: ignore[misc]  # published without types
         self.notes = Notes()
         self.on_progress: Callable[[dict[str, Any]], None] | None = None
         self.asked_to_wait: float | None = None
+        # Pages have an end; a file that yt-dlp's own downloader fetches may be any size.
+        self.reads_pages = True
         # yt-dlp's own list of authorities, or with one given to the fork server the system's.
         self.tls = ssl.create_default_context(cafile=None if setup.trust_system_certificates else certifi.where())
         super().__init__(options.build(setup, logger or self.notes, self._pass_progress))
@@ -85,11 +87,12 @@ class Client(yt_dlp.YoutubeDL):  # type: ignore[misc]  # published without types
 
     def urlopen(self, req: Any) -> Any:
         try:
-            return bound(super().urlopen(req))
+            answer = super().urlopen(req)
         except HTTPError as error:
             self.asked_to_wait = retry_after(error.response.headers)
             bound(error.response)
             raise
+        return bound(answer) if self.reads_pages else answer
 
     def _pass_progress(self, status: dict[str, Any]) -> None:
         if self.on_progress:

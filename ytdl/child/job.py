@@ -127,6 +127,7 @@ class _Job:
         self._meter.fetch(self._meter.current, 0)
         if cookies := stream.get("cookies"):
             self._client.load_cookies(cookies)
+        self._client.reads_pages = False
         success, _ = self._download(name, {**info, **stream})
         if not success or not (self._folder.path / name).is_file():
             code, _ = last_known(self._client.notes.warnings)
