@@ -150,7 +150,7 @@ async def _costs(scene: Scene, count: int, rate: int) -> list[Row]:
 
 
 async def _full_house(scene: Scene) -> list[Row]:
-    """As many as are promised at once. The command is not asked to do the same: it would take 3 GB."""
+    """As many as are promised at once. The command is not asked to do the same, for want of memory."""
     await scene.throttle(FULL_RATE)
     costs = [await _service_cost(scene, FULL) for _ in range(ROUNDS)]
     each, peak = middle(cost.cpu_seconds for cost in costs) / FULL, max(cost.peak_bytes for cost in costs) / MB

@@ -1,7 +1,7 @@
 """One request for a part of a file: the connection, the proxy, redirects, and what a status means.
 
 The standard library's client alone, because a page of memory that is touched is copied from the fork server, and this
-touches half of what yt-dlp's own client does. Whom it may connect to is `guard`'s business.
+touches less of it than yt-dlp's own client does. Whom it may connect to is `guard`'s business.
 """
 
 import base64

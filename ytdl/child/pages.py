@@ -5,7 +5,7 @@ from typing import Any
 from ytdl.child.errors import Refused
 
 MAX_PAGE_BYTES = 32 * 2**20
-"""Unpacked. The largest that YouTube sends has about three of these megabytes."""
+"""Unpacked."""
 PIECE_BYTES = 2**20
 
 

@@ -1,6 +1,6 @@
 """Putting fetched streams into one container without encoding anything, inside the job's own process.
 
-A run of ffmpeg does the same for the price of starting it, which for a short video is most of a job's processor time.
+A run of ffmpeg does the same, for the processor time that it takes to start.
 """
 
 import heapq
