@@ -290,7 +290,7 @@ class Queue:
 
     async def hand_back(self, tx: Statements, claim: Claim) -> Row | None:
         """Hands the job back without using up a try; `None` when the lease was lost."""
-        row = await tx.maybe(q.hand_back, id=claim.job, fence=claim.fence)
+        row = await tx.maybe(q.hand_back, id=claim.job, fence=claim.fence, delay_seconds=0.0, waiting=None)
         if row is None:
             self._fenced("yield")
             return None
@@ -298,7 +298,8 @@ class Queue:
 
     async def defer(self, tx: Statements, claim: Claim, delay_seconds: float, waiting: Waiting) -> Row | None:
         """Puts the job off without using up a try, with the reason on it; `None` when the lease was lost."""
-        row = await tx.maybe(q.defer, id=claim.job, fence=claim.fence, delay_seconds=delay_seconds, waiting=waiting)
+        asked = {"delay_seconds": delay_seconds, "waiting": waiting}
+        row = await tx.maybe(q.hand_back, id=claim.job, fence=claim.fence, **asked)
         if row is None:
             self._fenced("defer")
             return None

@@ -69,26 +69,13 @@ WITH ended AS (
 SELECT * FROM ended;
 
 -- name: hand_back :maybe
--- Hands a job back without blame; a cancelled one ends here.
+-- Hands a job back without blame, after a while and with the reason where it is put off; a cancelled one ends here.
 WITH ended AS (
     UPDATE jobs SET state = CASE WHEN cancel_requested_at IS NULL THEN 'queued' ELSE 'cancelled' END,
         finished_at = CASE WHEN cancel_requested_at IS NULL THEN NULL ELSE now() END,
-        run_at = now(), lease_owner = NULL, lease_until = NULL
-    WHERE id = %(id)s AND fence = %(fence)s AND state = 'running'
-    RETURNING id, user_id, priority, state, run_at
-), noted AS (
-    INSERT INTO job_events (job_id, fence, event)
-    SELECT id, %(fence)s, CASE state WHEN 'queued' THEN 'yield' ELSE state END FROM ended
-)
-SELECT * FROM ended;
-
--- name: defer :maybe
--- Puts a job off without blame, with the reason and for a while; a cancelled one ends here.
-WITH ended AS (
-    UPDATE jobs SET state = CASE WHEN cancel_requested_at IS NULL THEN 'queued' ELSE 'cancelled' END,
-        finished_at = CASE WHEN cancel_requested_at IS NULL THEN NULL ELSE now() END,
-        waiting = CASE WHEN cancel_requested_at IS NULL THEN %(waiting)s END, deferrals = deferrals + 1,
-        refusals = refusals + (%(waiting)s = 'egress')::integer,
+        waiting = CASE WHEN cancel_requested_at IS NULL THEN %(waiting)s::text END,
+        deferrals = deferrals + (%(waiting)s::text IS NOT NULL)::integer,
+        refusals = refusals + (%(waiting)s::text IS NOT DISTINCT FROM 'egress')::integer,
         run_at = now() + make_interval(secs => %(delay_seconds)s), lease_owner = NULL, lease_until = NULL
     WHERE id = %(id)s AND fence = %(fence)s AND state = 'running'
     RETURNING id, user_id, priority, state, run_at
