@@ -1,5 +1,22 @@
 -- What the migrations come to. Made by `make schema`; a change here changes nothing.
 
+CREATE TABLE public.audit_events (
+    id uuid NOT NULL,
+    at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    type text NOT NULL,
+    severity text NOT NULL,
+    result text NOT NULL,
+    user_id uuid,
+    credential_id uuid,
+    object_kind text,
+    object_id text,
+    ip inet,
+    request_id text,
+    detail jsonb DEFAULT '{}'::jsonb NOT NULL,
+    CONSTRAINT audit_events_result_known CHECK ((result = ANY (ARRAY['ok'::text, 'failed'::text, 'denied'::text]))),
+    CONSTRAINT audit_events_severity_known CHECK ((severity = ANY (ARRAY['info'::text, 'warning'::text, 'critical'::text])))
+);
+
 CREATE TABLE public.download_logs (
     id bigint NOT NULL,
     download_id uuid NOT NULL,
@@ -246,6 +263,9 @@ CREATE TABLE public.users (
     CONSTRAINT users_role_known CHECK ((role = ANY (ARRAY['user'::text, 'admin'::text])))
 );
 
+ALTER TABLE ONLY public.audit_events
+    ADD CONSTRAINT audit_events_pkey PRIMARY KEY (id);
+
 ALTER TABLE ONLY public.download_logs
     ADD CONSTRAINT download_logs_attempt_once UNIQUE (job_id, fence);
 
@@ -284,6 +304,12 @@ ALTER TABLE ONLY public.tickets
 
 ALTER TABLE ONLY public.users
     ADD CONSTRAINT users_pkey PRIMARY KEY (id);
+
+CREATE INDEX audit_events_at ON public.audit_events USING btree (at DESC, id DESC);
+
+CREATE INDEX audit_events_type ON public.audit_events USING btree (type, at DESC);
+
+CREATE INDEX audit_events_user_id ON public.audit_events USING btree (user_id, at DESC);
 
 CREATE INDEX download_logs_download_id ON public.download_logs USING btree (download_id);
 

@@ -10,6 +10,7 @@ from tests.conftest import Person, Service
 from tests.fakes.youtube import YouTube
 from tests.following import Told, ask, ended, told
 from ytdl.api.keys import DB, EVENTS, KV
+from ytdl.events import order
 from ytdl.sql import Query
 
 SLOW = 150_000
@@ -42,7 +43,8 @@ async def test_ids_rise_and_a_reader_who_comes_back_misses_nothing(ann: Person, 
     id = (await ask(ann, youtube.url("ordinary"), quality="144p"))["id"]
     first = [e for e in await watched(ann, f"/downloads/{id}/events") if e.id]
     response = await ann.get("/downloads/events", headers={"Last-Event-ID": first[0].id})
-    assert (await anext(told(response))).id == first[1].id
+    # The first reader may have skipped progress that a later one took the place of; the second one is given it.
+    assert order(first[0].id) < order((await anext(told(response))).id) <= order(first[1].id)
     response.close()
 
 

@@ -66,10 +66,21 @@ class Ticket(msgspec.Struct, frozen=True):
 
 
 class Identity(msgspec.Struct, frozen=True):
+    """Who asks. Somebody signed in has a session; a script has the API key `key_id` instead, and its scope."""
+
     user_id: UUID
-    session_id: UUID
     username: str
     role: users.Role
+    session_id: UUID | None = None
+    key_id: UUID | None = None
+    scope: Literal["read", "write"] = "write"
+
+    @property
+    def credential_id(self) -> UUID:
+        """The session or the API key, whichever it is; what ends with it ends by this id."""
+        found = self.session_id or self.key_id
+        assert found is not None
+        return found
 
 
 class Auth:
@@ -120,7 +131,7 @@ class Auth:
         return self._pair(row["user_id"], row["session_id"], successor)
 
     async def sign_out(self, identity: Identity) -> None:
-        await self.revoke(identity.session_id)
+        await self.revoke(identity.credential_id)
         log.info("authn_token_revoked", extra={"session": str(identity.session_id), "reason": "logout"})
 
     async def revoke(self, session_id: UUID) -> None:
@@ -139,7 +150,7 @@ class Auth:
 
     async def issue_ticket(self, identity: Identity) -> Ticket:
         secret = crypto.new_secret()
-        session, hashed = identity.session_id, crypto.digest(secret)
+        session, hashed = identity.credential_id, crypto.digest(secret)
         await self._db.exec(q.insert_ticket, hash=hashed, session_id=session, seconds=TICKET_SECONDS)
         return Ticket(secret)
 

@@ -5,6 +5,11 @@ the only map from code to status.
 """
 
 from dataclasses import dataclass
+from typing import Literal
+
+# What an address is blocked for when it happens often: failed sign-ins, spent refresh tokens, forged tokens, limits
+# gone over, and addresses that do not exist.
+Offence = Literal["login", "reuse", "forgery", "limit", "probe"]
 
 
 @dataclass(frozen=True)
@@ -18,18 +23,26 @@ class Fault:
 class Error(Exception):
     """An expected failure with a sentence for the user; anything else is a bug and answers as `internal`.
 
-    `extra` becomes members of the problem document; `retry_after` is in seconds.
+    `extra` becomes members of the problem document; `retry_after` is in seconds. `offence` is set where an address
+    that does this often should be blocked.
     """
 
     code = "internal"
 
     def __init__(
-        self, message: str, *, faults: tuple[Fault, ...] = (), retry_after: float | None = None, **extra: object
+        self,
+        message: str,
+        *,
+        faults: tuple[Fault, ...] = (),
+        retry_after: float | None = None,
+        offence: Offence | None = None,
+        **extra: object,
     ) -> None:
         super().__init__(message)
         self.message = message
         self.faults = faults
         self.retry_after = retry_after
+        self.offence = offence
         self.extra = extra
 
 

@@ -17,6 +17,9 @@ import msgspec
 
 request_id: contextvars.ContextVar[str | None] = contextvars.ContextVar("request_id", default=None)
 user_id: contextvars.ContextVar[str | None] = contextvars.ContextVar("user_id", default=None)
+# The session or API key of who asks, and the address nearest to the client that can be believed.
+credential_id: contextvars.ContextVar[str | None] = contextvars.ContextVar("credential_id", default=None)
+client_ip: contextvars.ContextVar[str | None] = contextvars.ContextVar("client_ip", default=None)
 download_id: contextvars.ContextVar[str | None] = contextvars.ContextVar("download_id", default=None)
 
 _SECRET_NAME = re.compile(r"password|secret|token|authorization|cookie|ticket|api_key", re.IGNORECASE)

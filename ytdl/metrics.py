@@ -76,6 +76,9 @@ auth_refreshes = _counter("ytdl_auth_refreshes_total", "Refresh tokens presented
 auth_registrations = _counter("ytdl_auth_registrations_total", "Accounts made.")
 auth_hashes_refused = _counter("ytdl_auth_hashes_refused_total", "Passwords not looked at because too many were waiting.")
 
+# audit: types are those of `audit.TYPES`.
+audit_events = _counter("ytdl_audit_events_total", "Events written to the audit trail.", type=())
+
 # downloads
 downloads_created = _counter("ytdl_downloads_created_total", "Downloads accepted.")
 downloads_finished = _counter("ytdl_downloads_finished_total", "Downloads that came to an end.", status=("completed", "failed", "cancelled"))

@@ -18,7 +18,7 @@ LAYERS = (
     ("worker", "janitor", "sampler"),
     ("run",),
     ("attempts", "auth", "disk", "downloads", "egress", "health", "queue", "users"),
-    ("recent", "record"),
+    ("audit", "recent", "record"),
     ("events", "loops"),
     ("crypto", "db", "embedded", "fetcher", "kv", "storage", "urls"),
     ("config", "errors", "log", "metrics", "reasons", "sql", "titles"),

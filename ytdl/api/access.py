@@ -29,6 +29,7 @@ async def authenticate(request: web.Request, role: str, ticket: bool) -> None:
         raise
     request[IDENTITY] = identity
     log.user_id.set(str(identity.user_id))
+    log.credential_id.set(str(identity.credential_id))
     if role == "admin" and identity.role != "admin":
         raise errors.Forbidden("This is for admins.")
 

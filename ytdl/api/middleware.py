@@ -48,6 +48,7 @@ async def identified(request: web.Request, handler: Handler) -> web.StreamRespon
     """Gives the request an id, the caller's own where it is well-formed."""
     name(request)
     request[ROUTE] = _template(request)
+    log.client_ip.set(access.client_ip(request) or None)
     metrics.http_in_flight.inc()
     try:
         return await handler(request)

@@ -172,7 +172,7 @@ async def _pump(
     who, downloads, events = asker(request), request.app[DOWNLOADS], request.app[EVENTS]
     owner = await downloads.owner(who, only) if only else who.user_id
     stream = Stream(downloads, events, who, only)
-    with events.subscribe(owner, identity(request).session_id) as box:
+    with events.subscribe(owner, identity(request).credential_id) as box:
         # An id counts in its user's own stream; an admin who looks at another's download starts afresh.
         messages = await stream.begin(last_id if owner == who.user_id else None)
         while True:
