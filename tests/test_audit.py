@@ -9,7 +9,7 @@ from ytdl import audit, log
 from ytdl.db import DB, Row
 from ytdl.sql import Query
 
-EVERY = Query("test.audit", "many", "", "SELECT * FROM audit_events ORDER BY at")
+EVERY = Query("test.audit", "many", "", b"SELECT * FROM audit_events ORDER BY at")
 
 
 async def written(db: DB) -> list[Row]:
