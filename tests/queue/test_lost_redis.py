@@ -197,7 +197,7 @@ async def claimed_when_up(jobs: Queue) -> list[int]:
 async def test_making_the_index_anew_leaves_nothing_of_the_old_one(db: DB, kv: KV) -> None:
     """Of users with jobs ready, of one who has as many running as he may, and of delayed ones."""
     jobs = Queue(db, kv, user_cap=1)
-    for user in (ANN, ANN, ANN, BEN):
+    for user in (ANN, ANN, BEN, BEN):
         await announced(jobs, db, user)
     row = await submit(jobs, db)
     await jobs.announce(row | {"run_at": row["run_at"].replace(year=row["run_at"].year + 1)})
