@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import Person, Service
-from ytdl import errors, users
+from ytdl import errors, passwords, users
 from ytdl.api.keys import CONFIG
 from ytdl.config import Config
 from ytdl.crypto import Hasher
@@ -131,7 +131,7 @@ PASSWORDS = {
 
 @pytest.mark.parametrize("password", PASSWORDS)
 def test_passwords(password: str) -> None:
-    faults = users.password_faults(password, "Carol", "mailbox@example.org")
+    faults = passwords.faults(password, "Carol", "mailbox@example.org")
     assert len(faults) == PASSWORDS[password], faults
 
 
@@ -220,7 +220,7 @@ async def test_a_profile_needs_a_sign_in(service: Service) -> None:
 async def test_the_first_admin_gets_a_password_once(db: DB, hasher: Hasher) -> None:
     password = await users.first_admin(db, hasher, username="chief", password="")
     assert password
-    assert users.password_faults(password, "chief", "") == []
+    assert passwords.faults(password, "chief", "") == []
     account = await users.credentials(db, "chief")
     assert account and await hasher.verify(password, account.password_hash)
     assert (await users.by_id(db, account.id)).role == "admin"

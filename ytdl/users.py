@@ -1,17 +1,13 @@
-"""Accounts: the rules of names and passwords, making, reading and changing them, and the first admin.
+"""Accounts: the rules of names, making, reading and changing them, and the first admin.
 
 `create(db, hasher, username=..., email=..., password=..., full_name=..., role="user") -> User` makes one;
 tests give it `Hasher(cost=4)`. Sessions and tokens are `auth`'s.
 """
 
-import functools
 import logging
 import re
-import secrets
 import unicodedata
-from collections.abc import Iterator
 from datetime import datetime
-from pathlib import Path
 from typing import Annotated, Literal
 from uuid import UUID
 
@@ -20,7 +16,7 @@ import uuid_utils.compat as uuid
 from msgspec import UNSET, Meta, UnsetType
 
 from ytdl import db as database
-from ytdl import errors, metrics, sql
+from ytdl import errors, metrics, passwords, sql
 from ytdl.config import Config
 from ytdl.crypto import Hasher
 from ytdl.db import DB, Statements
@@ -38,11 +34,9 @@ EMAIL = re.compile(
     r"[A-Za-z][A-Za-z0-9-]{0,61}[A-Za-z0-9]"
 )
 EMAIL_LENGTH = 254
-PASSWORD_LENGTH = range(8, 129)
 FULL_NAME_LENGTH = 100
 # Marks that turn the direction of the text around them, so that a name can be shown as another.
 BIDI = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
-LOOKALIKES = (str.maketrans("013457@$!8", "oleastasib"), str.maketrans("013457@$!8", "oieastaslb"))
 
 
 def _said(**schema: object) -> Meta:
@@ -138,7 +132,7 @@ async def create(
     _refuse(
         *name_faults(username),
         *email_faults(email),
-        *(Fault("password", message) for message in password_faults(password, username, email)),
+        *(Fault("password", message) for message in passwords.faults(password, username, email)),
         *full_name_faults(full_name),
     )
     hashed = await hasher.hash(password)
@@ -188,8 +182,8 @@ async def first_admin(db: DB, hasher: Hasher, *, username: str, password: str) -
     _refuse(*name_faults(username))
     if await db.value(q.has_admin):
         return None
-    chosen = password or _new_password(username)
-    if password_faults(chosen, username, ""):
+    chosen = password or passwords.make(username)
+    if passwords.faults(chosen, username, ""):
         log.warning("user_password_weak", extra={"setting": "ADMIN_PASSWORD"})
     hashed = await hasher.hash(chosen)
     async with db.transaction() as tx:
@@ -221,12 +215,6 @@ async def _insert(db: Statements, username: str, email: str, full_name: str, pas
     return User(**row)
 
 
-def _new_password(username: str) -> str:
-    while password_faults(password := secrets.token_urlsafe(15), username, ""):
-        pass
-    return password
-
-
 def _refuse(*faults: Fault) -> None:
     if faults:
         raise errors.Invalid("; ".join(f"{f.field} {f.message}" for f in faults) + ".", faults=faults)
@@ -251,48 +239,3 @@ def full_name_faults(name: str) -> list[Fault]:
     if any(unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") or c in BIDI for c in name):
         faults.append(Fault("full_name", "must not hold control characters"))
     return faults
-
-
-def password_faults(password: str, username: str, email: str) -> list[str]:
-    """Every rule of passwords that this one breaks, as ends of a sentence; empty for a good one."""
-    return list(_password_faults(password, username, email))
-
-
-def _password_faults(password: str, username: str, email: str) -> Iterator[str]:
-    if len(password) not in PASSWORD_LENGTH:
-        yield f"must have {PASSWORD_LENGTH.start} to {PASSWORD_LENGTH.stop - 1} characters"
-    kinds = (
-        ("an upper-case letter", str.isupper),
-        ("a lower-case letter", str.islower),
-        ("a digit", str.isdigit),
-        ("a symbol", lambda c: not c.isalnum() and not c.isspace()),
-    )
-    for name, is_kind in kinds:
-        if not any(map(is_kind, password)):
-            yield f"must have {name}"
-    yield from _guessable(password.lower(), username.lower(), email.lower().partition("@")[0])
-
-
-def _guessable(password: str, username: str, mailbox: str) -> Iterator[str]:
-    if username and username in password:
-        yield "must not hold the user name"
-    # Below three letters nearly every password would hold it by accident.
-    elif len(mailbox) >= 3 and mailbox in password:
-        yield "must not hold the e-mail address's first part"
-    if is_common(password):
-        yield "is among the most common passwords"
-
-
-def is_common(password: str) -> bool:
-    """Whether a common word is left when digits and symbols around and between and look-alikes are undone."""
-    lower = password.lower()
-    core = lower.strip("".join({c for c in lower if not c.isalpha()}))
-    letters = "".join(c for c in core if c.isalpha())
-    forms = {lower, core, letters, *(text.translate(table) for text in (lower, core) for table in LOOKALIKES)}
-    return len(set(core)) <= 1 or any(form in _common_words() for form in forms)
-
-
-@functools.cache
-def _common_words() -> frozenset[str]:
-    text = (Path(__file__).parent / "common_passwords.txt").read_text(encoding="utf-8")
-    return frozenset(line for line in text.splitlines() if not line.startswith("#"))

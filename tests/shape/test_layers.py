@@ -21,7 +21,7 @@ LAYERS = (
     ("audit", "recent", "record"),
     ("events", "loops"),
     ("crypto", "db", "embedded", "fetcher", "kv", "storage", "urls"),
-    ("config", "errors", "log", "metrics", "reasons", "sql", "titles"),
+    ("config", "errors", "log", "metrics", "passwords", "reasons", "sql", "titles"),
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 ALLOWED_LENGTH = 400
