@@ -14,8 +14,21 @@ from aiohttp import web
 
 from ytdl import __version__, crypto, embedded, metrics, users
 from ytdl import db as database
-from ytdl.api import http, openapi
-from ytdl.api.keys import AUTH, CONFIG, DB, DOWNLOADS, EVENTS, FIRST_PASSWORD, HASHER, HEALTH, KV, OPENAPI, WORKER
+from ytdl.api import http, middleware, openapi
+from ytdl.api.keys import (
+    AUTH,
+    CONFIG,
+    DB,
+    DOWNLOADS,
+    EVENTS,
+    FIRST_PASSWORD,
+    HASHER,
+    HEADERS,
+    HEALTH,
+    KV,
+    OPENAPI,
+    WORKER,
+)
 from ytdl.attempts import Attempts
 from ytdl.auth import Auth
 from ytdl.config import Config, proxies_of
@@ -44,6 +57,7 @@ async def new(config: Config, *, hasher: Hasher | None = None) -> web.Applicatio
     """
     app = http.application()
     app[CONFIG] = config
+    app[HEADERS] = middleware.headers_for(config.public_url)
     app[OPENAPI] = openapi.encode(ROUTES)
     app[HASHER] = hasher or Hasher()
     app.cleanup_ctx.append(_live)

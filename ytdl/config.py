@@ -46,11 +46,14 @@ class Config:
     public_url: str = setting("", "How users reach the service, as it says at its start; empty means the listening address.", section="Service")
     log_level: str = setting("INFO", "DEBUG, INFO, WARNING or ERROR.", section="Service")
     trusted_proxies: tuple[str, ...] = setting((), "Networks whose X-Forwarded-For is believed, separated by commas.", section="Service")
+    cors_allowed_origins: tuple[str, ...] = setting((), "Origins such as https://app.example.org whose pages may call the API from a browser, separated by commas.", section="Service")
     database_url: str = setting("", "PostgreSQL to use; empty starts one of the service's own in DATA_DIR.", section="Servers", secret=True)
     database_pool_size: int = setting(10, "Connections to PostgreSQL at most.", section="Servers", least=2)
     redis_url: str = setting("", "Redis to use; empty starts one of the service's own in DATA_DIR.", section="Servers", secret=True)
     redis_prefix: str = setting("ytdl", "First part of every Redis key.", section="Servers")
     jwt_secret_key: str = setting("", "Key that signs access tokens, 32 characters at least (48 for HS384, 64 for HS512); needed when DATABASE_URL is set, else made at the first start and kept in DATA_DIR.", section="Accounts", secret=True)
+    encryption_key: str = setting("", "Key that encrypts the secrets kept in the database: 32 random bytes as 64 hexadecimal digits or base64 (`openssl rand -hex 32`). Empty means one that is derived from JWT_SECRET_KEY, or where that is empty too, one that is made at the first start and kept in DATA_DIR.", section="Accounts", secret=True)
+    encryption_key_previous: str = setting("", "Former keys, separated by commas, with which is still read what `ytdl secrets rotate` has not encrypted anew; `jwt:` and a former JWT_SECRET_KEY stand for the key that was derived from that. A comma in it is written %2C.", section="Accounts", secret=True)
     jwt_algorithm: str = setting("HS256", "HS256, HS384 or HS512.", section="Accounts")
     jwt_access_token_expire_minutes: int = setting(30, "Life of an access token, in minutes.", section="Accounts", least=1)
     jwt_refresh_token_expire_days: int = setting(7, "Life of a session, in days; then its user signs in again.", section="Accounts", least=1)
@@ -178,6 +181,7 @@ def _combined(c: Config) -> list[str]:
         (bool(c.database_url) and not c.database_url.startswith(("postgresql://", "postgres://")), "DATABASE_URL must begin with postgresql://."),
         (bool(c.redis_url) and not c.redis_url.startswith(("redis://", "rediss://", "unix://")), "REDIS_URL must begin with redis://, rediss:// or unix://."),
         (bool(c.public_url) and not c.public_url.startswith(("http://", "https://")), "PUBLIC_URL must begin with http:// or https://."),
+        (not all(map(_is_origin, c.cors_allowed_origins)), "CORS_ALLOWED_ORIGINS must list origins such as https://app.example.org, without a path."),
         (bool(c.outbound_ca_file) and not Path(c.outbound_ca_file).is_file(), "OUTBOUND_CA_FILE names a file that is not there."),
         (bool(c.ytdlp_cookies_file) and not Path(c.ytdlp_cookies_file).is_file(), "YTDLP_COOKIES_FILE names a file that is not there."),
         (bool(c.outbound_proxy) and not _are_proxies(c.outbound_proxy), "OUTBOUND_PROXY must begin with http://, https:// or socks5://."),
@@ -190,6 +194,11 @@ def _combined(c: Config) -> list[str]:
         faults.append("OUTBOUND_CA_FILE holds no certificate.")
     # Which part is wrong is not said, as it may be one of the password.
     return network_faults + faults + [f"{name} cannot be read as an address." for name in unread]
+
+
+def _is_origin(text: str) -> bool:
+    """Scheme, host and port as browsers send them: in small letters, and nothing after them."""
+    return re.fullmatch(r"https?://(?:[a-z0-9.-]+|\[[0-9a-f:]+\])(?::[0-9]{1,5})?", text) is not None
 
 
 def _authority(file: str) -> bool:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from ytdl.auth import Auth, Identity
     from ytdl.config import Config
     from ytdl.crypto import Hasher
@@ -29,6 +31,8 @@ WORKER: "web.AppKey[Worker]" = web.AppKey("worker")
 HASHER: "web.AppKey[Hasher]" = web.AppKey("hasher")
 # The password of the first admin where one was made at this start: said once and kept nowhere.
 FIRST_PASSWORD: "web.AppKey[str | None]" = web.AppKey("first_password")
+# What stands in every answer; it depends on the settings only.
+HEADERS: "web.AppKey[Mapping[str, str]]" = web.AppKey("headers")
 # The OpenAPI document, encoded once.
 OPENAPI: "web.AppKey[bytes]" = web.AppKey("openapi")
 

@@ -8,6 +8,7 @@ import functools
 import logging
 import re
 import secrets
+from collections.abc import Mapping
 from typing import cast
 
 from aiohttp import hdrs, web
@@ -16,7 +17,7 @@ from aiohttp.typedefs import Handler
 from prometheus_client import Counter, Histogram
 
 from ytdl import log, metrics
-from ytdl.api import access
+from ytdl.api import access, keys, origins
 from ytdl.api.keys import BEGUN, HEALTH, OUTCOME, REQUEST_ID, ROUTE
 
 access_log = logging.getLogger("ytdl.access")
@@ -29,10 +30,19 @@ HEADERS = {
     "X-Frame-Options": "DENY",
     "Referrer-Policy": "no-referrer",
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
     hdrs.CACHE_CONTROL: "no-store",
 }
+# Two years, and every name below ours: browsers that came once by HTTPS never come by anything else.
+TRANSPORT = {"Strict-Transport-Security": "max-age=63072000; includeSubDomains"}
 # Histograms of the rows that are timed, by template; streams are not in it.
 _timed: dict[str, Histogram] = {}
+
+
+def headers_for(public_url: str) -> Mapping[str, str]:
+    """What stands in every answer of a service that users reach there."""
+    return HEADERS | (TRANSPORT if public_url.startswith("https://") else {})
 
 
 def name(request: web.BaseRequest) -> str:
@@ -51,7 +61,7 @@ async def identified(request: web.Request, handler: Handler) -> web.StreamRespon
     log.client_ip.set(access.client_ip(request) or None)
     metrics.http_in_flight.inc()
     try:
-        return await handler(request)
+        return origins.preflight(request) or await handler(request)
     finally:
         metrics.http_in_flight.dec()
 
@@ -64,9 +74,10 @@ async def finish_headers(request: web.Request, response: web.StreamResponse) -> 
     headers = response.headers
     headers["X-Request-Id"] = request.get(REQUEST_ID, "")
     headers[hdrs.SERVER] = "ytdl"
-    for name, value in HEADERS.items():
+    for name, value in request.app.get(keys.HEADERS, HEADERS).items():
         if name not in headers:
             headers[name] = value
+    origins.mark(request, headers)
     if _is_draining(request) and response.status != 101:
         # Whoever keeps connections open is to let go of them before they are closed in the middle of a request.
         response.force_close()

@@ -19,6 +19,7 @@ from aiohttp import web
 from aiohttp_sse import EventSourceResponse
 
 from ytdl import errors, metrics
+from ytdl.api import origins
 from ytdl.api.downloads import asker
 from ytdl.api.http import path_uuid
 from ytdl.api.http import who as identity
@@ -209,6 +210,7 @@ async def _sse(request: web.Request, only: UUID | None) -> web.StreamResponse:
 
 async def _websocket(request: web.Request, only: UUID | None) -> web.StreamResponse:
     """Both directions at once: what the client says is thrown away, but that is how its going is noticed."""
+    origins.check_socket(request)
     socket = web.WebSocketResponse(heartbeat=HEARTBEAT_SECONDS, max_msg_size=4096)
     await socket.prepare(request)
 
