@@ -233,6 +233,19 @@ CREATE TABLE public.schema_migrations (
     applied_at timestamp with time zone DEFAULT now() NOT NULL
 );
 
+CREATE TABLE public.sealed_values (
+    id uuid NOT NULL,
+    kind text NOT NULL,
+    owner uuid,
+    name text DEFAULT ''::text NOT NULL,
+    sealed bytea NOT NULL,
+    key_id text NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    updated_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT sealed_values_name_short CHECK ((length(name) <= 200)),
+    CONSTRAINT sealed_values_size CHECK ((octet_length(sealed) <= ((2 * 1024) * 1024)))
+);
+
 CREATE TABLE public.sessions (
     id uuid NOT NULL,
     user_id uuid NOT NULL,
@@ -296,6 +309,9 @@ ALTER TABLE ONLY public.reservations
 ALTER TABLE ONLY public.schema_migrations
     ADD CONSTRAINT schema_migrations_pkey PRIMARY KEY (version);
 
+ALTER TABLE ONLY public.sealed_values
+    ADD CONSTRAINT sealed_values_pkey PRIMARY KEY (id);
+
 ALTER TABLE ONLY public.sessions
     ADD CONSTRAINT sessions_pkey PRIMARY KEY (id);
 
@@ -341,6 +357,12 @@ CREATE INDEX refresh_tokens_session_id ON public.refresh_tokens USING btree (ses
 
 CREATE INDEX reservations_in_line ON public.reservations USING btree (job_id) WHERE (reserved_bytes IS NULL);
 
+CREATE INDEX sealed_values_key_id ON public.sealed_values USING btree (key_id, id);
+
+CREATE INDEX sealed_values_owner ON public.sealed_values USING btree (owner);
+
+CREATE UNIQUE INDEX sealed_values_place ON public.sealed_values USING btree (kind, owner, name) NULLS NOT DISTINCT;
+
 CREATE INDEX sessions_expires_at ON public.sessions USING btree (expires_at);
 
 CREATE INDEX sessions_user_id ON public.sessions USING btree (user_id);
@@ -366,6 +388,9 @@ ALTER TABLE ONLY public.refresh_tokens
 
 ALTER TABLE ONLY public.reservations
     ADD CONSTRAINT reservations_job_id_fkey FOREIGN KEY (job_id) REFERENCES public.jobs(id) ON DELETE CASCADE;
+
+ALTER TABLE ONLY public.sealed_values
+    ADD CONSTRAINT sealed_values_owner_fkey FOREIGN KEY (owner) REFERENCES public.users(id) ON DELETE CASCADE;
 
 ALTER TABLE ONLY public.sessions
     ADD CONSTRAINT sessions_user_id_fkey FOREIGN KEY (user_id) REFERENCES public.users(id) ON DELETE CASCADE;

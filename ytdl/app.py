@@ -12,7 +12,7 @@ from contextlib import AsyncExitStack
 
 from aiohttp import web
 
-from ytdl import __version__, crypto, embedded, metrics, users
+from ytdl import __version__, crypto, embedded, metrics, sealed, users, vault
 from ytdl import db as database
 from ytdl.api import http, middleware, openapi
 from ytdl.api.keys import (
@@ -27,6 +27,7 @@ from ytdl.api.keys import (
     HEALTH,
     KV,
     OPENAPI,
+    VAULT,
     WORKER,
 )
 from ytdl.attempts import Attempts
@@ -96,6 +97,9 @@ async def _start(app: web.Application, stack: AsyncExitStack) -> None:
     stack.push_async_callback(db.close)
     kv = app[KV] = Redis(config.redis_url, config.redis_prefix)
     stack.push_async_callback(kv.close)
+
+    app[VAULT] = await asyncio.to_thread(vault.of, config)
+    await sealed.warn_of_lost_keys(db, app[VAULT])
 
     storage = Storage(config.data_dir)
     await asyncio.to_thread(storage.open)

@@ -161,15 +161,15 @@ def digest(secret: str) -> bytes:
     return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).digest()
 
 
-def signing_key(path: Path) -> bytes:
-    """The key in this file, made when it is not there: 512 bits as hexadecimal text, for its owner only.
+def signing_key(path: Path, *, size: int = 64) -> bytes:
+    """The key in this file, made when it is not there: `size` bytes as hexadecimal text, for its owner only.
 
     Of several processes that start at once, one makes it and all read the same. Blocks; for use at the start.
     Raises `ValueError` when the file holds less than a key, rather than sign with something weak.
     """
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     if not path.exists():
-        _write_once(path, secrets.token_hex(64))
+        _write_once(path, secrets.token_hex(size))
     key = path.read_bytes().strip()
     if len(key) < 32:
         raise ValueError(f"{path} holds less than a signing key; remove it, and a new one is made.")

@@ -79,6 +79,9 @@ auth_hashes_refused = _counter("ytdl_auth_hashes_refused_total", "Passwords not 
 # audit: types are those of `audit.TYPES`.
 audit_events = _counter("ytdl_audit_events_total", "Events written to the audit trail.", type=())
 
+# vault
+vault_unopened = _counter("ytdl_vault_unopened_total", "Kept secrets that could not be opened.", reason=("no_key", "damaged"))
+
 # downloads
 downloads_created = _counter("ytdl_downloads_created_total", "Downloads accepted.")
 downloads_finished = _counter("ytdl_downloads_finished_total", "Downloads that came to an end.", status=("completed", "failed", "cancelled"))

@@ -18,10 +18,10 @@ LAYERS = (
     ("worker", "janitor", "sampler"),
     ("run",),
     ("attempts", "auth", "disk", "downloads", "egress", "health", "queue", "users"),
-    ("audit", "recent", "record"),
+    ("audit", "recent", "record", "sealed"),
     ("events", "loops"),
-    ("crypto", "db", "embedded", "fetcher", "kv", "storage", "urls"),
-    ("config", "errors", "log", "metrics", "passwords", "reasons", "sql", "titles"),
+    ("crypto", "db", "embedded", "fetcher", "kv", "storage", "urls", "vault"),
+    ("config", "errors", "log", "metrics", "networks", "passwords", "reasons", "sql", "titles"),
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 ALLOWED_LENGTH = 400

@@ -18,11 +18,13 @@ if TYPE_CHECKING:
     from ytdl.events import Events
     from ytdl.health import Health
     from ytdl.kv import KV as Redis
+    from ytdl.vault import Vault
     from ytdl.worker import Worker
 
 CONFIG: "web.AppKey[Config]" = web.AppKey("config")
 DB: "web.AppKey[Database]" = web.AppKey("db")
 KV: "web.AppKey[Redis]" = web.AppKey("kv")
+VAULT: "web.AppKey[Vault]" = web.AppKey("vault")
 EVENTS: "web.AppKey[Events]" = web.AppKey("events")
 AUTH: "web.AppKey[Auth]" = web.AppKey("auth")
 HEALTH: "web.AppKey[Health]" = web.AppKey("health")
