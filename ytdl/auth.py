@@ -66,7 +66,8 @@ class Ticket(msgspec.Struct, frozen=True):
 
 
 class Identity(msgspec.Struct, frozen=True):
-    """Who asks. Somebody signed in has a session; a script has the API key `key_id` instead, and its scope."""
+    """Who asks. Somebody signed in has a session; a script has the API key `key_id` instead, and its scope.
+    `requests_per_minute` is what an admin allows this user, where that differs from the settings."""
 
     user_id: UUID
     username: str
@@ -74,6 +75,7 @@ class Identity(msgspec.Struct, frozen=True):
     session_id: UUID | None = None
     key_id: UUID | None = None
     scope: Literal["read", "write"] = "write"
+    requests_per_minute: int | None = None
 
     @property
     def credential_id(self) -> UUID:
@@ -150,8 +152,8 @@ class Auth:
 
     async def issue_ticket(self, identity: Identity) -> Ticket:
         secret = crypto.new_secret()
-        session, hashed = identity.credential_id, crypto.digest(secret)
-        await self._db.exec(q.insert_ticket, hash=hashed, session_id=session, seconds=TICKET_SECONDS)
+        origin = {"session_id": identity.session_id, "key_id": identity.key_id}
+        await self._db.exec(q.insert_ticket, hash=crypto.digest(secret), seconds=TICKET_SECONDS, **origin)
         return Ticket(secret)
 
     async def redeem(self, ticket: str) -> Identity:
