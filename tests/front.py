@@ -23,45 +23,29 @@ NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/loca
 KIND = "nginx" if NGINX else "client"
 NOBODY = 65534
 START_SECONDS = 5.0
-# A process that is gone refuses at once, so nginx may try it each time; with max_fails it would take both for gone when
-# one is restarted right after the other.
-CONFIG = """
-daemon off;
-worker_processes 1;
-pid {folder}/nginx.pid;
-error_log {folder}/error.log warn;
-events {{ worker_connections 512; }}
-http {{
-    access_log off;
-    client_body_temp_path {folder}/body;
-    proxy_temp_path {folder}/proxy;
-    fastcgi_temp_path {folder}/fastcgi;
-    uwsgi_temp_path {folder}/uwsgi;
-    scgi_temp_path {folder}/scgi;
-    map $http_upgrade $connection_upgrade {{ default upgrade; "" ""; }}
-    upstream ytdl {{
-        {servers}
-        keepalive 16;
-    }}
-    server {{
-        listen 127.0.0.1:{port};
-        client_max_body_size 1m;
-        location / {{
-            proxy_pass http://ytdl;
-            proxy_http_version 1.1;
-            proxy_set_header Host $host;
-            proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;
-            proxy_set_header Upgrade $http_upgrade;
-            proxy_set_header Connection $connection_upgrade;
-            proxy_buffering off;
-            proxy_connect_timeout 2s;
-            proxy_read_timeout 60s;
-            proxy_next_upstream error timeout;
-            add_header X-Answered-By $upstream_addr always;
-        }}
-    }}
-}}
-"""
+TEMPORARY = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+# What is installed is what is tested: only places and addresses differ.
+SOURCE = Path(__file__).parent.parent / "nginx" / "nginx.conf"
+
+
+def config_for(folder: Path, port: int, urls: Sequence[str]) -> str:
+    """The project's nginx.conf for that port and those services, without root's folders."""
+    servers = "\n".join(f"server {url.removeprefix('http://')} max_fails=0;" for url in urls)
+    temporary = "\n".join(f"{kind}_temp_path {folder}/{kind};" for kind in TEMPORARY)
+    changed = {
+        "worker_processes auto;": "daemon off;\nworker_processes 1;",
+        "error_log stderr warn;": f"error_log {folder}/error.log warn;",
+        "pid /tmp/nginx.pid;": f"pid {folder}/nginx.pid;",
+        "access_log off;": f"access_log off;\n{temporary}",
+        "server ytdl:8000 max_fails=0;": servers,
+        "listen 8080;": f"listen 127.0.0.1:{port};\nadd_header X-Answered-By $upstream_addr always;",
+        "limit_conn addresses 256;": "limit_conn addresses 2000;",
+    }
+    text = SOURCE.read_text()
+    for old, new in changed.items():
+        assert text.count(old) == 1, old
+        text = text.replace(old, new)
+    return text
 
 
 @dataclass
@@ -101,8 +85,7 @@ async def fronting(urls: Sequence[str]) -> AsyncIterator[Front]:
         return
     with tempfile.TemporaryDirectory(prefix="ytdl-nginx-") as name:
         folder, port = Path(name), free_port()
-        servers = " ".join(f"server {url.removeprefix('http://')} max_fails=0;" for url in urls)
-        (folder / "nginx.conf").write_text(CONFIG.format(folder=folder, port=port, servers=servers))
+        (folder / "nginx.conf").write_text(config_for(folder, port, urls))
         async with _nginx(NGINX, folder, port):
             yield Front([f"http://127.0.0.1:{port}"])
 

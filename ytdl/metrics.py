@@ -64,13 +64,14 @@ build_info = _gauge("ytdl_build_info", "1, with the service's and yt-dlp's versi
 http_requests = _counter("ytdl_http_requests_total", "Requests answered.", method=(), route=(), status=())
 http_request_seconds = _histogram("ytdl_http_request_seconds", "Time to answer; streams and files are not counted.", HTTP_SECONDS, route=())
 http_in_flight = _gauge("ytdl_http_in_flight", "Requests being answered.")
+http_too_slow = _counter("ytdl_http_too_slow_total", "Connections closed because the client sent or took too little, by what was under way.", what=("head", "body", "answer", "file"))
 http_errors = _counter("ytdl_http_errors_total", "Problems answered, by code.", code=(
     "malformed", "invalid", "unauthorized", "forbidden", "not_found", "method_not_allowed", "conflict", "gone", "locked",
     "rate_limited", "too_large", "unsupported_media_type", "range_not_satisfiable", "unavailable", "internal",
 ))
 
 # auth
-AUTH_OUTCOMES = ("ok", "wrong", "inactive", "expired", "reused", "busy")
+AUTH_OUTCOMES = ("ok", "again", "wrong", "inactive", "expired", "reused", "locked", "busy")
 auth_logins = _counter("ytdl_auth_logins_total", "Sign-ins tried.", outcome=AUTH_OUTCOMES)
 auth_refreshes = _counter("ytdl_auth_refreshes_total", "Refresh tokens presented.", outcome=AUTH_OUTCOMES)
 auth_registrations = _counter("ytdl_auth_registrations_total", "Accounts made.")
@@ -78,6 +79,10 @@ auth_hashes_refused = _counter("ytdl_auth_hashes_refused_total", "Passwords not 
 
 # audit: types are those of `audit.TYPES`.
 audit_events = _counter("ytdl_audit_events_total", "Events written to the audit trail.", type=())
+audit_pending = _gauge("ytdl_audit_pending_events", "Events that have no link in the audit chain yet, counted up to 10,000.")
+audit_chain = _gauge("ytdl_audit_chain_length", "Links of the audit chain.")
+audit_sealed = _gauge("ytdl_audit_sealed_timestamp_seconds", "When this process last saw the audit chain grow.")
+audit_breaks = _counter("ytdl_audit_breaks_total", "Times this process found links of the audit chain, or events waiting for one, gone or changed.")
 
 # vault
 vault_unopened = _counter("ytdl_vault_unopened_total", "Kept secrets that could not be opened.", reason=("no_key", "damaged"))
@@ -104,7 +109,7 @@ queue_stale = _counter("ytdl_queue_stale_total", "Members of the index that Post
 # worker
 worker_slots = _gauge("ytdl_worker_slots", "Jobs this process may run at once.")
 worker_running = _gauge("ytdl_worker_running", "Jobs this process runs now.")
-WORKER_LOOPS = ("claim", "beat", "report", "record", "reap", "reconcile", "disk", "sweep", "sample", "listen", "lanes")
+WORKER_LOOPS = ("claim", "beat", "report", "record", "reap", "reconcile", "disk", "sweep", "sample", "listen", "lanes", "link")
 worker_loop_errors = _counter("ytdl_worker_loop_errors_total", "Rounds of a background loop that failed.", loop=WORKER_LOOPS)
 worker_loop_last_success = _gauge("ytdl_worker_loop_last_success_timestamp_seconds", "When a background loop last did its round.", loop=WORKER_LOOPS)
 worker_swept = _counter("ytdl_worker_swept_total", "Leftover folders and files removed.", what=("work", "media"))

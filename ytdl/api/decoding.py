@@ -13,7 +13,7 @@ from urllib.parse import parse_qsl
 import msgspec
 from aiohttp import hdrs, web
 
-from ytdl import errors
+from ytdl import errors, metrics
 
 # msgspec tells of half a pair at the very end of a body as if the body were cut off.
 _LONE = re.compile(rb"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])")
@@ -58,6 +58,7 @@ async def _read(request: web.Request) -> bytes:
         async with asyncio.timeout(BODY_SECONDS):
             return await request.read()
     except TimeoutError:
+        metrics.http_too_slow.labels("body").inc()
         raise errors.Malformed(f"The body did not arrive within {BODY_SECONDS:g} seconds.") from None
     except web.RequestPayloadError:
         raise errors.Malformed("The body broke off, or is not encoded as its headers say.") from None

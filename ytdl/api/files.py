@@ -13,9 +13,12 @@ from urllib.parse import quote
 
 from aiohttp import hdrs, web
 
-from ytdl import errors
+from ytdl import errors, metrics
 from ytdl.record import File
 
+# A client that takes less than some 8 KiB a second is let go: it can come back for the rest with a range.
+PIECE_BYTES = 2**20
+PIECE_SECONDS = 120.0
 _RANGE = re.compile(r"bytes=([0-9]{0,19})-([0-9]{0,19})")
 # Also what quoting allows but clients' parsers stumble over.
 _ASCII_NAME = re.compile(r'[^\x20-\x7e]|["\\%;,]')
@@ -110,8 +113,19 @@ class FileAnswer(web.StreamResponse):
     async def _transfer(self, request: web.Request, file: BinaryIO, offset: int, count: int) -> None:
         if request.transport is None:
             raise ConnectionResetError("The client went away.")
-        await asyncio.get_running_loop().sendfile(request.transport, file, offset, count)
+        end = offset + count
+        for start in range(offset, end, PIECE_BYTES):
+            await self._send_piece(request.transport, file, start, min(PIECE_BYTES, end - start))
         await self.write_eof()
+
+    async def _send_piece(self, transport: asyncio.Transport, file: BinaryIO, offset: int, count: int) -> None:
+        try:
+            async with asyncio.timeout(PIECE_SECONDS):
+                await asyncio.get_running_loop().sendfile(transport, file, offset, count)
+        except TimeoutError:
+            metrics.http_too_slow.labels("file").inc()
+            transport.abort()
+            raise ConnectionResetError("The client takes less than may be waited for.") from None
 
 
 def _names(wanted: str | None, tag: str) -> bool:

@@ -12,11 +12,15 @@ from typing import Any, cast
 
 from aiohttp import web
 
-from ytdl import errors
+from ytdl import errors, metrics
 from ytdl.api import middleware, problems
 
 log = logging.getLogger("ytdl.http")
 KEEPALIVE_SECONDS = 75.0
+HEAD_SECONDS = 15.0
+ANSWER_SECONDS = 60.0
+LINGERING_SECONDS = 2.0
+SHORT_BYTES = 32 * 1024
 # Handlers that are still busy when the sites are closed get this long; streams are ended before, in
 # on_shutdown.
 SHUTDOWN_SECONDS = 5.0
@@ -25,6 +29,48 @@ LAST_REQUESTS_SECONDS = 0.3
 
 
 class Connection(web.RequestHandler):
+    """One client's connection, with limits to how slow it may be that aiohttp has none for."""
+
+    _head_due: asyncio.TimerHandle | None = None
+
+    def data_received(self, data: bytes) -> None:
+        """The head of a request may take HEAD_SECONDS from its first byte on, however it is dealt out."""
+        super().data_received(data)
+        waiting = self._waiter is not None and not self._waiter.done()
+        if waiting and self._head_due is None:
+            self._head_due = self._loop.call_later(HEAD_SECONDS, self._end_slow_head)
+        elif not waiting and self._head_due is not None:
+            self._forget_head()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self._forget_head()
+        super().connection_lost(exc)
+
+    def _forget_head(self) -> None:
+        if self._head_due is not None:
+            self._head_due.cancel()
+            self._head_due = None
+
+    def _end_slow_head(self) -> None:
+        metrics.http_too_slow.labels("head").inc()
+        self.force_close()
+
+    async def finish_response(
+        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
+    ) -> tuple[web.StreamResponse, bool]:
+        """Sends an answer; a long one must be taken within ANSWER_SECONDS. Short ones fit into the socket's buffers."""
+        if not _is_long(resp):
+            return await super().finish_response(request, resp, start_time)
+        try:
+            async with asyncio.timeout(ANSWER_SECONDS):
+                return await super().finish_response(request, resp, start_time)
+        except TimeoutError:
+            metrics.http_too_slow.labels("answer").inc()
+            if self.transport is not None:
+                self.transport.abort()
+            self.log_access(request, resp, start_time)
+            return resp, True
+
     def handle_error(
         self,
         request: web.BaseRequest,
@@ -46,6 +92,11 @@ class Connection(web.RequestHandler):
         return response
 
 
+def _is_long(response: web.StreamResponse) -> bool:
+    body = getattr(response, "body", None)
+    return len(body) > SHORT_BYTES if isinstance(body, bytes) else isinstance(response, web.FileResponse)
+
+
 class Server(web.Server):
     def __call__(self) -> web.RequestHandler:
         return Connection(self, loop=self._loop, **self._kwargs)
@@ -61,6 +112,8 @@ class Runner(web.AppRunner):
             access_log=middleware.access_log,
             keepalive_timeout=KEEPALIVE_SECONDS,
             shutdown_timeout=SHUTDOWN_SECONDS,
+            # What is left of a body that nobody reads is thrown away for this long, so that its answer is seen.
+            lingering_time=LINGERING_SECONDS,
             # Encoded bodies are refused; taking them apart first would be work for whoever sends a bomb.
             auto_decompress=False,
         )
