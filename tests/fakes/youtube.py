@@ -20,7 +20,8 @@ certificates stay checked; nothing is patched.
 
 Extractor arguments. `player_client=android_vr` alone lists only format 18: the others want a PO token. Any
 base64 text will do as token (`po_token=android_vr.gvs+...`); without one, `formats=missing_pot` lists them
-too. That client needs no JavaScript runtime. The stand-in asks for no token.
+too. That client needs no JavaScript runtime. The stand-in asks for no token. For a signed-in user yt-dlp leaves that
+client out; `account_args` have `web_embedded` beside it.
 
 Videos by name (ids in `youtube_videos`): ordinary, second, portrait, small (up to 360p), big (32 MB); odd
 titles emoji, right_to_left, quotes, newlines, slashes, dots, long, template, dash; refused private, removed,
@@ -54,6 +55,7 @@ from tests.fakes.youtube_stream import Films
 from tests.fakes.youtube_videos import BY_ITAG, CATALOGUE, PLAYLIST_NAMES, find, id_of, recipes, url_of
 
 EXTRACTOR_ARGS = "youtube:player_client=android_vr;po_token=android_vr.gvs+c3RhbmRpbnRva2Vu"
+ACCOUNT_ARGS = EXTRACTOR_ARGS.replace("android_vr;", "android_vr,web_embedded;", 1)
 START_SECONDS = 120
 STOP_SECONDS = 10
 PR_SET_PDEATHSIG = 1
@@ -74,6 +76,7 @@ class YouTube:
         self.proxy_url = self.control_url = ""
         self.ca_file = Path()
         self.extractor_args = EXTRACTOR_ARGS
+        self.account_args = ACCOUNT_ARGS
 
     def start(self) -> Self:
         """Makes missing media (some seconds, once), then listens. Raises whatever kept it from starting."""

@@ -15,6 +15,7 @@ CHOICES = {
     "media_change": CHANGES,
     "media_validators": ("", "modified", "none"),  # instead of both
     "media_ignores": ("", "if_range", "range"),
+    "player_locked": ("", "age_restricted", "login_required", "members_only", "private"),
 }
 
 
@@ -24,7 +25,8 @@ class Fault:
 
     Sizes are bytes of one answer's body, times are seconds, rates are bytes a second of one connection. A drip is a
     byte now and then. A bomb is a small packed body that is large when unpacked: megabytes in `player_bomb`, no end
-    in `media_bomb`. Without sizes the player says nothing of any file's length.
+    in `media_bomb`. Without sizes the player says nothing of any file's length. A locked video is refused, as the word
+    says, to all but the account whose cookie SID is `player_account`; to that too if it is `player_closed`.
     """
 
     video: str = "*"
@@ -33,11 +35,16 @@ class Fault:
     times: int = 0
     page_status: int = 0
     page_delay: float = 0.0
+    page_moved: str = ""
+    page_cookie: str = ""
     player_status: int = 0
     player_garbage: bool = False
     player_delay: float = 0.0
     player_sizeless: bool = False
     player_bomb: int = 0
+    player_locked: str = ""
+    player_account: str = ""
+    player_closed: bool = False
     retry_after: int = 0
     media_status: int = 0
     media_moved: str = ""

@@ -10,8 +10,8 @@ from aiohttp import web
 class Seen:
     """One request. `range` is as asked, `sent` counts bytes of media so far, `at` is Unix time.
 
-    `headers` are the names, in lower case. `seconds` is how long it took, 0 while it is open. `status` is 0 until
-    there is one.
+    `headers` are the names, in lower case; `cookie` is that header's text. `seconds` is how long it took,
+    0 while it is open. `status` is 0 until there is one.
     """
 
     host: str
@@ -22,6 +22,7 @@ class Seen:
     range: str
     agent: str
     headers: tuple[str, ...]
+    cookie: str
     at: float
     status: int = 0
     sent: int = 0
@@ -40,5 +41,6 @@ def note(request: web.BaseRequest) -> Seen:
         range=request.headers.get("Range", request.query.get("range", "")),
         agent=request.headers.get("User-Agent", ""),
         headers=tuple(sorted({name.lower() for name in request.headers})),
+        cookie=request.headers.get("Cookie", ""),
         at=time.time(),
     )

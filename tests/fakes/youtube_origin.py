@@ -5,11 +5,13 @@ of media are `youtube_stream`'s.
 """
 
 import asyncio
+import dataclasses
 import json
 import time
 import zlib
 from collections import deque
 from collections.abc import Awaitable, Callable
+from http.cookies import SimpleCookie
 from typing import Any
 
 from aiohttp import web
@@ -85,7 +87,13 @@ class Origin:
         await asyncio.sleep(fault.page_delay)
         if fault.page_status:
             return web.Response(status=fault.page_status, headers=_retry_after(fault), text="<html>No</html>")
-        return _html(replies.watch_page(find(seen.video), self.premiere_at))
+        if fault.page_moved and "moved" not in request.query:
+            return web.Response(status=302, headers={"Location": fault.page_moved})
+        lock = self.faults.peek("player", seen.video)
+        answer = _html(replies.watch_page(_as_shown(seen, lock), self.premiere_at, signed_in=_is_known(seen, lock)))
+        if fault.page_cookie:
+            answer.headers["Set-Cookie"] = fault.page_cookie
+        return answer
 
     async def _playlist(self, request: web.BaseRequest, seen: Seen) -> web.StreamResponse:
         return _html(replies.playlist_page(request.query.get("list", "")))
@@ -108,7 +116,7 @@ class Origin:
             return web.Response(text='{"playabilityStatus": {"sta<html>', content_type="application/json")
         if fault.player_bomb:
             return await asyncio.to_thread(_bomb, fault.player_bomb)
-        return _json(await self._describe(find(seen.video), fault.player_sizeless))
+        return _json(await self._describe(_as_shown(seen, fault), fault.player_sizeless))
 
     async def _describe(self, video: Video, sizeless: bool) -> dict[str, Any]:
         change = self.faults.peek("media", video.id).media_change
@@ -155,6 +163,19 @@ class Origin:
             seen.status = answer.status
             await Sender(answer, fault, seen).send(media, span)
         return answer
+
+
+def _is_known(seen: Seen, fault: Fault) -> bool:
+    sid = SimpleCookie(seen.cookie).get("SID")
+    return bool(fault.player_account) and sid is not None and sid.value == fault.player_account
+
+
+def _as_shown(seen: Seen, fault: Fault) -> Video:
+    """The video as the one who asks may see it."""
+    video = find(seen.video)
+    if not fault.player_locked or (_is_known(seen, fault) and not fault.player_closed):
+        return video
+    return dataclasses.replace(video, state=fault.player_locked)
 
 
 async def _body(request: web.BaseRequest) -> dict[str, Any]:

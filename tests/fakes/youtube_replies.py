@@ -297,10 +297,10 @@ def _playlist_row(video: Video, number: int) -> Json:
     return {"playlistVideoRenderer": row}
 
 
-def watch_page(video: Video, premiere_at: int) -> str:
+def watch_page(video: Video, premiere_at: int, *, signed_in: bool = False) -> str:
     return _page(
         video.title,
-        {"INNERTUBE_CONTEXT_CLIENT_NAME": 1, "VISITOR_DATA": VISITOR, "LOGGED_IN": False},
+        {"INNERTUBE_CONTEXT_CLIENT_NAME": 1, "VISITOR_DATA": VISITOR, "LOGGED_IN": signed_in},
         ytInitialPlayerResponse=initial_player(video, premiere_at),
         ytInitialData=next_page(video),
     )

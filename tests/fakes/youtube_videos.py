@@ -109,6 +109,7 @@ REFUSALS = {
         "Sign in to confirm your age",
         "This video may be inappropriate for some users.",
     ),
+    "login_required": Refusal("LOGIN_REQUIRED", "Please sign in", "Please sign in"),
     "geo_blocked": Refusal(
         "UNPLAYABLE",
         "The uploader has not made this video available in your country",
