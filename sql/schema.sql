@@ -1,5 +1,40 @@
 -- What the migrations come to. Made by `make schema`; a change here changes nothing.
 
+CREATE FUNCTION public.await_link() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $$
+BEGIN
+    INSERT INTO audit_pending (event_id) VALUES (NEW.id);
+    RETURN NULL;
+END $$;
+
+CREATE FUNCTION public.refuse_change() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $$
+BEGIN
+    RAISE EXCEPTION 'table % is only ever added to', TG_TABLE_NAME USING ERRCODE = 'insufficient_privilege';
+END $$;
+
+CREATE TABLE public.api_keys (
+    id uuid NOT NULL,
+    user_id uuid NOT NULL,
+    name text NOT NULL,
+    scope text NOT NULL,
+    hash bytea NOT NULL,
+    prefix text NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    last_used_at timestamp with time zone,
+    expires_at timestamp with time zone,
+    CONSTRAINT api_keys_scope_known CHECK ((scope = ANY (ARRAY['read'::text, 'write'::text])))
+);
+
+CREATE TABLE public.audit_chain (
+    seq bigint NOT NULL,
+    event_id uuid NOT NULL,
+    hash bytea NOT NULL,
+    CONSTRAINT audit_chain_form CHECK (((seq > 0) AND (octet_length(hash) = 32)))
+);
+
 CREATE TABLE public.audit_events (
     id uuid NOT NULL,
     at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
@@ -15,6 +50,24 @@ CREATE TABLE public.audit_events (
     detail jsonb DEFAULT '{}'::jsonb NOT NULL,
     CONSTRAINT audit_events_result_known CHECK ((result = ANY (ARRAY['ok'::text, 'failed'::text, 'denied'::text]))),
     CONSTRAINT audit_events_severity_known CHECK ((severity = ANY (ARRAY['info'::text, 'warning'::text, 'critical'::text])))
+);
+
+CREATE TABLE public.audit_pending (
+    event_id uuid NOT NULL
+);
+
+CREATE TABLE public.blocks (
+    id uuid NOT NULL,
+    network cidr NOT NULL,
+    kind text NOT NULL,
+    reason text NOT NULL,
+    offences jsonb DEFAULT '{}'::jsonb NOT NULL,
+    created_by uuid,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    expires_at timestamp with time zone NOT NULL,
+    lifted_at timestamp with time zone,
+    CONSTRAINT blocks_end_after_they_begin CHECK ((expires_at > created_at)),
+    CONSTRAINT blocks_kind_known CHECK ((kind = ANY (ARRAY['automatic'::text, 'manual'::text])))
 );
 
 CREATE TABLE public.download_logs (
@@ -257,10 +310,23 @@ CREATE TABLE public.sessions (
     user_agent text
 );
 
+CREATE TABLE public.sign_in_attempts (
+    name_digest bytea NOT NULL,
+    pending integer DEFAULT 0 NOT NULL,
+    failures integer DEFAULT 0 NOT NULL,
+    lockouts integer DEFAULT 0 NOT NULL,
+    locked_until timestamp with time zone DEFAULT '-infinity'::timestamp with time zone NOT NULL,
+    expires_at timestamp with time zone NOT NULL,
+    CONSTRAINT sign_in_attempts_failures_count CHECK ((failures >= 0)),
+    CONSTRAINT sign_in_attempts_pending_counts CHECK ((pending >= 0))
+);
+
 CREATE TABLE public.tickets (
     hash bytea NOT NULL,
-    session_id uuid NOT NULL,
-    expires_at timestamp with time zone NOT NULL
+    session_id uuid,
+    expires_at timestamp with time zone NOT NULL,
+    key_id uuid,
+    CONSTRAINT tickets_have_one_origin CHECK ((num_nonnulls(session_id, key_id) = 1))
 );
 
 CREATE TABLE public.users (
@@ -273,11 +339,39 @@ CREATE TABLE public.users (
     is_active boolean DEFAULT true NOT NULL,
     created_at timestamp with time zone DEFAULT now() NOT NULL,
     last_login timestamp with time zone,
+    password_changed_at timestamp with time zone DEFAULT now() NOT NULL,
+    concurrent_downloads integer,
+    requests_per_minute integer,
+    file_bytes bigint,
+    CONSTRAINT users_concurrent_downloads_range CHECK ((concurrent_downloads > 0)),
+    CONSTRAINT users_file_bytes_range CHECK ((file_bytes > 0)),
+    CONSTRAINT users_requests_per_minute_range CHECK ((requests_per_minute > 0)),
     CONSTRAINT users_role_known CHECK ((role = ANY (ARRAY['user'::text, 'admin'::text])))
 );
 
+ALTER TABLE ONLY public.api_keys
+    ADD CONSTRAINT api_keys_hash_once UNIQUE (hash);
+
+ALTER TABLE ONLY public.api_keys
+    ADD CONSTRAINT api_keys_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY public.audit_chain
+    ADD CONSTRAINT audit_chain_event_once UNIQUE (event_id);
+
+ALTER TABLE ONLY public.audit_chain
+    ADD CONSTRAINT audit_chain_pkey PRIMARY KEY (seq);
+
 ALTER TABLE ONLY public.audit_events
     ADD CONSTRAINT audit_events_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY public.audit_pending
+    ADD CONSTRAINT audit_pending_pkey PRIMARY KEY (event_id);
+
+ALTER TABLE ONLY public.blocks
+    ADD CONSTRAINT blocks_one_at_a_time EXCLUDE USING gist (network inet_ops WITH =, tstzrange(created_at, expires_at) WITH &&) WHERE ((lifted_at IS NULL));
+
+ALTER TABLE ONLY public.blocks
+    ADD CONSTRAINT blocks_pkey PRIMARY KEY (id);
 
 ALTER TABLE ONLY public.download_logs
     ADD CONSTRAINT download_logs_attempt_once UNIQUE (job_id, fence);
@@ -315,17 +409,30 @@ ALTER TABLE ONLY public.sealed_values
 ALTER TABLE ONLY public.sessions
     ADD CONSTRAINT sessions_pkey PRIMARY KEY (id);
 
+ALTER TABLE ONLY public.sign_in_attempts
+    ADD CONSTRAINT sign_in_attempts_pkey PRIMARY KEY (name_digest);
+
 ALTER TABLE ONLY public.tickets
     ADD CONSTRAINT tickets_pkey PRIMARY KEY (hash);
 
 ALTER TABLE ONLY public.users
     ADD CONSTRAINT users_pkey PRIMARY KEY (id);
 
+CREATE INDEX api_keys_user_id ON public.api_keys USING btree (user_id);
+
 CREATE INDEX audit_events_at ON public.audit_events USING btree (at DESC, id DESC);
+
+CREATE INDEX audit_events_critical ON public.audit_events USING btree (at DESC, id DESC) WHERE (severity = 'critical'::text);
+
+CREATE INDEX audit_events_ip ON public.audit_events USING btree (ip, at DESC);
 
 CREATE INDEX audit_events_type ON public.audit_events USING btree (type, at DESC);
 
 CREATE INDEX audit_events_user_id ON public.audit_events USING btree (user_id, at DESC);
+
+CREATE INDEX blocks_created_by ON public.blocks USING btree (created_by) WHERE (created_by IS NOT NULL);
+
+CREATE INDEX blocks_expires_at ON public.blocks USING btree (expires_at) WHERE (lifted_at IS NULL);
 
 CREATE INDEX download_logs_download_id ON public.download_logs USING btree (download_id);
 
@@ -367,9 +474,31 @@ CREATE INDEX sessions_expires_at ON public.sessions USING btree (expires_at);
 
 CREATE INDEX sessions_user_id ON public.sessions USING btree (user_id);
 
+CREATE INDEX sign_in_attempts_expires_at ON public.sign_in_attempts USING btree (expires_at);
+
+CREATE INDEX tickets_key_id ON public.tickets USING btree (key_id) WHERE (key_id IS NOT NULL);
+
+CREATE INDEX users_concurrent_downloads ON public.users USING btree (id) WHERE (concurrent_downloads IS NOT NULL);
+
 CREATE UNIQUE INDEX users_email_taken ON public.users USING btree (lower(email));
 
 CREATE UNIQUE INDEX users_username_taken ON public.users USING btree (lower(username));
+
+CREATE TRIGGER audit_chain_kept BEFORE DELETE OR UPDATE OR TRUNCATE ON public.audit_chain FOR EACH STATEMENT EXECUTE FUNCTION public.refuse_change();
+
+ALTER TABLE public.audit_chain ENABLE ALWAYS TRIGGER audit_chain_kept;
+
+CREATE TRIGGER audit_events_kept BEFORE DELETE OR UPDATE OR TRUNCATE ON public.audit_events FOR EACH STATEMENT EXECUTE FUNCTION public.refuse_change();
+
+ALTER TABLE public.audit_events ENABLE ALWAYS TRIGGER audit_events_kept;
+
+CREATE TRIGGER audit_events_pending AFTER INSERT ON public.audit_events FOR EACH ROW EXECUTE FUNCTION public.await_link();
+
+ALTER TABLE ONLY public.api_keys
+    ADD CONSTRAINT api_keys_user_id_fkey FOREIGN KEY (user_id) REFERENCES public.users(id) ON DELETE CASCADE;
+
+ALTER TABLE ONLY public.blocks
+    ADD CONSTRAINT blocks_created_by_fkey FOREIGN KEY (created_by) REFERENCES public.users(id) ON DELETE SET NULL;
 
 ALTER TABLE ONLY public.downloads
     ADD CONSTRAINT downloads_job_id_fkey FOREIGN KEY (job_id) REFERENCES public.jobs(id);
@@ -394,6 +523,9 @@ ALTER TABLE ONLY public.sealed_values
 
 ALTER TABLE ONLY public.sessions
     ADD CONSTRAINT sessions_user_id_fkey FOREIGN KEY (user_id) REFERENCES public.users(id) ON DELETE CASCADE;
+
+ALTER TABLE ONLY public.tickets
+    ADD CONSTRAINT tickets_key_id_fkey FOREIGN KEY (key_id) REFERENCES public.api_keys(id) ON DELETE CASCADE;
 
 ALTER TABLE ONLY public.tickets
     ADD CONSTRAINT tickets_session_id_fkey FOREIGN KEY (session_id) REFERENCES public.sessions(id) ON DELETE CASCADE;

@@ -16,6 +16,7 @@ from ytdl import __version__, crypto, embedded, metrics, sealed, users, vault
 from ytdl import db as database
 from ytdl.api import http, middleware, openapi
 from ytdl.api.keys import (
+    API_KEYS,
     AUTH,
     CONFIG,
     DB,
@@ -30,6 +31,7 @@ from ytdl.api.keys import (
     VAULT,
     WORKER,
 )
+from ytdl.apikeys import ApiKeys
 from ytdl.attempts import Attempts
 from ytdl.auth import Auth
 from ytdl.config import Config, proxies_of
@@ -113,6 +115,7 @@ async def _start(app: web.Application, stack: AsyncExitStack) -> None:
         db, auth.hasher, username=config.admin_username, password=config.admin_password
     )
 
+    app[API_KEYS] = ApiKeys(db, events)
     fetcher = Fetcher(_fetcher_settings(config))
     if config.download_concurrency:
         await fetcher.start()

@@ -42,8 +42,8 @@ REFUSALS = frozenset({"bot_check", "proxy_error", "rate_limited"})
 # noticed without asking anybody.
 ANSWERS = frozenset(
     {
-        "age_restricted", "drm_protected", "file_too_large", "format_unavailable", "geo_blocked", "live_now",
-        "login_required", "members_only", "not_yet_available", "video_private", "video_unavailable",
+        "age_restricted", "cookies_refused", "drm_protected", "file_too_large", "format_unavailable", "geo_blocked",
+        "live_now", "login_required", "members_only", "not_yet_available", "video_private", "video_unavailable",
     }
 )  # fmt: skip
 OUTCOMES = ("answered", "refused", "silent")

@@ -23,7 +23,7 @@ client_ip: contextvars.ContextVar[str | None] = contextvars.ContextVar("client_i
 download_id: contextvars.ContextVar[str | None] = contextvars.ContextVar("download_id", default=None)
 
 _SECRET_NAME = re.compile(r"password|secret|token|authorization|cookie|ticket|api_key", re.IGNORECASE)
-_SECRET_TEXT = re.compile(r"(?i)(bearer\s+|[?&](?:ticket|token|access_token)=)[^\s&\"']+")
+_SECRET_TEXT = re.compile(r"(?i)(bearer\s+|[?&](?:ticket|token|access_token)=)[^\s&\"']+|(\bytdl_)[0-9A-Za-z]{38}\b")
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 
@@ -31,8 +31,8 @@ _stream: TextIO | None = None
 
 
 def redact(text: str) -> str:
-    """Takes bearer tokens and ticket parameters out of a text."""
-    return _SECRET_TEXT.sub(r"\1***", text)
+    """Takes bearer tokens, ticket parameters and API keys out of a text."""
+    return _SECRET_TEXT.sub(r"\1\2***", text)
 
 
 class Lines(logging.Formatter):

@@ -20,12 +20,13 @@ class Reason(NamedTuple):
 
 REASONS: dict[str, Reason] = {
     # The video itself: no attempt of ours changes the answer.
-    "video_private": Reason(False, "The owner made this video private; ask them for access."),
+    "video_private": Reason(False, "This video is private; upload cookies of somebody whom its owner gave access."),
     "video_unavailable": Reason(False, "The video was removed or never existed; check the address."),
-    "age_restricted": Reason(False, "The site shows this video only to signed-in adults."),
+    "age_restricted": Reason(False, "The site wants a signed-in adult; upload cookies of one and try again."),
     "geo_blocked": Reason(False, "The video is not offered in the country of this server."),
-    "members_only": Reason(False, "Only paying members of the channel may see this video."),
-    "login_required": Reason(False, "The site wants a signed-in user for this video."),
+    "members_only": Reason(False, "Only members of the channel see this video; upload cookies of one and try again."),
+    "login_required": Reason(False, "The site wants a signed-in user; upload cookies of one and try again."),
+    "cookies_refused": Reason(False, "Upload fresh cookies of an account that may see this video, and try again."),
     "drm_protected": Reason(False, "The video is copy-protected and cannot be downloaded."),
     "live_now": Reason(False, "This is a live broadcast; try again when it has ended."),
     "not_yet_available": Reason(True, "The video has not been released yet; it is tried again then.", 300),

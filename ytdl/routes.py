@@ -6,8 +6,9 @@ nowhere else. Rows are wrapped by hand, to be read as a table.
 
 from typing import Any
 
-from ytdl.api import auth, docs, downloads, security, service, streams
+from ytdl.api import apikeys, auth, docs, downloads, security, service, streams
 from ytdl.api.http import Route
+from ytdl.apikeys import Keys, MadeKey, NewKey
 from ytdl.auth import Credentials, Grant, RefreshToken, Ticket, Tokens
 from ytdl.health import Readiness
 from ytdl.record import Attempt, Download, Filter, NewDownload, Page
@@ -20,11 +21,15 @@ ROUTES: tuple[Route, ...] = (
           problems=("forbidden", "conflict")),
     Route("POST", "/auth/login", auth.login, "anyone", body=Credentials, returns=Tokens,
           problems=("unauthorized",)),
-    Route("POST", "/auth/logout", auth.logout, "user", status=204),
+    Route("POST", "/auth/logout", auth.logout, "user", session=True, status=204),
     Route("GET", "/auth/profile", auth.profile, "user", returns=Profile),
-    Route("PUT", "/auth/profile", auth.change_profile, "user", body=ProfileChange, returns=Profile,
+    Route("PUT", "/auth/profile", auth.change_profile, "user", session=True, body=ProfileChange, returns=Profile,
           problems=("conflict",)),
-    Route("POST", "/auth/ticket", auth.issue_ticket, "user", returns=Ticket),
+    Route("POST", "/auth/ticket", auth.issue_ticket, "user", scope="read", returns=Ticket),
+    Route("GET", "/auth/api-keys", apikeys.page, "user", session=True, returns=Keys),
+    Route("POST", "/auth/api-keys", apikeys.create, "user", session=True, body=NewKey, returns=MadeKey, status=201,
+          problems=("conflict",)),
+    Route("DELETE", "/auth/api-keys/{id}", apikeys.delete, "user", session=True, status=204),
 
     # security
     Route("POST", "/security/token", security.token, "anyone", body=Grant, form=True, returns=Tokens,

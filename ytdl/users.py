@@ -6,7 +6,6 @@ tests give it `Hasher(cost=4)`. Sessions and tokens are `auth`'s.
 
 import logging
 import re
-import unicodedata
 from datetime import datetime
 from typing import Annotated, Literal
 from uuid import UUID
@@ -16,7 +15,7 @@ import uuid_utils.compat as uuid
 from msgspec import UNSET, Meta, UnsetType
 
 from ytdl import db as database
-from ytdl import errors, metrics, passwords, sql
+from ytdl import errors, metrics, passwords, sql, texts
 from ytdl.config import Config
 from ytdl.crypto import Hasher
 from ytdl.db import DB, Statements
@@ -35,8 +34,6 @@ EMAIL = re.compile(
 )
 EMAIL_LENGTH = 254
 FULL_NAME_LENGTH = 100
-# Marks that turn the direction of the text around them, so that a name can be shown as another.
-BIDI = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
 def _said(**schema: object) -> Meta:
@@ -233,9 +230,4 @@ def email_faults(email: str) -> list[Fault]:
 
 
 def full_name_faults(name: str) -> list[Fault]:
-    faults = []
-    if not 1 <= len(name) <= FULL_NAME_LENGTH:
-        faults.append(Fault("full_name", f"must have 1 to {FULL_NAME_LENGTH} characters"))
-    if any(unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") or c in BIDI for c in name):
-        faults.append(Fault("full_name", "must not hold control characters"))
-    return faults
+    return [Fault("full_name", message) for message in texts.faults(name, FULL_NAME_LENGTH)]

@@ -42,18 +42,22 @@ WHERE sessions.id = %(session_id)s AND users.id = %(user_id)s
     AND sessions.revoked_at IS NULL AND sessions.expires_at > now() AND users.is_active;
 
 -- name: insert_ticket :exec
--- A ticket for a session.
-INSERT INTO tickets (hash, session_id, expires_at)
-VALUES (%(hash)s, %(session_id)s, now() + make_interval(secs => %(seconds)s));
+-- A ticket for a session or for an API key.
+INSERT INTO tickets (hash, session_id, key_id, expires_at)
+VALUES (%(hash)s, %(session_id)s, %(key_id)s, now() + make_interval(secs => %(seconds)s));
 
 -- name: redeem_ticket :maybe
 -- Takes a ticket away and says whose it was; a second redeemer finds nothing.
 WITH spent AS (
-    DELETE FROM tickets WHERE hash = %(hash)s AND expires_at > now() RETURNING session_id
+    DELETE FROM tickets WHERE hash = %(hash)s AND expires_at > now() RETURNING session_id, key_id
 )
-SELECT users.id AS user_id, sessions.id AS session_id, users.username, users.role
-FROM spent JOIN sessions ON sessions.id = spent.session_id JOIN users ON users.id = sessions.user_id
-WHERE sessions.revoked_at IS NULL AND sessions.expires_at > now() AND users.is_active;
+SELECT users.id AS user_id, spent.session_id, spent.key_id, users.username, users.role,
+    coalesce(api_keys.scope, 'write') AS scope, users.requests_per_minute
+FROM spent
+LEFT JOIN sessions ON sessions.id = spent.session_id AND sessions.revoked_at IS NULL AND sessions.expires_at > now()
+LEFT JOIN api_keys ON api_keys.id = spent.key_id AND (api_keys.expires_at > now()) IS NOT FALSE
+JOIN users ON users.id = coalesce(sessions.user_id, api_keys.user_id)
+WHERE users.is_active;
 
 -- name: sweep_tickets :exec
 -- Removes tickets that nobody can redeem any more.

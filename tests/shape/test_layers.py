@@ -17,11 +17,11 @@ LAYERS = (
     ("routes", "api"),
     ("worker", "janitor", "sampler"),
     ("run",),
-    ("attempts", "auth", "disk", "downloads", "egress", "health", "queue", "users"),
-    ("audit", "recent", "record", "sealed"),
+    ("apikeys", "attempts", "auth", "disk", "downloads", "egress", "health", "lockout", "queue", "sessions", "users"),
+    ("audit", "chain", "recent", "record", "sealed"),
     ("events", "loops"),
     ("crypto", "db", "embedded", "fetcher", "kv", "storage", "urls", "vault"),
-    ("config", "errors", "log", "metrics", "networks", "passwords", "reasons", "sql", "titles"),
+    ("config", "errors", "log", "metrics", "networks", "passwords", "reasons", "sql", "texts", "titles"),
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 ALLOWED_LENGTH = 400

@@ -2,18 +2,22 @@
 
 import functools
 import ipaddress
+from collections.abc import Awaitable
+from typing import TYPE_CHECKING
 
 from aiohttp import hdrs, web
 
-from ytdl import errors, log
-from ytdl.api.keys import AUTH, CHALLENGE, CONFIG, IDENTITY
+from ytdl import apikeys, audit, errors, log
+from ytdl.api.keys import API_KEYS, AUTH, CHALLENGE, CONFIG, DB, IDENTITY, ROUTE
 
-SIGN_IN = "Sign in first: this needs the header Authorization: Bearer <access token>."
+if TYPE_CHECKING:
+    from ytdl.auth import Identity
+
+SIGN_IN = "Sign in first: this needs the header Authorization: Bearer <access token or API key>."
 
 
-async def authenticate(request: web.Request, role: str, ticket: bool) -> None:
-    """Leaves the identity in the request. Raises `Unauthorized`, and `Forbidden` for a user where an admin
-    is needed.
+async def authenticate(request: web.Request, ticket: bool) -> None:
+    """Leaves the identity in the request. Raises `Unauthorized`.
 
     A ticket counts only where the route allows it, and only without an Authorization header.
     """
@@ -21,17 +25,39 @@ async def authenticate(request: web.Request, role: str, ticket: bool) -> None:
     spent = request.query.get("ticket") if ticket and not scheme else None
     if spent is None and (scheme.lower() != "bearer" or not token.strip()):
         raise errors.Unauthorized(SIGN_IN)
-    auth = request.app[AUTH]
     try:
-        identity = await (auth.identify(token.strip()) if spent is None else auth.redeem(spent))
+        identity = await (_identify(request.app, token.strip()) if spent is None else request.app[AUTH].redeem(spent))
     except errors.Unauthorized:
         request[CHALLENGE] = ', error="invalid_token"'
         raise
     request[IDENTITY] = identity
     log.user_id.set(str(identity.user_id))
     log.credential_id.set(str(identity.credential_id))
+
+
+def _identify(app: web.Application, token: str) -> "Awaitable[Identity]":
+    return app[API_KEYS].identify(token) if apikeys.is_key(token) else app[AUTH].identify(token)
+
+
+async def authorize(request: web.Request, role: str, *, session: bool, scope: str) -> None:
+    """Whether who asks may do this at all; what is whose is for the features to say. Raises `Forbidden`, which goes
+    on record."""
+    refusal = _refusal(request[IDENTITY], role, session=session, scope=scope)
+    if refusal:
+        reason, sentence = refusal
+        route = f"{request.method} {request[ROUTE]}"
+        await audit.record(request.app[DB], "authz_fail", result="denied", reason=reason, route=route)
+        raise errors.Forbidden(sentence)
+
+
+def _refusal(identity: "Identity", role: str, *, session: bool, scope: str) -> tuple[str, str] | None:
     if role == "admin" and identity.role != "admin":
-        raise errors.Forbidden("This is for admins.")
+        return "role", "This is for admins."
+    if session and identity.session_id is None:
+        return "session", "This is for somebody signed in; an API key cannot do it."
+    if scope == "write" and identity.scope != "write":
+        return "scope", "This API key may only read."
+    return None
 
 
 def client_ip(request: web.Request) -> str:

@@ -46,6 +46,9 @@ class Route:
     request headers mean here. `problems` are codes that the route can answer beside those that follow from
     the rest of the row. A `stream` lasts as long as it likes and is left out of the latency figures;
     `head=False` keeps HEAD away from one that never ends. `form` takes an HTML form as a body as well.
+
+    A row with `session` is for somebody signed in, not for API keys. An API key that may only read is kept
+    away from all methods but GET, unless the row's `scope` says otherwise.
     """
 
     method: str
@@ -61,11 +64,18 @@ class Route:
     also: Mapping[int, Any] = dataclasses.field(default_factory=dict)
     headers: Mapping[str, str] = dataclasses.field(default_factory=dict)
     ticket: bool = False
+    session: bool = False
+    scope: Literal["read", "write"] | None = None
     problems: tuple[str, ...] = ()
     stream: bool = False
     plain: bool = False
     head: bool = True
     form: bool = False
+
+    @property
+    def needs(self) -> Literal["read", "write"]:
+        """The scope that an API key must have here."""
+        return self.scope or ("read" if self.method == "GET" else "write")
 
     @property
     def full_path(self) -> str:
@@ -108,7 +118,8 @@ def _endpoint(row: Route) -> Endpoint:
 
     async def endpoint(request: web.Request) -> web.StreamResponse:
         if row.role != "anyone":
-            await access.authenticate(request, row.role, row.ticket)
+            await access.authenticate(request, row.ticket)
+            await access.authorize(request, row.role, session=row.session, scope=row.needs)
         read = [await reader(request) for reader in readers]
         result = await row.handler(request, *read)
         response = result if isinstance(result, web.StreamResponse) else _encoded(request, row, result)

@@ -10,6 +10,7 @@ from aiohttp import web
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from ytdl.apikeys import ApiKeys
     from ytdl.auth import Auth, Identity
     from ytdl.config import Config
     from ytdl.crypto import Hasher
@@ -27,6 +28,7 @@ KV: "web.AppKey[Redis]" = web.AppKey("kv")
 VAULT: "web.AppKey[Vault]" = web.AppKey("vault")
 EVENTS: "web.AppKey[Events]" = web.AppKey("events")
 AUTH: "web.AppKey[Auth]" = web.AppKey("auth")
+API_KEYS: "web.AppKey[ApiKeys]" = web.AppKey("api_keys")
 HEALTH: "web.AppKey[Health]" = web.AppKey("health")
 DOWNLOADS: "web.AppKey[Downloads]" = web.AppKey("downloads")
 WORKER: "web.AppKey[Worker]" = web.AppKey("worker")

@@ -27,7 +27,8 @@ is a sentence for people, and `errors` names the fields that are at fault. Give 
 runs the service when something is wrong.
 
 Sign in at `POST /api/v1/auth/login` and send `Authorization: Bearer <access_token>`. Where a browser cannot
-set a header, a ticket from `POST /api/v1/auth/ticket` stands in for it once: `?ticket=<ticket>`.
+set a header, a ticket from `POST /api/v1/auth/ticket` stands in for it once: `?ticket=<ticket>`. Scripts send
+an API key from `POST /api/v1/auth/api-keys` instead of the token; a `read` key changes nothing.
 """
 
 MEANINGS = {
@@ -58,6 +59,7 @@ HEADERS: dict[str, dict[str, Schema]] = {
 
 SECURITY_SCHEMES: Schema = {
     "bearer": {"type": "http", "scheme": "bearer", "description": "An access token."},
+    "api_key": {"type": "http", "scheme": "bearer", "description": "An API key; the scope it needs is named."},
     "ticket": {"type": "apiKey", "in": "query", "name": "ticket", "description": "Good for one use, 60 s."},
     "password": {
         "type": "oauth2",
@@ -178,7 +180,7 @@ def codes(row: Route) -> tuple[str, ...]:
         found.append("unavailable")
     if row.role != "anyone":
         found.append("unauthorized")
-    if row.role == "admin":
+    if row.role == "admin" or (row.role == "user" and (row.session or row.needs == "write")):
         found.append("forbidden")
     if row.body is not None:
         found += ["malformed", "too_large", "unsupported_media_type", "invalid"]
@@ -199,4 +201,5 @@ def _problem(code: str) -> Schema:
 def _security(row: Route) -> list[Schema]:
     if row.role == "anyone":
         return []
-    return [{name: []} for name in ["bearer", "password", *["ticket"] * row.ticket]]
+    found: list[Schema] = [{name: []} for name in ["bearer", "password", *["ticket"] * row.ticket]]
+    return found if row.session else [*found, {"api_key": [row.needs]}]

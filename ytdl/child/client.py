@@ -4,10 +4,12 @@ Each fork has its own copy, so what a job sets on it (progress, cookies, notes) 
 """
 
 import contextlib
+import io
 import ssl
 import sys
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from http.cookiejar import Cookie as JarCookie
 from typing import Any
 
 import certifi
@@ -18,7 +20,7 @@ from yt_dlp.networking.exceptions import HTTPError, RequestError
 
 from ytdl.child import options
 from ytdl.child.errors import Refused, retry_after
-from ytdl.child.frames import Setup
+from ytdl.child.frames import Cookie, Setup
 from ytdl.child.pages import bound
 
 # What yt-dlp adds when there are no streams; the reason stands before it.
@@ -52,6 +54,8 @@ class Client(yt_dlp.YoutubeDL):  # type: ignore[misc]  # published without types
         self.notes = Notes()
         self.on_progress: Callable[[dict[str, Any]], None] | None = None
         self.asked_to_wait: float | None = None
+        # Whether a page was made for a signed-in user; None while none has said.
+        self.greeted: bool | None = None
         # Pages have an end; a file that yt-dlp's own downloader fetches may be any size.
         self.reads_pages = True
         # yt-dlp's own list of authorities, or with one given to the fork server the system's.
@@ -64,11 +68,37 @@ class Client(yt_dlp.YoutubeDL):  # type: ignore[misc]  # published without types
             return
         try:
             given = YoutubeDLCookieJar(options.copy_cookies(path))
-            given.load()
+            # It writes the lines that it does not understand, with what is secret in them.
+            with contextlib.redirect_stderr(io.StringIO()):
+                given.load()
         except (OSError, UnicodeDecodeError) as error:
             raise Refused("cookies_invalid", "The server's cookie file cannot be read.") from error
         for cookie in given:
             self.cookiejar.set_cookie(cookie)
+
+    def forget_cookies(self) -> None:
+        """Be nobody again: a job goes on as another user, and no request may mix the two."""
+        self.cookiejar.clear()
+
+    def sign_in(self, cookies: Sequence[Cookie]) -> None:
+        """Be the user whose cookies these are, and nobody else."""
+        self.forget_cookies()
+        for cookie in cookies:
+            self.cookiejar.set_cookie(_for_jar(cookie))
+        self._listen_for_greeting()
+
+    def _listen_for_greeting(self) -> None:
+        """The site's pages say whether they were made for a signed-in user. Some never are, so one that is decides."""
+        extractor = self.get_info_extractor("Youtube")
+        read = extractor.extract_ytcfg
+
+        def extract_ytcfg(video_id: str, webpage: str) -> Any:
+            said = read(video_id, webpage)
+            if isinstance(said, dict) and isinstance(said.get("LOGGED_IN"), bool):
+                self.greeted = bool(self.greeted) or said["LOGGED_IN"]
+            return said
+
+        extractor.extract_ytcfg = extract_ytcfg
 
     def use_proxy(self, proxy: str) -> None:
         """All that this process asks for goes out there; what the first request had made for another way is dropped."""
@@ -97,3 +127,14 @@ class Client(yt_dlp.YoutubeDL):  # type: ignore[misc]  # published without types
     def _pass_progress(self, status: dict[str, Any]) -> None:
         if self.on_progress:
             self.on_progress(status)
+
+
+def _for_jar(cookie: Cookie) -> JarCookie:
+    """Bound to its host: the jar adds it to requests for that alone, whatever a redirect leads to."""
+    domain = f".{cookie.host}" if cookie.subdomains else cookie.host
+    return JarCookie(
+        version=0, name=cookie.name, value=cookie.value, port=None, port_specified=False, domain=domain,
+        domain_specified=cookie.subdomains, domain_initial_dot=cookie.subdomains, path=cookie.path,
+        path_specified=True, secure=cookie.secure, expires=cookie.expires, discard=cookie.expires is None,
+        comment=None, comment_url=None, rest={},
+    )  # fmt: skip

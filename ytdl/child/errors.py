@@ -84,6 +84,7 @@ _TABLE = [(re.compile(pattern, re.IGNORECASE), code) for pattern, code in _TEXTS
 # Where a library's words would say nothing to a user. For the other codes the site's own reason is shown.
 _SENTENCES = {
     "cookies_invalid": "The server's cookie file cannot be used.",
+    "cookies_refused": "The site does not take the cookies that you uploaded.",
     "disk_full": "The server's disk is full.",
     "extractor_broken": "The site answered in a way that is not understood.",
     "file_too_large": "The file grew over this server's limit.",
@@ -99,6 +100,9 @@ _SENTENCES = {
     "upstream_stalled": "The site stopped sending.",
     "upstream_truncated": "The site cut the transfer short.",
 }
+
+# What an account may change: the site refuses whoever asks, not what is asked for.
+WANTS_ACCOUNT = frozenset({"age_restricted", "login_required", "members_only", "video_private"})
 
 OF_THE_DISK = {errno.ENOSPC: "disk_full", errno.EDQUOT: "disk_full", errno.EFBIG: "file_too_large"}
 
@@ -129,6 +133,16 @@ def classify(error: BaseException, warnings: Sequence[str]) -> Fault:
     """One fault for any exception. `warnings` are yt-dlp's last words, where the exception has none."""
     code, wait = _judge(error, warnings)
     return Fault(code, clean(str(error)) if isinstance(error, Refused) else phrase(code, str(error)), wait)
+
+
+def judge_signed_in(fault: Fault, greeted: bool | None) -> Fault:
+    """What a fault means that came although cookies were shown; `greeted` is whether the site's page took them for a
+    signed-in user, None where it did not say. A user it knows may have no right to the video all the same."""
+    if greeted is None:
+        taken = fault.code not in ("age_restricted", "login_required")
+    else:
+        taken = greeted or fault.code not in WANTS_ACCOUNT | {"bot_check"}
+    return fault if taken else Fault("cookies_refused", _SENTENCES["cookies_refused"])
 
 
 def phrase(code: str, text: str) -> str:

@@ -9,7 +9,7 @@ import json
 import os
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -17,9 +17,9 @@ import msgspec
 
 from ytdl.child import confine
 from ytdl.child.client import Client
-from ytdl.child.errors import Refused, classify, last_known, phrase
+from ytdl.child.errors import Refused, classify, judge_signed_in, last_known, phrase
 from ytdl.child.formats import Choice, choose
-from ytdl.child.frames import Fault, Order, Setup
+from ytdl.child.frames import Cookie, Fault, Order, Setup
 from ytdl.child.guard import Guard
 from ytdl.child.progress import size_of
 from ytdl.child.values import number
@@ -34,14 +34,18 @@ Info = dict[str, Any]
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be fetched: the facts of the video, and the streams as yt-dlp's own downloaders take them."""
+    """What is to be fetched: the facts of the video, and the streams as yt-dlp's own downloaders take them.
+
+    `signed_in` is whether the site described it to the user whose cookies it was shown.
+    """
 
     info: Info
     choice: Choice
+    signed_in: bool = False
 
 
-def apart(order: Order, setup: Setup, client: Client, guard: Guard) -> Callable[[], Plan]:
-    """Begins the extraction in a fork of this process; what is returned waits for its end.
+def apart(order: Order, setup: Setup, client: Client, guard: Guard, cookies: Sequence[Cookie] = ()) -> Plan:
+    """Extracts in a fork of this process, as the user whose cookies these are where there are any.
 
     It raises Refused with what went wrong there. A fork that was killed takes this process with it by the same signal,
     so that whoever looks at the job's end sees why.
@@ -51,18 +55,18 @@ def apart(order: Order, setup: Setup, client: Client, guard: Guard) -> Callable[
     pid = os.fork()
     if pid == 0:
         os.close(read)
-        _answer(mother, write, order, setup, client, guard)
+        _answer(mother, write, lambda: _plan_or_fault(order, setup, client, guard, cookies), guard)
     os.close(write)
-    return lambda: _hear(pid, read)
+    return _hear(pid, read)
 
 
-def _answer(mother: int, write: int, order: Order, setup: Setup, client: Client, guard: Guard) -> NoReturn:
+def _answer(mother: int, write: int, ask: Callable[[], Plan | Fault], guard: Guard) -> NoReturn:
     """Runs in the fork and never returns into the job."""
     code = 70
     try:
         confine.die_with_parent(mother)
         guard.install()
-        answer = _plan_or_fault(order, setup, client, guard)
+        answer = ask()
         with os.fdopen(write, "w", encoding="ascii") as pipe:
             # The interpreter's own JSON, since it has a form for everything that a site may have said.
             json.dump([type(answer) is Plan, answer], pipe, default=_plain)
@@ -77,12 +81,16 @@ def _plain(value: Any) -> Any:
     return msgspec.structs.asdict(value) if isinstance(value, Fault) else dataclasses.asdict(value)
 
 
-def _plan_or_fault(order: Order, setup: Setup, client: Client, guard: Guard) -> Plan | Fault:
+def _plan_or_fault(order: Order, setup: Setup, client: Client, guard: Guard, cookies: Sequence[Cookie]) -> Plan | Fault:
     try:
-        return _plan(order, setup, client)
+        if cookies:
+            client.sign_in(cookies)
+        plan = _plan(order, setup, client)
+        return dataclasses.replace(plan, signed_in=bool(cookies) and client.greeted is not False)
     except BaseException as error:
         traceback.print_exc()
-        return explain(error, setup, client, guard)
+        fault = explain(error, setup, client, guard)
+        return judge_signed_in(fault, client.greeted) if cookies else fault
 
 
 def explain(error: BaseException, setup: Setup, client: Client, guard: Guard | None) -> Fault:
@@ -109,7 +117,7 @@ def _hear(pid: int, read: int) -> Plan:
     well, said = json.loads(answer)
     if not well:
         raise Refused(said["code"], said["message"], said["retry_after_seconds"])
-    return Plan(said["info"], Choice(**said["choice"]))
+    return Plan(said["info"], Choice(**said["choice"]), said["signed_in"])
 
 
 def _plan(order: Order, setup: Setup, client: Client) -> Plan:

@@ -1,7 +1,8 @@
 """The language between the service, the fork server and a job: message types and their framing.
 
 Imported on both sides, so it imports nothing but msgspec. Control messages are one datagram each on a
-SOCK_SEQPACKET pair; a job's own frames run over a pipe, each with its length (4 bytes, big endian) in front.
+SOCK_SEQPACKET pair; a job's own frames run over a pipe, each with its length (4 bytes, big endian) in front. What the
+service tells a job goes over a second pipe past the fork server: an account where it was asked for, then the go.
 """
 
 import struct
@@ -18,7 +19,8 @@ class Order(msgspec.Struct, frozen=True):
 
     `url` is canonical, made by our own parser. `earlier_dirs` are folders of earlier attempts at the same
     download, newest first; a folder whose writer may still live is left alone. `proxy` is the way out that this
-    job keeps to, from first to last; without it that of the setup.
+    job keeps to, from first to last; without it that of the setup. `account` is whether an earlier attempt found that
+    the site wants a signed-in user. Cookies never stand here: an order passes through the fork server.
     """
 
     job: str
@@ -29,13 +31,47 @@ class Order(msgspec.Struct, frozen=True):
     earlier_dirs: list[str] = []
     embed_metadata: bool = False
     proxy: str | None = None
+    account: bool = False
+
+
+class Locked(msgspec.Struct, frozen=True, tag="locked"):
+    """The site wants a signed-in user for this video: `code` is how it said so, None where it was not asked yet.
+
+    The job waits for an `Account` on the pipe that also brings its go.
+    """
+
+    code: str | None = None
+
+
+class Cookie(msgspec.Struct, frozen=True, array_like=True):
+    """One cookie as a browser exports it. `host` has no dot in front; `expires` is in seconds since 1970, None for the
+    life of a browser's session."""
+
+    host: str
+    subdomains: bool
+    path: str
+    secure: bool
+    expires: int | None
+    name: str
+    value: str
+
+    def __repr__(self) -> str:
+        """Without the value: a traceback or a log line may show it."""
+        return f"Cookie({self.name!r}, {self.host!r})"
+
+
+class Account(msgspec.Struct, frozen=True):
+    """The cookies that the download's own user has for the site, or why there are none that could be used."""
+
+    cookies: list[Cookie] = []
+    missing: Literal["none", "expired", "refused"] = "none"
 
 
 class Metadata(msgspec.Struct, frozen=True, tag="metadata"):
     """What the site says about the video and the streams that were chosen; sent once, before the transfer.
 
     `needed_bytes` is what the job may yet write to the disk, from exact sizes or from bit rates; None when the site
-    says neither. The job waits for its go after this frame.
+    says neither. The job waits for its go after this frame. `signed_in` is whether the site took the user's cookies.
     """
 
     video_id: str
@@ -48,6 +84,7 @@ class Metadata(msgspec.Struct, frozen=True, tag="metadata"):
     height: int | None = None
     total_bytes: int | None = None
     needed_bytes: int | None = None
+    signed_in: bool = False
 
 
 class Progress(msgspec.Struct, frozen=True, tag="progress"):
@@ -96,7 +133,7 @@ class Fault(msgspec.Struct, frozen=True, tag="fault"):
     fetched_bytes: int = 0
 
 
-Frame = Metadata | Progress | Done | Fault
+Frame = Locked | Metadata | Progress | Done | Fault
 
 
 class Setup(msgspec.Struct, frozen=True, tag="setup"):
@@ -160,6 +197,7 @@ _encode = msgspec.json.Encoder().encode
 decode_frame = msgspec.json.Decoder(Frame).decode
 decode_request = msgspec.json.Decoder(Request).decode
 decode_report = msgspec.json.Decoder(Report).decode
+decode_account = msgspec.json.Decoder(Account).decode
 
 
 def encode(message: Request | Report) -> bytes:
@@ -167,8 +205,8 @@ def encode(message: Request | Report) -> bytes:
     return _encode(message)
 
 
-def pack(frame: Frame) -> bytes:
-    """A frame as it goes over the pipe: length, then JSON."""
+def pack(frame: Frame | Account) -> bytes:
+    """A frame as it goes over a pipe: length, then JSON."""
     body = _encode(frame)
     return struct.pack(">I", len(body)) + body
 

@@ -14,7 +14,7 @@ import msgspec
 from yt_dlp.networking.exceptions import HTTPError
 from yt_dlp.utils import DownloadError
 
-from ytdl.child import confine, encode, extract, slots, verify
+from ytdl.child import account, confine, encode, extract, slots, verify
 from ytdl.child.client import Client
 from ytdl.child.errors import Refused, last_known
 from ytdl.child.formats import Choice, Stream, smaller_side
@@ -34,7 +34,8 @@ Info = dict[str, Any]
 def perform(order: Order, setup: Setup, client: Client, frames: int, go: int) -> None:
     """Run the job and send its frames; the last one is Done or Fault, whatever happens.
 
-    After Metadata it waits for a byte from `go` before it asks for the first byte of media.
+    After Metadata it waits for a byte from `go` before it asks for the first byte of media. An account that it asks for
+    comes from there too.
     """
 
     def send(frame: Frame) -> None:
@@ -53,12 +54,12 @@ def perform(order: Order, setup: Setup, client: Client, frames: int, go: int) ->
         os.chdir(folder.path)
         guard = Guard(setup, order)
         client.on_progress = meter.on_hook
-        client.use_cookies(setup.cookies_file)
         meter.begin("extracting")
-        plan = extract.apart(order, setup, client, guard)
+        plan = account.plan(order, setup, client, guard, account.asking(send, go))
+        # From here on nothing is forked.
         guard.install()
         origin = Origin(client.tls, setup.proxy, setup.socket_timeout_seconds, guard.is_closed)
-        _Job(order, setup, client, folder, meter, origin, send).run(plan(), go)
+        _Job(order, setup, client, folder, meter, origin, send).run(plan, go)
     except BaseException as error:
         traceback.print_exc()
         fault = extract.explain(error, setup, client, guard)
@@ -89,7 +90,8 @@ class _Job:
         self._meter.plan(choice.streams, info.get("duration"))
         resumed = [self._folder.adopt(self._order.earlier_dirs, info["id"], stream) for stream in choice.streams]
         needed = self._needed(choice, sum(resumed), info.get("duration"))
-        self._send(describe(info, choice, self._meter.total_bytes, needed))
+        said = describe(info, choice, self._meter.total_bytes, needed)
+        self._send(msgspec.structs.replace(said, signed_in=plan.signed_in))
         _wait(go)
         self._meter.begin("downloading")
         kept = sum([self._transfer(info, stream, n, resumed[n]) for n, stream in enumerate(choice.streams)])

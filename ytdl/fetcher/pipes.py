@@ -1,4 +1,4 @@
-"""The two pipes of a job on the service's side: its frames, and the end of its stderr."""
+"""The three pipes of a job on the service's side: its frames, the end of its stderr, and what it is told."""
 
 import asyncio
 import os
@@ -78,3 +78,27 @@ class Tail(asyncio.Protocol):
         """Give the descriptor back."""
         if self._transport:
             self._transport.close()
+
+
+class Voice:
+    """Tells the job something: whatever its size, the loop does not wait until it is read."""
+
+    def __init__(self, transport: asyncio.WriteTransport) -> None:
+        self._transport = transport
+
+    @classmethod
+    async def open(cls, fd: int) -> "Voice":
+        """Takes over the writing end of a pipe."""
+        loop = asyncio.get_running_loop()
+        transport, _ = await loop.connect_write_pipe(asyncio.BaseProtocol, os.fdopen(fd, "wb", buffering=0))
+        return cls(transport)
+
+    def tell(self, data: bytes) -> None:
+        """Nothing happens when the job has died meanwhile, which its frames' end will say."""
+        if not self._transport.is_closing():
+            self._transport.write(data)
+
+    def close(self) -> None:
+        """Give the descriptor back; what was not read yet is dropped."""
+        if not self._transport.is_closing():
+            self._transport.abort()

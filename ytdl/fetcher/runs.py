@@ -17,10 +17,10 @@ from typing import Any, TypeVar
 import msgspec
 
 from ytdl import log, metrics
-from ytdl.child.frames import Done, Ended, Fault, Frame, Metadata, Order, Progress, Setup
+from ytdl.child.frames import Account, Done, Ended, Fault, Frame, Locked, Metadata, Order, Progress, Setup, pack
 from ytdl.fetcher.forkserver import ROOT, ForkServer, ForkServerGone
 from ytdl.fetcher.outcome import FetchFailed, Settings, Stopped, Usage, explain_death, judge
-from ytdl.fetcher.pipes import FrameReader, Tail
+from ytdl.fetcher.pipes import FrameReader, Tail, Voice
 from ytdl.fetcher.tools import ask_ffmpeg_version, find_deno, write_slots, write_wrapper
 from ytdl.fetcher.watch import Watch
 
@@ -43,10 +43,16 @@ UNEXPECTED |= {"extractor_broken", "processing_failed", "verification_failed"}
 T = TypeVar("T")
 OnFrame = Callable[[Metadata | Progress], None]
 Admit = Callable[[Metadata], Awaitable[None]]
+Lend = Callable[[Locked], Awaitable[Account]]
 
 
 async def at_once(_: Metadata) -> None:
     """Lets every job go on to its transfer."""
+
+
+async def nobodys(_: Locked) -> Account:
+    """For jobs whose users have no cookies."""
+    return Account()
 
 
 class Fetcher:
@@ -86,17 +92,20 @@ class Fetcher:
         with contextlib.suppress(asyncio.CancelledError):
             await keeper
 
-    async def run(self, order: Order, on_frame: OnFrame, admit: Admit = at_once) -> tuple[Done, Usage]:
+    async def run(
+        self, order: Order, on_frame: OnFrame, admit: Admit = at_once, lend: Lend = nobodys
+    ) -> tuple[Done, Usage]:
         """Run one job to its verified file; FetchFailed says why there is none.
 
         Not one byte of media is asked for before `admit` has returned. What it raises ends the job and is passed on,
-        a FetchFailed with what the job had used. Its time counts for none of the deadlines.
+        a FetchFailed with what the job had used. Its time counts for none of the deadlines, and the same holds for
+        `lend`, which gets the cookies of the job's user where the site wants one who is signed in.
         Cancelling kills the job's process group and is passed on, as Stopped, only when none of it is left.
         `asyncio.timeout` around this does not take Stopped for its own cancellation (in Python 3.11).
         """
         self.running += 1
         try:
-            return await self._run(order, on_frame, admit)
+            return await self._run(order, on_frame, admit, lend)
         finally:
             self.running -= 1
 
@@ -106,7 +115,7 @@ class Fetcher:
         self._ffmpeg_version = self._ffmpeg_version or await ask_ffmpeg_version(self._settings.ffmpeg)
         return {**known, "ffmpeg": self._ffmpeg_version, "ready": self._up.is_set()}
 
-    async def _run(self, order: Order, on_frame: OnFrame, admit: Admit) -> tuple[Done, Usage]:
+    async def _run(self, order: Order, on_frame: OnFrame, admit: Admit, lend: Lend) -> tuple[Done, Usage]:
         outcome: Done | Fault | None = None
         trouble: BaseException | None = None
         async with contextlib.AsyncExitStack() as extracting:
@@ -119,7 +128,7 @@ class Fetcher:
                 await admit(video)
 
             try:
-                outcome = await job.follow(on_frame, admit_and_free, watch)
+                outcome = await job.follow(on_frame, admit_and_free, lend, watch)
             except BaseException as error:
                 trouble = error
         work = _wind_up(job, order, graceful=outcome is not None)
@@ -228,12 +237,12 @@ class Fetcher:
 class _Job:
     """One child process as the service sees it: three pipes and the promise of its end."""
 
-    def __init__(self, server: ForkServer, number: int, frames: FrameReader, stderr: Tail, go: int) -> None:
+    def __init__(self, server: ForkServer, number: int, frames: FrameReader, stderr: Tail, voice: Voice) -> None:
         self._server = server
         self._number = number
         self._frames = frames
         self._stderr = stderr
-        self._go = go
+        self._voice = voice
         self._ended: asyncio.Future[Ended | None] | None = None
 
     @classmethod
@@ -250,8 +259,9 @@ class _Job:
             reading.callback(stderr.close)
             go_read, go_write = os.pipe()
             writing.callback(os.close, go_read)
-            reading.callback(os.close, go_write)
-            job = cls(server, number, frames, stderr, go_write)
+            voice = await Voice.open(go_write)
+            reading.callback(voice.close)
+            job = cls(server, number, frames, stderr, voice)
             try:
                 job._ended = await server.begin(number, order, frames_write, stderr_write, go_read)
             except BaseException:
@@ -260,7 +270,7 @@ class _Job:
             reading.pop_all()
         return job
 
-    async def follow(self, on_frame: OnFrame, admit: Admit, watch: Watch) -> Done | Fault | None:
+    async def follow(self, on_frame: OnFrame, admit: Admit, lend: Lend, watch: Watch) -> Done | Fault | None:
         """Pass frames on until the last one; None when the child ended without one."""
         while True:
             deadline, fault = watch.next_deadline()
@@ -273,15 +283,16 @@ class _Job:
             if frame is None or isinstance(frame, (Done, Fault)):
                 return frame
             watch.see(frame)
+            if isinstance(frame, Locked):
+                # Past the fork server, in whose memory all later jobs begin.
+                self._voice.tell(pack(await lend(frame)))
+                watch.ask_again()
+                continue
             on_frame(frame)
             if isinstance(frame, Metadata):
                 await admit(frame)
                 watch.go_on()
-                self._let_go()
-
-    def _let_go(self) -> None:
-        with contextlib.suppress(BrokenPipeError):  # it has died meanwhile, which its frames' end will say
-            os.write(self._go, b"+")
+                self._voice.tell(b"+")
 
     async def _read(self) -> Frame | None:
         try:
@@ -318,7 +329,7 @@ class _Job:
         return self._stderr.text()
 
     def _close(self) -> None:
-        os.close(self._go)
+        self._voice.close()
         self._frames.close()
         self._stderr.close()
 

@@ -5,7 +5,7 @@ import logging
 from collections.abc import Callable
 
 from ytdl import metrics
-from ytdl.child.frames import Fault, Metadata, Progress, Stage
+from ytdl.child.frames import Fault, Locked, Metadata, Progress, Stage
 from ytdl.fetcher.outcome import Settings
 
 logger = logging.getLogger(__name__)
@@ -35,7 +35,7 @@ class Watch:
         self.fetched_bytes = 0
         """What the job said last that it has transferred."""
 
-    def see(self, frame: Metadata | Progress) -> None:
+    def see(self, frame: Locked | Metadata | Progress) -> None:
         """Take note of a frame. A new stage and enough new bytes count as movement; anything else does not."""
         self._saw_at = self._now()
         self._started = True
@@ -55,6 +55,11 @@ class Watch:
         self._total_end += now - self._saw_at
         self._stage_began += now - self._saw_at
         self._moved_at += now - self._saw_at
+
+    def ask_again(self) -> None:
+        """The site is asked once more, as somebody else, which may take as long as the first time."""
+        self.go_on()
+        self._stage_began = self._now()
 
     def expire(self, fault: Fault) -> Fault:
         """The deadline has passed: counted and logged here. The fault itself is passed on."""

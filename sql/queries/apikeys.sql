@@ -1,0 +1,37 @@
+-- name: lock_owner :maybe
+-- Holds the user of a live session, so that one who is just being shut out makes no key, and none makes too many.
+SELECT users.id FROM users JOIN sessions ON sessions.user_id = users.id
+WHERE sessions.id = %(session_id)s AND sessions.revoked_at IS NULL AND users.is_active FOR UPDATE OF users, sessions;
+
+-- name: insert :maybe
+-- A new key; no row when the user has as many as there may be.
+INSERT INTO api_keys (id, user_id, name, scope, hash, prefix, expires_at)
+SELECT %(id)s, %(user_id)s, %(name)s, %(scope)s, %(hash)s, %(prefix)s, now() + make_interval(days => %(days)s::integer)
+WHERE (SELECT count(*) FROM api_keys WHERE user_id = %(user_id)s) < %(limit)s
+RETURNING id, name, scope, prefix, created_at, last_used_at, expires_at;
+
+-- name: of_user :many
+-- A user's keys, newest first.
+SELECT id, name, scope, prefix, created_at, last_used_at, expires_at
+FROM api_keys WHERE user_id = %(user_id)s ORDER BY id DESC;
+
+-- name: delete :maybe
+-- Ends a key of this user.
+DELETE FROM api_keys WHERE id = %(id)s AND user_id = %(user_id)s RETURNING scope;
+
+-- name: identify :maybe
+-- Whose a live key is; notes its use, at most once a minute.
+WITH found AS (
+    SELECT api_keys.id AS key_id, users.id AS user_id, users.username, users.role, api_keys.scope,
+        users.requests_per_minute, api_keys.expires_at
+    FROM api_keys JOIN users ON users.id = api_keys.user_id
+    WHERE api_keys.hash = %(hash)s AND (api_keys.expires_at > now()) IS NOT FALSE AND users.is_active
+), used AS (
+    UPDATE api_keys SET last_used_at = now() FROM found
+    WHERE api_keys.id = found.key_id AND (api_keys.last_used_at < now() - interval '1 minute') IS NOT FALSE
+)
+SELECT * FROM found;
+
+-- name: sweep :exec
+-- Removes keys a month after they expired.
+DELETE FROM api_keys WHERE expires_at < now() - interval '30 days';
