@@ -56,20 +56,6 @@ CREATE TABLE public.audit_pending (
     event_id uuid NOT NULL
 );
 
-CREATE TABLE public.blocks (
-    id uuid NOT NULL,
-    network cidr NOT NULL,
-    kind text NOT NULL,
-    reason text NOT NULL,
-    offences jsonb DEFAULT '{}'::jsonb NOT NULL,
-    created_by uuid,
-    created_at timestamp with time zone DEFAULT now() NOT NULL,
-    expires_at timestamp with time zone NOT NULL,
-    lifted_at timestamp with time zone,
-    CONSTRAINT blocks_end_after_they_begin CHECK ((expires_at > created_at)),
-    CONSTRAINT blocks_kind_known CHECK ((kind = ANY (ARRAY['automatic'::text, 'manual'::text])))
-);
-
 CREATE TABLE public.download_logs (
     id bigint NOT NULL,
     download_id uuid NOT NULL,
@@ -310,17 +296,6 @@ CREATE TABLE public.sessions (
     user_agent text
 );
 
-CREATE TABLE public.sign_in_attempts (
-    name_digest bytea NOT NULL,
-    pending integer DEFAULT 0 NOT NULL,
-    failures integer DEFAULT 0 NOT NULL,
-    lockouts integer DEFAULT 0 NOT NULL,
-    locked_until timestamp with time zone DEFAULT '-infinity'::timestamp with time zone NOT NULL,
-    expires_at timestamp with time zone NOT NULL,
-    CONSTRAINT sign_in_attempts_failures_count CHECK ((failures >= 0)),
-    CONSTRAINT sign_in_attempts_pending_counts CHECK ((pending >= 0))
-);
-
 CREATE TABLE public.tickets (
     hash bytea NOT NULL,
     session_id uuid,
@@ -339,7 +314,6 @@ CREATE TABLE public.users (
     is_active boolean DEFAULT true NOT NULL,
     created_at timestamp with time zone DEFAULT now() NOT NULL,
     last_login timestamp with time zone,
-    password_changed_at timestamp with time zone DEFAULT now() NOT NULL,
     concurrent_downloads integer,
     requests_per_minute integer,
     file_bytes bigint,
@@ -366,12 +340,6 @@ ALTER TABLE ONLY public.audit_events
 
 ALTER TABLE ONLY public.audit_pending
     ADD CONSTRAINT audit_pending_pkey PRIMARY KEY (event_id);
-
-ALTER TABLE ONLY public.blocks
-    ADD CONSTRAINT blocks_one_at_a_time EXCLUDE USING gist (network inet_ops WITH =, tstzrange(created_at, expires_at) WITH &&) WHERE ((lifted_at IS NULL));
-
-ALTER TABLE ONLY public.blocks
-    ADD CONSTRAINT blocks_pkey PRIMARY KEY (id);
 
 ALTER TABLE ONLY public.download_logs
     ADD CONSTRAINT download_logs_attempt_once UNIQUE (job_id, fence);
@@ -409,9 +377,6 @@ ALTER TABLE ONLY public.sealed_values
 ALTER TABLE ONLY public.sessions
     ADD CONSTRAINT sessions_pkey PRIMARY KEY (id);
 
-ALTER TABLE ONLY public.sign_in_attempts
-    ADD CONSTRAINT sign_in_attempts_pkey PRIMARY KEY (name_digest);
-
 ALTER TABLE ONLY public.tickets
     ADD CONSTRAINT tickets_pkey PRIMARY KEY (hash);
 
@@ -429,10 +394,6 @@ CREATE INDEX audit_events_ip ON public.audit_events USING btree (ip, at DESC);
 CREATE INDEX audit_events_type ON public.audit_events USING btree (type, at DESC);
 
 CREATE INDEX audit_events_user_id ON public.audit_events USING btree (user_id, at DESC);
-
-CREATE INDEX blocks_created_by ON public.blocks USING btree (created_by) WHERE (created_by IS NOT NULL);
-
-CREATE INDEX blocks_expires_at ON public.blocks USING btree (expires_at) WHERE (lifted_at IS NULL);
 
 CREATE INDEX download_logs_download_id ON public.download_logs USING btree (download_id);
 
@@ -474,8 +435,6 @@ CREATE INDEX sessions_expires_at ON public.sessions USING btree (expires_at);
 
 CREATE INDEX sessions_user_id ON public.sessions USING btree (user_id);
 
-CREATE INDEX sign_in_attempts_expires_at ON public.sign_in_attempts USING btree (expires_at);
-
 CREATE INDEX tickets_key_id ON public.tickets USING btree (key_id) WHERE (key_id IS NOT NULL);
 
 CREATE INDEX users_concurrent_downloads ON public.users USING btree (id) WHERE (concurrent_downloads IS NOT NULL);
@@ -496,9 +455,6 @@ CREATE TRIGGER audit_events_pending AFTER INSERT ON public.audit_events FOR EACH
 
 ALTER TABLE ONLY public.api_keys
     ADD CONSTRAINT api_keys_user_id_fkey FOREIGN KEY (user_id) REFERENCES public.users(id) ON DELETE CASCADE;
-
-ALTER TABLE ONLY public.blocks
-    ADD CONSTRAINT blocks_created_by_fkey FOREIGN KEY (created_by) REFERENCES public.users(id) ON DELETE SET NULL;
 
 ALTER TABLE ONLY public.downloads
     ADD CONSTRAINT downloads_job_id_fkey FOREIGN KEY (job_id) REFERENCES public.jobs(id);

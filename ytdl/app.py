@@ -34,6 +34,7 @@ from ytdl.api.keys import (
 from ytdl.apikeys import ApiKeys
 from ytdl.attempts import Attempts
 from ytdl.auth import Auth
+from ytdl.chain import Linker
 from ytdl.config import Config, proxies_of
 from ytdl.crypto import Hasher
 from ytdl.disk import Disk
@@ -97,6 +98,9 @@ async def _start(app: web.Application, stack: AsyncExitStack) -> None:
     db = app[DB] = database.DB(config.database_url, size=config.database_pool_size)
     await db.open()
     stack.push_async_callback(db.close)
+    linker = Linker(db)
+    await linker.start()
+    stack.push_async_callback(linker.stop)
     kv = app[KV] = Redis(config.redis_url, config.redis_prefix)
     stack.push_async_callback(kv.close)
 
