@@ -19,7 +19,7 @@ import pytest
 from tests.conftest import PASSWORD, SECRET
 from ytdl import config
 
-COMMANDS = ("serve", "migrate", "create-admin", "config", "openapi", "healthcheck")
+COMMANDS = ("serve", "migrate", "create-admin", "config", "secrets", "openapi", "healthcheck")
 ROOT = Path(__file__).parent.parent
 
 
@@ -110,6 +110,14 @@ def test_config_shows_what_is_in_force_and_no_secret(tmp_path: Path) -> None:
     done = ytdl("config", env=settings(tmp_path, JWT_SECRET_KEY=SECRET, PORT="81"))
     assert {f"JWT_SECRET_KEY={config.HIDDEN}", "PORT=81"} <= set(done.stdout.splitlines())
     assert SECRET not in done.stdout
+
+
+def test_a_secrets_file_that_all_may_read_is_told_at_the_start(given: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "key").write_text(given.pop("JWT_SECRET_KEY"))
+    (tmp_path / "key").chmod(0o644)
+    with serving(given | {"JWT_SECRET_KEY_FILE": str(tmp_path / "key")}, until="readable_by_all") as process:
+        process.terminate()
+        assert process.wait(timeout=10) == 0
 
 
 def test_config_check_says_that_all_is_well(tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """Settings out of the environment: their types, their files, and every fault at once."""
 
+import re
+import secrets
 from pathlib import Path
 
 import pytest
@@ -7,7 +9,21 @@ import pytest
 from ytdl import config
 from ytdl.config import HIDDEN, Config, ConfigError
 
-KEY = "k" * 32
+KEY = "4c1f0a9e7d5b38266e0fd1c2a4b39785"
+
+SECRETS = [name for name, field in config.FIELDS.items() if field.metadata["secret"]]
+# Something that each of them takes.
+GOOD = {
+    "DATABASE_URL": "postgresql://u:Rh3inf4ll@db.example.org/ytdl",
+    "REDIS_URL": "redis://u:Rh3inf4ll@db.example.org/0",
+    "JWT_SECRET_KEY": KEY,
+    "JWT_SECRET_KEY_PREVIOUS": KEY[::-1],
+    "ENCRYPTION_KEY": KEY + KEY[::-1],
+    "ENCRYPTION_KEY_PREVIOUS": f"{KEY + KEY[::-1]}, {KEY[::-1] + KEY}",
+    "ADMIN_PASSWORD": "Rh3inf4ll!",
+    "OUTBOUND_PROXY": "http://u:Rh3inf4ll@proxy.example.org:3128",
+    "YTDLP_EXTRACTOR_ARGS": "youtube:po_token=web+Rh3inf4ll",
+}
 
 
 def faults(**env: str) -> list[str]:
@@ -46,6 +62,16 @@ def test_each_type_is_read() -> None:
             "changeme",
             "ADMIN_PASSWORD is a sample from documentation; choose one of your own.",
         ),
+        (
+            "ENCRYPTION_KEY",
+            "Rh3inf4ll",
+            "ENCRYPTION_KEY must be 32 bytes as 64 hexadecimal digits or base64.",
+        ),
+        (
+            "ENCRYPTION_KEY_PREVIOUS",
+            "Rh3inf4ll",
+            "ENCRYPTION_KEY_PREVIOUS must list keys in the form of ENCRYPTION_KEY.",
+        ),
         ("REDIS_URL", "localhost", "REDIS_URL must begin with redis://, rediss:// or unix://."),
         ("REDIS_URL", "redis://h:abc", "REDIS_URL cannot be read as an address."),
         ("OUTBOUND_PROXY", "http://u:pw@h:abc", "OUTBOUND_PROXY cannot be read as an address."),
@@ -61,7 +87,7 @@ def test_a_fault_is_one_sentence(name: str, value: str, sentence: str) -> None:
 
 
 def test_no_part_of_a_broken_address_is_said_for_it_may_be_the_password() -> None:
-    found = faults(DATABASE_URL="postgresql://u:S3cr%zzet@h/db", JWT_SECRET_KEY="x" * 32)
+    found = faults(DATABASE_URL="postgresql://u:S3cr%zzet@h/db", JWT_SECRET_KEY=KEY)
     assert found == ["DATABASE_URL cannot be read as an address."]
 
 
@@ -87,6 +113,23 @@ def test_a_secrets_file_must_be_there_and_stand_alone(tmp_path: Path) -> None:
     assert "are both set" in faults(JWT_SECRET_KEY_FILE=missing, JWT_SECRET_KEY=KEY)[0]
 
 
+@pytest.mark.parametrize("name", SECRETS)
+def test_every_secret_can_stand_in_a_file(name: str, tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text(GOOD[name] + "\n")
+    others = {} if name == "JWT_SECRET_KEY" else {"JWT_SECRET_KEY": KEY}
+    found = config.load(others | {f"{name}_FILE": str(tmp_path / "secret")})
+    assert getattr(found, name.lower()) == GOOD[name]
+
+
+def test_a_secrets_file_that_all_may_read_is_found(tmp_path: Path) -> None:
+    files = {name: tmp_path / name for name in ("JWT_SECRET_KEY", "ADMIN_PASSWORD")}
+    for mode, file in zip((0o640, 0o644), files.values(), strict=True):
+        file.write_text(KEY)
+        file.chmod(mode)
+    assert config.exposed({f"{name}_FILE": str(file) for name, file in files.items()}) == ["ADMIN_PASSWORD"]
+    assert config.exposed({"PORT_FILE": str(files["ADMIN_PASSWORD"])}) == []
+
+
 def test_only_secrets_are_read_from_files(tmp_path: Path) -> None:
     (tmp_path / "port").write_text("1")
     assert config.load({"PORT_FILE": str(tmp_path / "port")}).port == Config().port
@@ -94,6 +137,72 @@ def test_only_secrets_are_read_from_files(tmp_path: Path) -> None:
 
 def test_no_fault_repeats_a_secret() -> None:
     assert "hunter2" not in str(faults(JWT_SECRET_KEY="hunter2", ADMIN_PASSWORD="password", DATABASE_URL="hunter2"))
+
+
+def test_no_secret_is_in_a_configs_repr() -> None:
+    """Which is what a traceback or a careless log line would show."""
+    whole = Config(**{name.lower(): f"hush-{name}" for name in SECRETS})  # type: ignore[arg-type]
+    assert "hush" not in repr(whole) + str(whole) + f"{whole}"
+
+
+SAMPLES = (
+    *(
+        "your-secret-key",
+        "your-secret-key-here-change-in-production",
+        "CHANGEME",
+        "change_me_please_0123456789abcdefgh",
+    ),
+    *("this-is-a-sample-change-in-production-0123456", "<your key>", "x" * 40, "replace-this-with-a-random-string-42"),
+    *("a-string-secret-at-least-256-bits-long", "09d25e094faa6ca2556c818166b7a9563b93f7099f6f0f4caa6cf63b88e8d3e7"),
+    *("password", "secret", "postgres", "Admin123", "changeme", "insert-your-token-here", "do-not-use-this-one"),
+)
+
+
+@pytest.mark.parametrize("sample", SAMPLES)
+@pytest.mark.parametrize("name", SECRETS)
+def test_a_sample_is_refused_for_every_secret(name: str, sample: str) -> None:
+    assert any(sentence.split()[0] == name for sentence in faults(**{name: sample}))
+
+
+@pytest.mark.parametrize("name", ["DATABASE_URL", "REDIS_URL", "OUTBOUND_PROXY"])
+@pytest.mark.parametrize("password", ["postgres", "changeme", "your-password", "p%61ssword"])
+def test_a_sample_password_is_refused_for_a_server_elsewhere(name: str, password: str) -> None:
+    scheme = GOOD[name].partition(":")[0]
+    env = {"JWT_SECRET_KEY": KEY, name: f"{scheme}://u:{password}@db.example.org/0"}
+    assert faults(**env) == [f"{name} has a sample from documentation for its password, on a server elsewhere."]
+    config.load(env | {name: f"{scheme}://u:{password}@127.0.0.1/0"})
+    config.load(env | {name: f"{scheme}://u:{KEY}@db.example.org/0"})
+
+
+def test_a_sample_password_is_found_among_parameters_and_in_a_list() -> None:
+    assert faults(DATABASE_URL="postgresql:///x?host=db&password=postgres", JWT_SECRET_KEY=KEY)
+    assert faults(OUTBOUND_PROXY=f"http://u:{KEY}@p1:3128, http://u:password@p2:3128")
+    config.load({"DATABASE_URL": "postgresql:///x?host=/run&password=postgres", "JWT_SECRET_KEY": KEY})
+
+
+@pytest.mark.parametrize("key", ["a" * 64, "ab12" * 16, "0123456789abcdef" * 4, "f00d" * 15 + "f00f"])
+@pytest.mark.parametrize("name", ["JWT_SECRET_KEY", "ENCRYPTION_KEY"])
+def test_a_key_that_nobody_made_at_random_is_refused(name: str, key: str) -> None:
+    assert faults(**{name: key}) == [f"{name} is too regular for a key; make one with: openssl rand -hex 32"]
+
+
+def test_a_running_key_is_refused() -> None:
+    assert faults(JWT_SECRET_KEY="abcdefghijklmnopqrstuvwxyz012345")
+
+
+def test_what_was_made_at_random_is_taken() -> None:
+    for _ in range(500):
+        key = secrets.token_hex(32)
+        assert config.load({"JWT_SECRET_KEY": secrets.token_hex(16), "ENCRYPTION_KEY": key}).encryption_key == key
+        config.load({"JWT_SECRET_KEY": secrets.token_urlsafe(32), "ADMIN_PASSWORD": secrets.token_urlsafe(12)})
+
+
+def test_whatever_the_documentation_shows_for_a_secret_is_refused_or_nothing() -> None:
+    root = Path(__file__).parent.parent
+    texts = [path.read_text() for path in (*root.glob("*.md"), *root.glob("docs/**/*.md"), root / ".env.example")]
+    shown = [match for text in texts for match in re.findall(r"\b([A-Z][A-Z_]+)=(['\"]?)([^\s'\"`]+)", text)]
+    for name, _, value in shown:
+        assert name not in SECRETS or faults(**{name: value}), f"{name}={value}"
 
 
 def test_shown_settings_hide_secrets_that_are_set() -> None:

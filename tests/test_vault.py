@@ -132,8 +132,14 @@ def test_a_key_of_its_own_goes_first_and_the_ways_before_it_still_open(tmp_path:
     assert now.key_ids == {now.newest, made.newest, derived.newest}
 
 
-def test_former_keys_and_former_signing_keys_are_read_with(tmp_path: Path) -> None:
-    former = f"{OLD.hex()}, jwt:a%2Cb{'c' * 40}"
-    found = vault.of(settings(tmp_path, encryption_key=NEW.hex(), encryption_key_previous=former))
-    signing = vault.from_signing_key("a,b" + "c" * 40)
-    assert found.key_ids == {Vault([key]).newest for key in (NEW, OLD, signing)}
+def test_former_keys_and_the_former_signing_key_are_read_with(tmp_path: Path) -> None:
+    keys = {"encryption_key_previous": f"{OLD.hex()}, {NEW.hex()}", "jwt_secret_key_previous": "p" * 40}
+    found = vault.of(settings(tmp_path, jwt_secret_key="j" * 40, **keys))
+    derived = [vault.from_signing_key(letter * 40) for letter in "jp"]
+    assert found.key_ids == {Vault([key]).newest for key in (OLD, NEW, *derived)}
+    assert found.newest == Vault(derived).newest
+
+
+def test_a_former_key_never_seals(tmp_path: Path) -> None:
+    former = vault.of(settings(tmp_path, jwt_secret_key_previous="p" * 40, encryption_key_previous=OLD.hex()))
+    assert former.newest == vault.of(settings(tmp_path)).newest

@@ -10,13 +10,20 @@ import contextlib
 import getpass
 import http.client
 import json
+import logging
 import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ytdl import __version__, config, errors, log
 from ytdl.config import Config, ConfigError
+
+if TYPE_CHECKING:
+    from ytdl.db import DB
+    from ytdl.sealed import Walk
+    from ytdl.vault import Vault
 
 SENTENCE = "Downloads videos for people who have an account, and hands them out by link."
 SETTINGS = "Settings come from the environment; `ytdl config` shows them, docs/CONFIGURATION.md explains them."
@@ -74,6 +81,14 @@ def _parser() -> argparse.ArgumentParser:
     way.add_argument("--check", action="store_true", help="only say what is wrong; exit code 2 if anything is")
     way.add_argument("--markdown", action="store_true", help="print docs/CONFIGURATION.md")
     way.add_argument("--env", action="store_true", help="print .env.example")
+    kept = command("secrets", rotate_secrets, "Encrypt kept secrets anew with the newest key.", (
+        "The newest key is ENCRYPTION_KEY, or the one that stands in for it; former keys still open what they closed. "
+        "Safe while the service runs, and to be broken off: a second run goes on from there."
+    ))  # fmt: skip
+    kept.add_argument("action", choices=["rotate"], help="what to do with them")
+    kept.add_argument(
+        "--check", action="store_true", help="only open each and count them by key; exit code 1 if any fails"
+    )
     command("openapi", show_openapi, "Print the OpenAPI document of the API.")
     command("healthcheck", healthcheck, "Ask the service at HOST and PORT whether it is ready.", (
         "Exit code 0 if it is, else 1 with what it lacks."
@@ -86,6 +101,8 @@ def serve(arguments: argparse.Namespace) -> int:
 
     settings = config.load()
     log.set_up(settings.log_level)
+    for name in config.exposed():
+        logging.getLogger("ytdl.config").warning("config.readable_by_all", extra={"setting": f"{name}_FILE"})
     return asyncio.run(server.serve(settings))
 
 
@@ -170,6 +187,43 @@ async def _create_admin(settings: Config, arguments: argparse.Namespace, passwor
         finally:
             hasher.close()
             await database.close()
+
+
+def rotate_secrets(arguments: argparse.Namespace) -> int:
+    return asyncio.run(_rotate_secrets(config.load(), only_check=arguments.check))
+
+
+async def _rotate_secrets(settings: Config, *, only_check: bool) -> int:
+    from ytdl import db, sealed, vault
+
+    async with _database_url(settings) as url:
+        await db.migrate(url)
+        database, keys = db.DB(url, size=2), vault.of(settings)
+        await database.open()
+        try:
+            walk = await sealed.check(database, keys) if only_check else await _rotate(database, keys)
+            by_key = await sealed.by_key(database)
+        finally:
+            await database.close()
+    for key_id, count in by_key.items():
+        held = "newest" if key_id == keys.newest else "former" if key_id in keys.key_ids else "missing"
+        print(f"{count} under the {held} key {key_id}.")
+    if walk.unopened:
+        raise Failed(*(f"{count} cannot be opened, key {id or 'unknown'}." for id, count in walk.unopened.items()))
+    return 0
+
+
+async def _rotate(database: "DB", keys: "Vault") -> "Walk":
+    from ytdl import sealed
+
+    total, walk = sum((await sealed.by_key(database)).values()), sealed.Walk()
+    async for walk in sealed.rotate(database, keys):
+        if sys.stderr.isatty():
+            print(f"\r{walk.seen} of {total}", end="", file=sys.stderr, flush=True)
+    if sys.stderr.isatty():
+        print(file=sys.stderr)
+    print(f"Encrypted {walk.resealed} anew.")
+    return walk
 
 
 def show_config(arguments: argparse.Namespace) -> int:

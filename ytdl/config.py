@@ -9,6 +9,7 @@ import ipaddress
 import os
 import re
 import ssl
+import stat
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +18,13 @@ from urllib.parse import urlsplit
 
 import psycopg.conninfo
 
+from ytdl import samples
+
 HIDDEN = "********"
-# Values that stand in documentation; a server that signs with one of them can be entered by anyone.
-SAMPLE_SECRETS = frozenset({"your-secret-key", "your-secret-key-here", "changeme", "change-me", "secret", "password"})
 PROXIES = ("http://", "https://", "socks4://", "socks4a://", "socks5://", "socks5h://")
+LISTS_OF_SECRETS = ("OUTBOUND_PROXY", "ENCRYPTION_KEY_PREVIOUS")
+# 32 bytes, see `vault.key_of`.
+ENCRYPTION_KEY = re.compile(r"[0-9A-Fa-f]{64}|[A-Za-z0-9+/_-]{43}=?")
 TRUE, FALSE = frozenset({"1", "true", "yes", "on"}), frozenset({"0", "false", "no", "off"})
 
 
@@ -34,7 +38,8 @@ class ConfigError(Exception):
 
 def setting(default: Any, help: str, *, section: str, secret: bool = False, least: float | None = None) -> Any:
     meta = {"help": help, "section": section, "secret": secret, "least": least}
-    return dataclasses.field(default=default, metadata=meta)
+    # A Config may end up in a traceback or a log line: secrets are not in its repr.
+    return dataclasses.field(default=default, metadata=meta, repr=not secret)
 
 
 # fmt: off
@@ -53,10 +58,11 @@ class Config:
     redis_prefix: str = setting("ytdl", "First part of every Redis key.", section="Servers")
     jwt_secret_key: str = setting("", "Key that signs access tokens, 32 characters at least (48 for HS384, 64 for HS512); needed when DATABASE_URL is set, else made at the first start and kept in DATA_DIR.", section="Accounts", secret=True)
     encryption_key: str = setting("", "Key that encrypts the secrets kept in the database: 32 random bytes as 64 hexadecimal digits or base64 (`openssl rand -hex 32`). Empty means one that is derived from JWT_SECRET_KEY, or where that is empty too, one that is made at the first start and kept in DATA_DIR.", section="Accounts", secret=True)
-    encryption_key_previous: str = setting("", "Former keys, separated by commas, with which is still read what `ytdl secrets rotate` has not encrypted anew; `jwt:` and a former JWT_SECRET_KEY stand for the key that was derived from that. A comma in it is written %2C.", section="Accounts", secret=True)
+    encryption_key_previous: str = setting("", "Former values of ENCRYPTION_KEY, separated by commas, for what `ytdl secrets rotate` has not yet encrypted anew.", section="Accounts", secret=True)
     jwt_algorithm: str = setting("HS256", "HS256, HS384 or HS512.", section="Accounts")
     jwt_access_token_expire_minutes: int = setting(30, "Life of an access token, in minutes.", section="Accounts", least=1)
     jwt_refresh_token_expire_days: int = setting(7, "Life of a session, in days; then its user signs in again.", section="Accounts", least=1)
+    jwt_secret_key_previous: str = setting("", "The key before a change of JWT_SECRET_KEY; access tokens signed with it are still believed until they expire, and what was encrypted with the key derived from it can still be read.", section="Accounts", secret=True)
     registration_open: bool = setting(True, "Whether anyone may make an account.", section="Accounts")
     admin_username: str = setting("admin", "Name of the admin that is made when there is none.", section="Accounts")
     admin_password: str = setting("", "Password of that admin; empty makes one and prints it once.", section="Accounts", secret=True)
@@ -118,6 +124,12 @@ def _read(name: str, secret: bool, env: Mapping[str, str]) -> str | None:
         raise ValueError(f"cannot be read from the file that {name}_FILE names") from None
 
 
+def exposed(env: Mapping[str, str] = os.environ) -> list[str]:
+    """The secrets in files that every account of this machine may read."""
+    secrets = [name for name, field in FIELDS.items() if field.metadata["secret"] and env.get(f"{name}_FILE")]
+    return [name for name in secrets if Path(env[f"{name}_FILE"]).stat().st_mode & stat.S_IROTH]
+
+
 def _bool(text: str) -> bool:
     if text.lower() not in TRUE | FALSE:
         raise ValueError("must be true or false")
@@ -175,9 +187,10 @@ def _combined(c: Config) -> list[str]:
         (c.jwt_algorithm not in ("HS256", "HS384", "HS512"), "JWT_ALGORITHM must be HS256, HS384 or HS512."),
         (bool(c.database_url) and not c.jwt_secret_key, "JWT_SECRET_KEY must be set when DATABASE_URL is set."),
         (0 < len(c.jwt_secret_key) < key_length, f"JWT_SECRET_KEY must have at least {key_length} characters."),
+        (0 < len(c.jwt_secret_key_previous) < key_length, f"JWT_SECRET_KEY_PREVIOUS must have at least {key_length} characters."),
         (not re.fullmatch(r"[A-Za-z0-9_.-]{3,50}", c.admin_username), "ADMIN_USERNAME must be 3 to 50 letters, digits, _, - or dots."),
-        (c.jwt_secret_key.lower() in SAMPLE_SECRETS, "JWT_SECRET_KEY is a sample from documentation; make one of your own."),
-        (c.admin_password.lower() in SAMPLE_SECRETS, "ADMIN_PASSWORD is a sample from documentation; choose one of your own."),
+        (bool(c.encryption_key) and not ENCRYPTION_KEY.fullmatch(c.encryption_key), "ENCRYPTION_KEY must be 32 bytes as 64 hexadecimal digits or base64."),
+        (not all(map(ENCRYPTION_KEY.fullmatch, former_keys_of(c.encryption_key_previous))), "ENCRYPTION_KEY_PREVIOUS must list keys in the form of ENCRYPTION_KEY."),
         (bool(c.database_url) and not c.database_url.startswith(("postgresql://", "postgres://")), "DATABASE_URL must begin with postgresql://."),
         (bool(c.redis_url) and not c.redis_url.startswith(("redis://", "rediss://", "unix://")), "REDIS_URL must begin with redis://, rediss:// or unix://."),
         (bool(c.public_url) and not c.public_url.startswith(("http://", "https://")), "PUBLIC_URL must begin with http:// or https://."),
@@ -193,7 +206,27 @@ def _combined(c: Config) -> list[str]:
     if c.outbound_ca_file and Path(c.outbound_ca_file).is_file() and not _authority(c.outbound_ca_file):
         faults.append("OUTBOUND_CA_FILE holds no certificate.")
     # Which part is wrong is not said, as it may be one of the password.
-    return network_faults + faults + [f"{name} cannot be read as an address." for name in unread]
+    unread_faults = [f"{name} cannot be read as an address." for name in unread]
+    return network_faults + faults + unread_faults + _given_away(c, key_length)
+
+
+def _given_away(c: Config, key_length: int) -> list[str]:
+    """Secrets that are none: samples in any of them, and keys that nobody made at random."""
+    set_ones = {name: str(getattr(c, f.name)) for name, f in FIELDS.items() if f.metadata["secret"]}
+    faults = []
+    for name, text in set_ones.items():
+        entries = _entries(text) if name in LISTS_OF_SECRETS else (text,)
+        if any("://" not in entry and samples.is_sample(entry) for entry in entries):
+            faults.append(f"{name} is a sample from documentation; choose one of your own.")
+        elif any("://" in entry and samples.has_sample_password(entry) for entry in entries):
+            faults.append(f"{name} has a sample from documentation for its password, on a server elsewhere.")
+        elif name.endswith("_KEY") and len(text) >= key_length and samples.is_weak(text):
+            faults.append(f"{name} is too regular for a key; make one with: openssl rand -hex 32")
+    return faults
+
+
+def _entries(text: str) -> tuple[str, ...]:
+    return tuple(entry.strip() for entry in text.split(",") if entry.strip())
 
 
 def _is_origin(text: str) -> bool:
@@ -227,7 +260,12 @@ def _postgres_address(text: str) -> bool:
 
 def proxies_of(text: str) -> tuple[str, ...]:
     """The addresses in OUTBOUND_PROXY."""
-    return tuple(proxy.strip() for proxy in text.split(",") if proxy.strip())
+    return _entries(text)
+
+
+def former_keys_of(text: str) -> tuple[str, ...]:
+    """The entries of ENCRYPTION_KEY_PREVIOUS."""
+    return _entries(text)
 
 
 def _are_proxies(text: str) -> bool:

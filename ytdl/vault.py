@@ -6,10 +6,8 @@ tag. Where values are kept, and how they move to a newer key, is `sealed`'s.
 """
 
 import base64
-import binascii
 import functools
 import hashlib
-import re
 import secrets
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +18,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from ytdl import crypto, errors, metrics
-from ytdl.config import Config
+from ytdl.config import ENCRYPTION_KEY, Config, former_keys_of
 
 VERSION = b"\x01"
 KEY_BYTES, ID_BYTES, NONCE_BYTES, TAG_BYTES = 32, 8, 12, 16
@@ -28,7 +26,6 @@ HEADER_BYTES = len(VERSION) + ID_BYTES
 OVERHEAD_BYTES = HEADER_BYTES + NONCE_BYTES + TAG_BYTES
 # Apart from every other use that a signing key may be put to.
 FROM_SIGNING_KEY = b"ytdl encryption at rest, from the signing key, 1"
-FORMER_SIGNING_KEY = "jwt:"
 NO_KEY = "A kept secret cannot be read: it is sealed with the key {}, which is not among ENCRYPTION_KEY and its like."
 DAMAGED = "A kept secret cannot be read: it is damaged, or was sealed for another place."
 
@@ -91,14 +88,11 @@ def _id_of(key: bytes) -> bytes:
 
 def key_of(text: str) -> bytes:
     """32 bytes out of 64 hexadecimal digits, or of base64 in either alphabet; raises `ValueError`."""
-    if re.fullmatch(r"[0-9A-Fa-f]{64}", text):
-        return bytes.fromhex(text)
-    if not re.fullmatch(r"[A-Za-z0-9+/_-]{43}=?", text):
+    if not ENCRYPTION_KEY.fullmatch(text):
         raise ValueError("not a key of 32 bytes")
-    try:
-        return base64.b64decode(text.rstrip("=").replace("-", "+").replace("_", "/") + "=", validate=True)
-    except binascii.Error as e:
-        raise ValueError("not a key of 32 bytes") from e
+    if len(text) == 2 * KEY_BYTES:
+        return bytes.fromhex(text)
+    return base64.b64decode(text.rstrip("=").replace("-", "+").replace("_", "/") + "=", validate=True)
 
 
 def from_signing_key(signing_key: str) -> bytes:
@@ -113,22 +107,12 @@ def of(config: Config) -> Vault:
     Blocks for moments where the key is a file; raises `ValueError` where that holds no key.
     """
     made = config.data_dir / "secrets" / "encryption.key"
-    chosen = [key_of(config.encryption_key)] if config.encryption_key else []
-    derived = [from_signing_key(config.jwt_secret_key)] if config.jwt_secret_key else []
-    own = [_made(made)] if made.exists() or not (chosen or derived) else []
-    return Vault([*chosen, *derived, *own, *map(_former, former_keys(config.encryption_key_previous))])
-
-
-def former_keys(text: str) -> tuple[str, ...]:
-    """The entries of ENCRYPTION_KEY_PREVIOUS."""
-    return tuple(entry.strip() for entry in text.split(",") if entry.strip())
-
-
-def _former(entry: str) -> bytes:
-    """A key, or `jwt:` and a former JWT_SECRET_KEY in which a comma is written %2C."""
-    if entry.startswith(FORMER_SIGNING_KEY):
-        return from_signing_key(entry.removeprefix(FORMER_SIGNING_KEY).replace("%2C", ","))
-    return key_of(entry)
+    derived = [from_signing_key(key) for key in (config.jwt_secret_key, config.jwt_secret_key_previous) if key]
+    own = [_made(made)] if made.exists() else []
+    former = [*derived, *own, *map(key_of, former_keys_of(config.encryption_key_previous))]
+    if config.encryption_key:
+        return Vault([key_of(config.encryption_key), *former])
+    return Vault(former if config.jwt_secret_key else [_made(made), *former])
 
 
 def _made(path: Path) -> bytes:

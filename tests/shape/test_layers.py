@@ -21,7 +21,7 @@ LAYERS = (
     ("audit", "chain", "recent", "record", "sealed"),
     ("events", "loops"),
     ("crypto", "db", "embedded", "fetcher", "kv", "storage", "urls", "vault"),
-    ("config", "errors", "log", "metrics", "networks", "passwords", "reasons", "sql", "texts", "titles"),
+    ("blocklist", "config", "errors", "log", "metrics", "networks", "passwords", "reasons", "samples", "sql", "texts", "titles"),
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 ALLOWED_LENGTH = 400
