@@ -17,7 +17,10 @@ LAYERS = (
     ("routes", "api"),
     ("worker", "janitor", "sampler"),
     ("run",),
-    ("apikeys", "attempts", "auth", "disk", "downloads", "egress", "health", "lockout", "queue", "sessions", "users"),
+    (
+        *("apikeys", "attempts", "auth", "blocks", "disk", "downloads", "egress"),
+        *("health", "lockout", "offences", "queue", "sessions", "users", "validation"),
+    ),
     ("audit", "chain", "recent", "record", "sealed"),
     ("events", "loops"),
     ("crypto", "db", "embedded", "fetcher", "kv", "storage", "urls", "vault"),
