@@ -296,6 +296,17 @@ CREATE TABLE public.sessions (
     user_agent text
 );
 
+CREATE TABLE public.sign_in_attempts (
+    name_digest bytea NOT NULL,
+    pending integer DEFAULT 0 NOT NULL,
+    failures integer DEFAULT 0 NOT NULL,
+    lockouts integer DEFAULT 0 NOT NULL,
+    locked_until timestamp with time zone DEFAULT '-infinity'::timestamp with time zone NOT NULL,
+    expires_at timestamp with time zone NOT NULL,
+    CONSTRAINT sign_in_attempts_failures_count CHECK ((failures >= 0)),
+    CONSTRAINT sign_in_attempts_pending_counts CHECK ((pending >= 0))
+);
+
 CREATE TABLE public.tickets (
     hash bytea NOT NULL,
     session_id uuid,
@@ -314,6 +325,7 @@ CREATE TABLE public.users (
     is_active boolean DEFAULT true NOT NULL,
     created_at timestamp with time zone DEFAULT now() NOT NULL,
     last_login timestamp with time zone,
+    password_changed_at timestamp with time zone DEFAULT now() NOT NULL,
     concurrent_downloads integer,
     requests_per_minute integer,
     file_bytes bigint,
@@ -377,6 +389,9 @@ ALTER TABLE ONLY public.sealed_values
 ALTER TABLE ONLY public.sessions
     ADD CONSTRAINT sessions_pkey PRIMARY KEY (id);
 
+ALTER TABLE ONLY public.sign_in_attempts
+    ADD CONSTRAINT sign_in_attempts_pkey PRIMARY KEY (name_digest);
+
 ALTER TABLE ONLY public.tickets
     ADD CONSTRAINT tickets_pkey PRIMARY KEY (hash);
 
@@ -434,6 +449,8 @@ CREATE UNIQUE INDEX sealed_values_place ON public.sealed_values USING btree (kin
 CREATE INDEX sessions_expires_at ON public.sessions USING btree (expires_at);
 
 CREATE INDEX sessions_user_id ON public.sessions USING btree (user_id);
+
+CREATE INDEX sign_in_attempts_expires_at ON public.sign_in_attempts USING btree (expires_at);
 
 CREATE INDEX tickets_key_id ON public.tickets USING btree (key_id) WHERE (key_id IS NOT NULL);
 

@@ -1,84 +1,23 @@
-"""Sign-in, tokens, sessions and tickets through the real server."""
+"""Sign-in, access tokens and tickets through the real server."""
 
 import asyncio
 import itertools
 import logging
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any
 
 import psycopg
 import pytest
 
-from tests.conftest import PASSWORD, SECRET, Person, Service, running
+from tests.conftest import PASSWORD, SECRET, Person, Service
+from tests.signing_in import change, lines, login, opens, post, refresh, second_process
 from tests.test_crypto import REFUSED, signed, worst_lag
 from ytdl import auth, errors
-from ytdl.api.keys import AUTH, EVENTS
-from ytdl.auth import Auth
-from ytdl.config import Config
+from ytdl.api.keys import AUTH
 from ytdl.crypto import Hasher
-from ytdl.db import DB as Database
-from ytdl.events import Events
-from ytdl.kv import KV
+from ytdl.db import DB
 
 NO_TEXT: tuple[Any, ...] = (None, 1, True, ["x"], {})
-
-
-async def post(service: Service, path: str, json: Any = None, **kwargs: Any) -> tuple[int, Any]:
-    async with service.client.post(f"/api/v1{path}", json=json, **kwargs) as answer:
-        return answer.status, await answer.json()
-
-
-async def login(service: Service, username: str = "alice", password: str = PASSWORD) -> tuple[int, Any]:
-    return await post(service, "/auth/login", {"username": username, "password": password})
-
-
-async def refresh(service: Service, token: str) -> tuple[int, Any]:
-    return await post(service, "/security/refresh", {"refresh_token": token})
-
-
-async def opens(service: Service, token: str) -> bool:
-    """Whether this access token is believed; anything but 200 and 401 is an error."""
-    headers = {"Authorization": f"Bearer {token}"}
-    async with service.client.get("/api/v1/auth/profile", headers=headers) as answer:
-        assert answer.status in (200, 401)
-        return answer.status == 200
-
-
-async def change(database_url: str, statement: str) -> None:
-    """What somebody does behind the service's back."""
-    async with await psycopg.AsyncConnection.connect(database_url, autocommit=True) as connection:
-        await connection.execute(statement.encode())
-
-
-async def listening(events: Events) -> None:
-    for _ in range(500):
-        if events.live:
-            return
-        await asyncio.sleep(0.01)
-    raise AssertionError("no subscription after five seconds")
-
-
-@asynccontextmanager
-async def second_process(service: Service) -> AsyncIterator[Auth]:
-    """What another process of the service has: its own connections, caches and subscription."""
-    db = Database(service.config.database_url)
-    kv = KV(service.config.redis_url, service.config.redis_prefix)
-    events = Events(kv)
-    await db.open()
-    await events.start()
-    await listening(events)
-    other = Auth(db, events, service.config, SECRET.encode(), hasher=Hasher(cost=4))
-    yield other
-    await other.close()
-    await events.stop()
-    await kv.close()
-    await db.close()
-
-
-def lines(caplog: pytest.LogCaptureFixture, event: str) -> list[dict[str, Any]]:
-    return [vars(record) for record in caplog.records if record.getMessage() == event]
 
 
 async def test_a_login_answers_a_pair_that_works(service: Service, alice: Person) -> None:
@@ -108,19 +47,6 @@ async def test_every_failed_login_looks_the_same(
         del problem["request_id"]
     assert answers == [answers[0]] * len(answers)
     assert (answers[0][0], answers[0][1]["code"]) == (401, "unauthorized")
-
-
-async def test_a_failed_login_takes_as_long_for_a_name_that_nobody_has(config: Config) -> None:
-    took: dict[str, list[float]] = {"carol": [], "nobody": [], "not a name": []}
-    # The real cost: what a cheap hash takes is drowned by everything around it.
-    async with running(config, cost=12) as service, service.person("carol"):
-        for name in list(took) * 5:
-            begun = time.perf_counter()
-            assert (await login(service, name, "wrong"))[0] == 401
-            took[name].append(time.perf_counter() - begun)
-    # The least of each: whatever else runs on the machine only adds to the others.
-    known, *unknown = (min(times) for times in took.values())
-    assert all(0.5 < other / known < 2 for other in unknown)
 
 
 BODIES: dict[str, dict[str, tuple[str, ...]]] = {
@@ -209,37 +135,6 @@ async def test_no_token_is_taken_for_one_of_another_kind(service: Service, alice
             await service.app[AUTH].redeem(wrong)
 
 
-async def test_a_refresh_answers_a_new_pair_of_the_same_session(service: Service, alice: Person) -> None:
-    status, pair = await refresh(service, alice.refresh_token)
-    assert status == 200
-    assert pair["refresh_token"] != alice.refresh_token
-    assert await opens(service, pair["access_token"])
-    assert await opens(service, alice.token)
-    assert (await refresh(service, pair["refresh_token"]))[0] == 200
-
-
-async def test_a_spent_refresh_token_ends_its_session_and_no_other(
-    service: Service, alice: Person, caplog: pytest.LogCaptureFixture
-) -> None:
-    _, elsewhere = await login(service)
-    _, pair = await refresh(service, alice.refresh_token)
-    status, problem = await refresh(service, alice.refresh_token)
-    assert (status, problem["code"]) == (401, "unauthorized")
-    assert not await opens(service, pair["access_token"])
-    assert (await refresh(service, pair["refresh_token"]))[0] == 401
-    assert await opens(service, elsewhere["access_token"])
-    (line,) = lines(caplog, "authn_token_reuse")
-    assert line["user_id"] == str(alice.user_id)
-
-
-async def test_of_many_refreshes_at_once_one_lives_at_most(service: Service, alice: Person) -> None:
-    answers = await asyncio.gather(*(refresh(service, alice.refresh_token) for _ in range(20)))
-    won = [pair for status, pair in answers if status == 200]
-    assert len(won) == 1
-    assert sorted({status for status, _ in answers}) == [200, 401]
-    assert not await opens(service, won[0]["access_token"])
-
-
 @pytest.mark.parametrize(
     "statement",
     [
@@ -258,77 +153,6 @@ async def test_a_session_that_ended_gives_nothing(
     with pytest.raises(errors.Unauthorized):
         await service.app[AUTH].redeem(ticket.ticket)
     async with second_process(service) as other:
-        with pytest.raises(errors.Unauthorized):
-            await other.identify(alice.token)
-
-
-async def test_a_refresh_does_not_prolong_the_session(
-    service: Service, alice: Person, db: Database, database_url: str
-) -> None:
-    await change(database_url, "UPDATE sessions SET expires_at = now() + interval '1 second'")
-    _, pair = await refresh(service, alice.refresh_token)
-    await asyncio.sleep(1.1)
-    assert (await refresh(service, pair["refresh_token"]))[0] == 401
-
-
-async def test_a_logout_ends_the_session_at_once(service: Service, alice: Person) -> None:
-    _, elsewhere = await login(service)
-    ticket = (await (await alice.post("/auth/ticket")).json())["ticket"]
-    assert await opens(service, alice.token)
-    assert (await alice.post("/auth/logout")).status == 204
-    assert not await opens(service, alice.token)
-    assert (await alice.post("/auth/logout")).status == 401
-    assert (await refresh(service, alice.refresh_token))[0] == 401
-    with pytest.raises(errors.Unauthorized):
-        await service.app[AUTH].redeem(ticket)
-    assert await opens(service, elsewhere["access_token"])
-
-
-async def test_a_logout_reaches_other_processes(service: Service, alice: Person) -> None:
-    async with second_process(service) as other:
-        assert (await other.identify(alice.token)).user_id == alice.user_id
-        await alice.post("/auth/logout")
-        await asyncio.sleep(0.3)
-        with pytest.raises(errors.Unauthorized):
-            await other.identify(alice.token)
-
-
-async def test_without_events_every_request_asks_the_database(
-    service: Service, alice: Person, database_url: str
-) -> None:
-    async with second_process(service) as other:
-        assert await other.identify(alice.token)
-        await other._events.stop()
-        await change(database_url, "UPDATE users SET role = 'admin' WHERE username = 'alice'")
-        assert (await other.identify(alice.token)).role == "admin"
-        await change(database_url, "UPDATE sessions SET revoked_at = now()")
-        with pytest.raises(errors.Unauthorized):
-            await other.identify(alice.token)
-
-
-async def test_a_change_that_nobody_told_is_believed_after_a_while(
-    service: Service, alice: Person, database_url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async with second_process(service) as other:
-        assert (await other.identify(alice.token)).role == "user"
-        await change(database_url, "UPDATE users SET role = 'admin' WHERE username = 'alice'")
-        assert (await other.identify(alice.token)).role == "user"
-        monkeypatch.setattr(other._known, "_seconds", 0.0)
-        assert (await other.identify(alice.token)).role == "admin"
-
-
-async def test_what_was_read_while_a_revocation_came_is_not_remembered(
-    service: Service, alice: Person, database_url: str
-) -> None:
-    async with second_process(service) as other:
-        async with await psycopg.AsyncConnection.connect(database_url) as connection:
-            await connection.execute("LOCK TABLE sessions IN ACCESS EXCLUSIVE MODE")
-            reading = asyncio.create_task(other.identify(alice.token))
-            await asyncio.sleep(0.2)
-            await service.app[EVENTS].tell("revoked", "another session")
-            await asyncio.sleep(0.2)
-        await reading
-        await change(database_url, "UPDATE sessions SET revoked_at = now()")
         with pytest.raises(errors.Unauthorized):
             await other.identify(alice.token)
 
@@ -361,7 +185,7 @@ async def test_a_ticket_expires(service: Service, alice: Person, database_url: s
         await service.app[AUTH].redeem(ticket)
 
 
-async def test_only_digests_are_stored(service: Service, alice: Person, db: Database) -> None:
+async def test_only_digests_are_stored(service: Service, alice: Person, db: DB) -> None:
     await alice.post("/auth/ticket")
     for table in ("refresh_tokens", "tickets", "users", "sessions"):
         async with await psycopg.AsyncConnection.connect(db.url) as connection:
@@ -371,21 +195,10 @@ async def test_only_digests_are_stored(service: Service, alice: Person, db: Data
             assert secret not in str(rows)
 
 
-async def test_a_session_remembers_where_it_came_from(service: Service, alice: Person, database_url: str) -> None:
-    headers = {"User-Agent": "curl/8 " + "x" * 1000}
-    body = {"username": "alice", "password": PASSWORD}
-    assert (await post(service, "/auth/login", body, headers=headers))[0] == 200
-    tokens = await service.app[AUTH].sign_in("alice", PASSWORD, ip="2001:db8::1", agent="\udcff\0")
-    assert tokens.access_token
-    async with await psycopg.AsyncConnection.connect(database_url) as connection:
-        rows = await connection.execute("SELECT host(ip), user_agent FROM sessions ORDER BY id DESC LIMIT 2")
-        assert await rows.fetchall() == [("2001:db8::1", "?"), ("127.0.0.1", headers["User-Agent"][:400])]
-
-
 async def test_too_many_logins_at_once_are_turned_away(service: Service, alice: Person) -> None:
     narrow, own = Hasher(threads=1, waiting=1), service.app[AUTH].hasher
     service.app[AUTH].hasher = narrow
-    answers = await asyncio.gather(*(login(service, "nobody") for _ in range(10)))
+    answers = await asyncio.gather(*(login(service, f"nobody{n}") for n in range(10)))
     service.app[AUTH].hasher = own
     narrow.close()
     assert sorted({status for status, _ in answers}) == [401, 503]
@@ -417,11 +230,13 @@ async def test_sign_ins_are_logged_without_secrets(
 
 
 async def test_the_sweep_takes_only_what_nobody_can_use(
-    service: Service, alice: Person, db: Database, database_url: str
+    service: Service, alice: Person, db: DB, database_url: str
 ) -> None:
     await alice.post("/auth/ticket")
-    assert await auth.sweep(db) == {"tickets": 0, "sessions": 0}
+    assert await auth.sweep(db) == {"tickets": 0, "sessions": 0, "sign_in_attempts": 0}
     await change(database_url, "UPDATE tickets SET expires_at = now() - interval '1 second'")
-    assert await auth.sweep(db) == {"tickets": 1, "sessions": 0}
+    assert await auth.sweep(db) == {"tickets": 1, "sessions": 0, "sign_in_attempts": 0}
     await change(database_url, "UPDATE sessions SET expires_at = now() - interval '31 days'")
-    assert await auth.sweep(db) == {"tickets": 0, "sessions": 1}
+    assert await auth.sweep(db) == {"tickets": 0, "sessions": 1, "sign_in_attempts": 0}
+    await change(database_url, "UPDATE sign_in_attempts SET expires_at = now() - interval '1 second'")
+    assert await auth.sweep(db) == {"tickets": 0, "sessions": 0, "sign_in_attempts": 1}

@@ -1,35 +1,35 @@
-"""Sign-in, sessions, access and refresh tokens, tickets: who is asking, and for how long that is believed.
+"""Sign-in, access tokens, tickets, change of password: who is asking, and for how long that is believed.
 
-A session is one sign-in; all its tokens die with it. `Auth(db, events, config, key, hasher=Hasher())` serves
-a process: `sign_in(username, password) -> Tokens`, `identify(token) -> Identity`. Accounts are `users`'.
+`Auth(db, events, config, key, hasher=Hasher())` serves a process: `sign_in(username, password) -> Tokens`,
+`identify(token) -> Identity`. Accounts are `users`', sessions and refresh tokens `sessions`', the count of failures is
+`lockout`'s.
 """
 
-import logging
+import contextlib
 from typing import Annotated, Literal
 from uuid import UUID
 
 import msgspec
-import uuid_utils.compat as uuid
 from msgspec import Meta
 
-from ytdl import crypto, errors, metrics, sql, users
+from ytdl import audit, crypto, errors, lockout, metrics, passwords, sessions, sql, users
 from ytdl.config import Config
 from ytdl.crypto import AccessTokens, Claims, Hasher
-from ytdl.db import DB, Statements
+from ytdl.db import DB, Statements, Transaction
+from ytdl.errors import Fault
 from ytdl.events import Events
+from ytdl.lockout import Attempt, Lockout
 from ytdl.recent import Recent
+from ytdl.sessions import Opened, Sessions
 
-log = logging.getLogger("ytdl.auth")
 q = sql.load("auth")
 
 WRONG = "The user name or the password is wrong."
-REFUSED = "The refresh token is not valid; sign in again."
 NO_TICKET = "The ticket is spent, expired or unknown; ask for a new one."
 TICKET_SECONDS = 60
 # How long this process believes what it read of a session. A revocation is heard at once; this bounds what
 # happens when the word of it is lost.
 BELIEVED_SECONDS = 3.0
-AGENT_LENGTH = 400
 
 
 class Credentials(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -49,6 +49,11 @@ class Grant(Credentials, frozen=True, forbid_unknown_fields=True):
 
 class RefreshToken(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     refresh_token: Annotated[str, Meta(max_length=512)]
+
+
+class PasswordChange(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    current_password: Annotated[str, Meta(max_length=1024)]
+    new_password: users.Password
 
 
 class Tokens(msgspec.Struct, frozen=True):
@@ -91,10 +96,11 @@ class Auth:
     def __init__(self, db: DB, events: Events, config: Config, key: bytes, *, hasher: Hasher | None = None) -> None:
         self.hasher = hasher or Hasher()
         self._db = db
-        self._events = events
-        self._tokens = AccessTokens(key, config.jwt_algorithm)
+        self.sessions = Sessions(db, events, key, days=config.jwt_refresh_token_expire_days)
+        self.lockout = Lockout(db, key, attempts=config.max_login_attempts, minutes=config.lockout_duration_minutes)
+        previous = config.jwt_secret_key_previous.encode()
+        self._tokens = AccessTokens(key, config.jwt_algorithm, previous=previous)
         self._access_seconds = config.jwt_access_token_expire_minutes * 60
-        self._session_days = config.jwt_refresh_token_expire_days
         self._known: Recent[str, Identity] = Recent(events, seconds=BELIEVED_SECONDS)
         events.hear("revoked", self._known.forget)
 
@@ -102,44 +108,47 @@ class Auth:
         self.hasher.close()
 
     async def sign_in(self, username: str, password: str, *, ip: str | None = None, agent: str | None = None) -> Tokens:
-        """Raises `errors.Unauthorized`, with the same words after the same work whatever was wrong, and
-        `errors.Unavailable` when too many passwords are being checked."""
-        account = await self._checked(username, password, ip)
-        session, secret = uuid.uuid7(), crypto.new_secret()
-        opened = await self._db.exec(
-            q.open_session,
-            user_id=account,
-            session_id=session,
-            days=self._session_days,
-            ip=ip,
-            user_agent=_clean(agent),
-            hash=crypto.digest(secret),
-        )
-        if not opened:
-            raise self._failed("inactive", ip, account)
+        """Raises `errors.Unauthorized`, with the same words after the same work whatever was wrong, `errors.Locked`
+        after too many failures, and `errors.Unavailable` when too many passwords are being checked."""
+        try:
+            opened = await self._sign_in(username, password, ip, agent)
+        except (errors.Locked, errors.Unavailable) as e:
+            metrics.auth_logins.labels("locked" if isinstance(e, errors.Locked) else "busy").inc()
+            raise
         metrics.auth_logins.labels("ok").inc()
-        log.info("authn_login_success", extra={"user_id": str(account), "session": str(session), "ip": ip})
-        return self._pair(account, session, secret)
+        return self._pair(opened)
 
-    async def refresh(self, secret: str, *, ip: str | None = None) -> Tokens:
-        """Spends a refresh token for a new pair. Raises `errors.Unauthorized`; a token that was spent before
-        ends its session, for one of the two who hold it is a thief."""
-        successor = crypto.new_secret()
-        row = await self._db.maybe(q.rotate, hash=crypto.digest(secret), successor=crypto.digest(successor))
-        if row is None:
-            metrics.auth_refreshes.labels(await self._refused(secret, ip)).inc()
-            raise errors.Unauthorized(REFUSED)
-        metrics.auth_refreshes.labels("ok").inc()
-        return self._pair(row["user_id"], row["session_id"], successor)
+    async def refresh(self, secret: str) -> Tokens:
+        """Spends a refresh token for a new pair; as `Sessions.refresh`."""
+        return self._pair(await self.sessions.refresh(secret))
 
     async def sign_out(self, identity: Identity) -> None:
-        await self.revoke(identity.credential_id)
-        log.info("authn_token_revoked", extra={"session": str(identity.session_id), "reason": "logout"})
+        await self.sessions.revoke(identity.credential_id, reason="logout")
 
-    async def revoke(self, session_id: UUID) -> None:
-        """Ends a session: at once in this process, in the others as soon as they hear of it."""
-        await self._db.exec(q.revoke_session, session_id=session_id)
-        await self._events.tell("revoked", str(session_id))
+    async def change_password(self, identity: Identity, change: PasswordChange) -> None:
+        """Ends every other session of the user. API keys stay: each was made on purpose and is taken back by itself.
+
+        Raises `errors.Invalid` for a new password that breaks the rules and for a current one that is wrong, which
+        counts like a failed sign-in, `errors.Locked` after too many of those, and `errors.Unavailable`.
+        """
+        user = await users.by_id(self._db, identity.user_id)
+        _refuse_new(change, user)
+        self.hasher.turn_away()
+        async with self.lockout.attempt(user.username) as attempt:
+            account = await users.credentials(self._db, user.username)
+            right = account is not None and await self.hasher.verify(change.current_password, account.password_hash)
+            if account is None or not right:
+                raise await self._change_failed(attempt, user.id)
+            hashed = await self.hasher.hash(change.new_password)
+            async with self._db.transaction() as tx:
+                seen = account.password_changed_at
+                changed = await tx.exec(q.change_password, id=user.id, hash=hashed, seen=seen)
+                if changed:
+                    await attempt.right(tx)
+                    ended = await self._changed(tx, identity)
+            if not changed:
+                raise await self._change_failed(attempt, user.id)
+        await self.sessions.tell(ended)
 
     async def identify(self, token: str) -> Identity:
         """Whose token this is. Raises `errors.Unauthorized` for one that is expired, forged, of another
@@ -164,49 +173,69 @@ class Auth:
             raise errors.Unauthorized(NO_TICKET)
         return Identity(**row)
 
-    async def _checked(self, username: str, password: str, ip: str | None) -> UUID:
-        """The id of the active user whose password this is. A hash is worked through in every case."""
+    async def _sign_in(self, username: str, password: str, ip: str | None, agent: str | None) -> Opened:
+        self.hasher.turn_away()
+        async with self.lockout.attempt(username) as attempt:
+            account = await self._checked(attempt, username, password)
+            async with self._db.transaction() as tx:
+                opened = await self.sessions.open(tx, account, ip, agent)
+                if opened:
+                    await attempt.right(tx)
+                    into = ("session", opened.session_id)
+                    await audit.record(tx, "authn_login_success", user_id=account.id, object=into, ip=ip)
+            if opened is None:
+                raise await self._failed(attempt, "inactive", account.id)
+        await self._renew_hash(account, password)
+        return opened
+
+    async def _checked(self, attempt: Attempt, username: str, password: str) -> users.Credentials:
+        """The account whose password this is. The same is done for a name that nobody has: the same statements, and a
+        hash that is worked through."""
         account = await users.credentials(self._db, username)
-        hashed = account.password_hash if account else self.hasher.nobody
-        try:
-            right = await self.hasher.verify(password, hashed)
-        except errors.Unavailable:
-            metrics.auth_logins.labels("busy").inc()
-            raise
+        right = await self.hasher.verify(password, account.password_hash if account else self.hasher.nobody)
         if account is None or not right:
-            raise self._failed("wrong", ip, account.id if account else None)
-        if not account.is_active:
-            raise self._failed("inactive", ip, account.id)
-        return account.id
+            raise await self._failed(attempt, "wrong", account.id if account else None)
+        return account
 
-    def _failed(self, outcome: str, ip: str | None, account: UUID | None) -> errors.Unauthorized:
-        """Counts and logs a failed sign-in. The name that was typed is not logged: it may be a password."""
+    async def _failed(self, attempt: Attempt, outcome: str, account: UUID | None) -> errors.Unauthorized:
+        """Counts and records a failed sign-in. The name that was typed is not recorded: it may be a password."""
         metrics.auth_logins.labels(outcome).inc()
-        known = {"user_id": str(account)} if account else {}
-        log.warning("authn_login_fail", extra={"reason": outcome, "ip": ip, **known})
-        return errors.Unauthorized(WRONG)
+        async with self._db.transaction() as tx:
+            await attempt.wrong(tx, account)
+            await audit.record(tx, "authn_login_fail", result="failed", user_id=account, reason=outcome)
+        return errors.Unauthorized(WRONG, offence="login")
 
-    async def _refused(self, secret: str, ip: str | None) -> str:
-        """Why a refresh token was refused, as an outcome; ends the session of one that was spent before."""
-        row = await self._db.maybe(q.refresh_token, hash=crypto.digest(secret))
-        if row is None:
-            return "wrong"
-        if not row["spent"]:
-            return "expired" if row["is_active"] else "inactive"
-        await self.revoke(row["session_id"])
-        ids = {"user_id": str(row["user_id"]), "session": str(row["session_id"])}
-        log.warning("authn_token_reuse", extra={**ids, "ip": ip})
-        return "reused"
+    async def _change_failed(self, attempt: Attempt, user_id: UUID) -> errors.Invalid:
+        async with self._db.transaction() as tx:
+            await attempt.wrong(tx, user_id)
+            await audit.record(tx, "authn_password_change_fail", result="failed", object=("user", user_id))
+        faults = (Fault("current_password", "is wrong"),)
+        return errors.Invalid("current_password is wrong.", faults=faults, offence="login")
 
-    def _pair(self, user: UUID, session: UUID, secret: str) -> Tokens:
-        access = self._tokens.issue(user, session, seconds=self._access_seconds)
-        return Tokens(access, secret, self._access_seconds)
+    async def _changed(self, tx: Transaction, identity: Identity) -> list[UUID]:
+        """Records a change of password and ends the other sessions, whose ids are answered."""
+        whose = identity.user_id
+        await audit.record(tx, "authn_password_change", object=("user", whose))
+        return await self.sessions.revoke_all(tx, whose, reason="password", keep=identity.session_id)
+
+    async def _renew_hash(self, account: users.Credentials, password: str) -> None:
+        """Hashes a password that was just proven anew where hashes have another cost by now."""
+        if not self.hasher.outdated(account.password_hash):
+            return
+        # The next sign-in does it where too many wait for a hash.
+        with contextlib.suppress(errors.Unavailable):
+            hashed = await self.hasher.hash(password)
+            await self._db.exec(q.renew_hash, id=account.id, old=account.password_hash, new=hashed)
+
+    def _pair(self, opened: Opened) -> Tokens:
+        access = self._tokens.issue(opened.user_id, opened.session_id, seconds=self._access_seconds)
+        return Tokens(access, opened.secret, self._access_seconds)
 
     async def _read(self, claims: Claims) -> Identity | None:
         """The session's state from the database. It is remembered unless a revocation came while it was read,
         which may have been too late for this answer."""
         changes = self._known.changes
-        row = await self._db.maybe(q.identity, session_id=claims.session_id, user_id=claims.user_id)
+        row = await self.sessions.find(claims.session_id, claims.user_id)
         if row is None:
             return None
         identity = Identity(**row)
@@ -214,13 +243,20 @@ class Auth:
         return identity
 
 
-def _clean(agent: str | None) -> str | None:
-    """What a client calls itself, cut and made text: a header may hold bytes that are none."""
-    if agent is None:
-        return None
-    return agent[:AGENT_LENGTH].encode("utf-8", "replace").decode().replace("\0", "")
+def _refuse_new(change: PasswordChange, user: users.User) -> None:
+    """Raises `errors.Invalid` with every rule that the new password breaks."""
+    broken = passwords.faults(change.new_password, user.username, user.email)
+    if change.new_password == change.current_password:
+        broken.append("must not be the current password")
+    if broken:
+        faults = tuple(Fault("new_password", message) for message in broken)
+        raise errors.Invalid("; ".join(f"new_password {message}" for message in broken) + ".", faults=faults)
 
 
 async def sweep(db: Statements) -> dict[str, int]:
     """Removes what nobody can use any more; for the janitor. The rows removed, by kind."""
-    return {"tickets": await db.exec(q.sweep_tickets), "sessions": await db.exec(q.sweep_sessions)}
+    return {
+        "tickets": await db.exec(q.sweep_tickets),
+        "sessions": await sessions.sweep(db),
+        "sign_in_attempts": await lockout.sweep(db),
+    }

@@ -63,6 +63,8 @@ class Config:
     jwt_access_token_expire_minutes: int = setting(30, "Life of an access token, in minutes.", section="Accounts", least=1)
     jwt_refresh_token_expire_days: int = setting(7, "Life of a session, in days; then its user signs in again.", section="Accounts", least=1)
     jwt_secret_key_previous: str = setting("", "The key before a change of JWT_SECRET_KEY; access tokens signed with it are still believed until they expire, and what was encrypted with the key derived from it can still be read.", section="Accounts", secret=True)
+    max_login_attempts: int = setting(5, "Failed sign-ins in a row after which a user name is locked.", section="Accounts", least=1)
+    lockout_duration_minutes: float = setting(15.0, "How long a user name is locked, in minutes; doubles with each further lock within a day, up to a day.", section="Accounts", least=0.001)
     registration_open: bool = setting(True, "Whether anyone may make an account.", section="Accounts")
     admin_username: str = setting("admin", "Name of the admin that is made when there is none.", section="Accounts")
     admin_password: str = setting("", "Password of that admin; empty makes one and prints it once.", section="Accounts", secret=True)
@@ -187,6 +189,7 @@ def _combined(c: Config) -> list[str]:
         (c.jwt_algorithm not in ("HS256", "HS384", "HS512"), "JWT_ALGORITHM must be HS256, HS384 or HS512."),
         (bool(c.database_url) and not c.jwt_secret_key, "JWT_SECRET_KEY must be set when DATABASE_URL is set."),
         (0 < len(c.jwt_secret_key) < key_length, f"JWT_SECRET_KEY must have at least {key_length} characters."),
+        (0 < len(c.jwt_secret_key_previous) < key_length, f"JWT_SECRET_KEY_PREVIOUS must have at least {key_length} characters."),
         (0 < len(c.jwt_secret_key_previous) < key_length, f"JWT_SECRET_KEY_PREVIOUS must have at least {key_length} characters."),
         (not re.fullmatch(r"[A-Za-z0-9_.-]{3,50}", c.admin_username), "ADMIN_USERNAME must be 3 to 50 letters, digits, _, - or dots."),
         (bool(c.encryption_key) and not ENCRYPTION_KEY.fullmatch(c.encryption_key), "ENCRYPTION_KEY must be 32 bytes as 64 hexadecimal digits or base64."),

@@ -9,6 +9,7 @@ import base64
 import contextlib
 import functools
 import hashlib
+import hmac
 import os
 import secrets
 import threading
@@ -58,6 +59,17 @@ class Hasher:
         # A hash in form, of no password: verifying against it takes as long as against a real one.
         self.nobody = bcrypt.gensalt(cost).decode() + "." * 31
 
+    def turn_away(self) -> None:
+        """Raises `errors.Unavailable` while the waiting room is full; for whoever would do work before it hashes."""
+        if not self._room.acquire(blocking=False):
+            metrics.auth_hashes_refused.inc()
+            raise errors.Unavailable(BUSY, retry_after=10)
+        self._room.release()
+
+    def outdated(self, hashed: str) -> bool:
+        """Whether a hash was made at another cost than new ones are."""
+        return not hashed.startswith(f"$2b${self._cost:02}$")
+
     async def hash(self, password: str) -> str:
         hashed = await self._run(lambda: bcrypt.hashpw(_prepare(password), bcrypt.gensalt(self._cost)))
         return hashed.decode()
@@ -99,10 +111,15 @@ class Claims(msgspec.Struct, frozen=True):
 
 
 class AccessTokens:
-    """Access tokens of one key and one algorithm. A verified token is remembered, a refused one never is."""
+    """Access tokens of one algorithm. A verified token is remembered, a refused one never is.
 
-    def __init__(self, key: bytes, algorithm: str) -> None:
+    All are signed with `key`; those of a `previous` one are still believed. Which of the two it is a token has no say
+    in: everything in its head but the kind and the algorithm, which are fixed, is passed over.
+    """
+
+    def __init__(self, key: bytes, algorithm: str, *, previous: bytes = b"") -> None:
         self._key = key
+        self._previous = previous
         self._algorithm = algorithm
         self._decoded = functools.lru_cache(TOKENS_REMEMBERED)(self._decode)
 
@@ -121,11 +138,14 @@ class AccessTokens:
         return jwt.encode(claims, self._key, self._algorithm, headers={"typ": TOKEN_TYPE})
 
     def verify(self, token: str) -> Claims:
-        """Raises `errors.Unauthorized` for everything but a live access token of ours."""
+        """Raises `errors.Unauthorized` for everything but a live access token of ours, as an offence where somebody
+        has made a token without the key."""
         if len(token) > TOKEN_LENGTH or not token.isascii():
             raise errors.Unauthorized(NOT_VALID)
         try:
             claims = self._decoded(token)
+        except (jwt.InvalidSignatureError, jwt.InvalidAlgorithmError) as e:
+            raise errors.Unauthorized(NOT_VALID, offence="forgery") from e
         except (jwt.PyJWTError, ValueError, TypeError) as e:
             raise errors.Unauthorized(NOT_VALID) from e
         if claims.expires <= time.time():
@@ -133,9 +153,17 @@ class AccessTokens:
         return claims
 
     def _decode(self, token: str) -> Claims:
+        try:
+            return self._signed(token, self._key)
+        except jwt.InvalidSignatureError:
+            if not self._previous:
+                raise
+            return self._signed(token, self._previous)
+
+    def _signed(self, token: str, key: bytes) -> Claims:
         decoded = jwt.decode_complete(
             token,
-            self._key,
+            key,
             algorithms=[self._algorithm],
             audience=AUDIENCE,
             issuer=ISSUER,
@@ -151,6 +179,17 @@ class AccessTokens:
 def new_secret() -> str:
     """256 bits at random, as text that is safe in a URL."""
     return secrets.token_urlsafe(32)
+
+
+def derived(key: bytes, purpose: str) -> bytes:
+    """A key of its own for each purpose, which tells nothing of the others."""
+    return hmac.digest(key, f"ytdl: {purpose}".encode(), "sha256")
+
+
+def successor(key: bytes, secret: str) -> str:
+    """The one secret that follows another; whoever lacks the key can make it neither from that nor from its digest."""
+    made = hmac.digest(key, secret.encode("utf-8", "surrogatepass"), "sha256")
+    return base64.urlsafe_b64encode(made).rstrip(b"=").decode()
 
 
 def digest(secret: str) -> bytes:

@@ -9,9 +9,10 @@ from typing import Any
 from ytdl.api import apikeys, auth, docs, downloads, security, service, streams
 from ytdl.api.http import Route
 from ytdl.apikeys import Keys, MadeKey, NewKey
-from ytdl.auth import Credentials, Grant, RefreshToken, Ticket, Tokens
+from ytdl.auth import Credentials, Grant, PasswordChange, RefreshToken, Ticket, Tokens
 from ytdl.health import Readiness
 from ytdl.record import Attempt, Download, Filter, NewDownload, Page
+from ytdl.sessions import SessionFilter, SessionPage
 from ytdl.users import Profile, ProfileChange, Registration
 
 # fmt: off
@@ -20,11 +21,15 @@ ROUTES: tuple[Route, ...] = (
     Route("POST", "/auth/register", auth.register, "anyone", body=Registration, returns=Profile, status=201,
           problems=("forbidden", "conflict")),
     Route("POST", "/auth/login", auth.login, "anyone", body=Credentials, returns=Tokens,
-          problems=("unauthorized",)),
+          problems=("unauthorized", "locked")),
     Route("POST", "/auth/logout", auth.logout, "user", session=True, status=204),
     Route("GET", "/auth/profile", auth.profile, "user", returns=Profile),
     Route("PUT", "/auth/profile", auth.change_profile, "user", session=True, body=ProfileChange, returns=Profile,
           problems=("conflict",)),
+    Route("POST", "/auth/change-password", auth.change_password, "user", session=True, body=PasswordChange,
+          status=204, problems=("locked",)),
+    Route("GET", "/auth/sessions", auth.sessions, "user", session=True, query=SessionFilter, returns=SessionPage),
+    Route("DELETE", "/auth/sessions/{id}", auth.end_session, "user", session=True, status=204),
     Route("POST", "/auth/ticket", auth.issue_ticket, "user", scope="read", returns=Ticket),
     Route("GET", "/auth/api-keys", apikeys.page, "user", session=True, returns=Keys),
     Route("POST", "/auth/api-keys", apikeys.create, "user", session=True, body=NewKey, returns=MadeKey, status=201,
@@ -33,7 +38,7 @@ ROUTES: tuple[Route, ...] = (
 
     # security
     Route("POST", "/security/token", security.token, "anyone", body=Grant, form=True, returns=Tokens,
-          problems=("unauthorized",)),
+          problems=("unauthorized", "locked")),
     Route("POST", "/security/refresh", security.refresh, "anyone", body=RefreshToken, returns=Tokens,
           problems=("unauthorized",)),
 

@@ -11,7 +11,7 @@ FROM users WHERE id = %(id)s;
 
 -- name: credentials :maybe
 -- What a sign-in is checked against.
-SELECT id, password_hash, is_active FROM users WHERE lower(username) = lower(%(username)s);
+SELECT id, password_hash, password_changed_at FROM users WHERE lower(username) = lower(%(username)s);
 
 -- name: change :maybe
 -- The fields a user may change; NULL leaves one as it is.

@@ -3,9 +3,10 @@
 from aiohttp import hdrs, web
 
 from ytdl import users
-from ytdl.api.http import client_ip, who
+from ytdl.api.http import client_ip, path_uuid, who
 from ytdl.api.keys import AUTH, CONFIG, DB
-from ytdl.auth import Credentials, Ticket, Tokens
+from ytdl.auth import Credentials, PasswordChange, Ticket, Tokens
+from ytdl.sessions import SessionFilter, SessionPage
 from ytdl.users import Profile, ProfileChange, Registration
 
 
@@ -20,7 +21,10 @@ async def register(request: web.Request, body: Registration) -> Profile:
 
 
 async def login(request: web.Request, body: Credentials) -> Tokens:
-    """Sign in with a user name and a password, for an access token and a refresh token."""
+    """Sign in with a user name and a password, for an access token and a refresh token.
+
+    After some failures in a row the name is locked for a while, whether or not somebody has it.
+    """
     agent = request.headers.get(hdrs.USER_AGENT)
     ip = client_ip(request) or None
     return await request.app[AUTH].sign_in(body.username, body.password, ip=ip, agent=agent)
@@ -43,6 +47,25 @@ async def change_profile(request: web.Request, body: ProfileChange) -> Profile:
     """Change your e-mail address or full name; what is left out stays."""
     await users.change(request.app[DB], who(request).user_id, body)
     return await profile(request)
+
+
+async def change_password(request: web.Request, body: PasswordChange) -> None:
+    """Change your password.
+
+    Every other session of yours ends. A wrong current password counts like a failed sign-in.
+    """
+    await request.app[AUTH].change_password(who(request), body)
+
+
+async def sessions(request: web.Request, query: SessionFilter) -> SessionPage:
+    """List where you are signed in, newest first."""
+    identity = who(request)
+    return await request.app[AUTH].sessions.page(identity.user_id, query, current=identity.session_id)
+
+
+async def end_session(request: web.Request) -> None:
+    """Sign out elsewhere: end one of your sessions, at once and everywhere."""
+    await request.app[AUTH].sessions.revoke_own(who(request).user_id, path_uuid(request, "id"))
 
 
 async def issue_ticket(request: web.Request) -> Ticket:

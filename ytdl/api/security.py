@@ -3,7 +3,6 @@
 from aiohttp import web
 
 from ytdl.api import auth
-from ytdl.api.http import client_ip
 from ytdl.api.keys import AUTH
 from ytdl.auth import Grant, RefreshToken, Tokens
 
@@ -19,6 +18,7 @@ async def token(request: web.Request, body: Grant) -> Tokens:
 async def refresh(request: web.Request, body: RefreshToken) -> Tokens:
     """Exchange a refresh token for a new pair of tokens.
 
-    The old refresh token is spent with it. One that was spent before ends its session, for somebody stole it.
+    The old refresh token is spent with it. Asking again within ten seconds, as when the answer was lost, gets the same
+    new one while that is unspent. Any other that was spent before ends its session, for somebody stole it.
     """
-    return await request.app[AUTH].refresh(body.refresh_token, ip=client_ip(request) or None)
+    return await request.app[AUTH].refresh(body.refresh_token)

@@ -1,0 +1,87 @@
+"""Steps of tests about accounts: signing in and refreshing over HTTP, another process, changes behind the back."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import psycopg
+import pytest
+
+from tests.conftest import PASSWORD, SECRET, Service
+from ytdl.auth import Auth
+from ytdl.crypto import Hasher
+from ytdl.db import DB, Row
+from ytdl.events import Events
+from ytdl.kv import KV
+from ytdl.sql import Query
+
+TRAIL = Query("test.trail", "many", "", b"SELECT * FROM audit_events ORDER BY at")
+
+
+async def post(service: Service, path: str, json: Any = None, **kwargs: Any) -> tuple[int, Any]:
+    async with service.client.post(f"/api/v1{path}", json=json, **kwargs) as answer:
+        return answer.status, await answer.json()
+
+
+async def login(service: Service, username: str = "alice", password: str = PASSWORD) -> tuple[int, Any]:
+    return await post(service, "/auth/login", {"username": username, "password": password})
+
+
+async def refresh(service: Service, token: str) -> tuple[int, Any]:
+    return await post(service, "/security/refresh", {"refresh_token": token})
+
+
+async def opens(service: Service, token: str) -> bool:
+    """Whether this access token is believed; anything but 200 and 401 is an error."""
+    headers = {"Authorization": f"Bearer {token}"}
+    async with service.client.get("/api/v1/auth/profile", headers=headers) as answer:
+        assert answer.status in (200, 401)
+        return answer.status == 200
+
+
+async def change(database_url: str, statement: str) -> None:
+    """What somebody does behind the service's back."""
+    async with await psycopg.AsyncConnection.connect(database_url, autocommit=True) as connection:
+        await connection.execute(statement.encode())
+
+
+async def listening(events: Events) -> None:
+    for _ in range(500):
+        if events.live:
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError("no subscription after five seconds")
+
+
+@asynccontextmanager
+async def second_process(service: Service) -> AsyncIterator[Auth]:
+    """What another process of the service has: its own connections, caches and subscription."""
+    db = DB(service.config.database_url)
+    kv = KV(service.config.redis_url, service.config.redis_prefix)
+    events = Events(kv)
+    await db.open()
+    await events.start()
+    await listening(events)
+    other = Auth(db, events, service.config, SECRET.encode(), hasher=Hasher(cost=4))
+    yield other
+    await other.close()
+    await events.stop()
+    await kv.close()
+    await db.close()
+
+
+def lines(caplog: pytest.LogCaptureFixture, event: str) -> list[dict[str, Any]]:
+    return [vars(record) for record in caplog.records if record.getMessage() == event]
+
+
+async def trail(db: DB, *types: str) -> list[Row]:
+    """What the audit trail has of these types, oldest first."""
+    return [row for row in await db.many(TRAIL) if row["type"] in types]
+
+
+async def counted(database_url: str, rows: str) -> int:
+    """How many rows there are; `rows` is a table and what restricts it."""
+    async with await psycopg.AsyncConnection.connect(database_url) as connection:
+        found = await (await connection.execute(f"SELECT count(*) FROM {rows}".encode())).fetchone()
+    return int(found[0]) if found else 0
