@@ -56,6 +56,20 @@ CREATE TABLE public.audit_pending (
     event_id uuid NOT NULL
 );
 
+CREATE TABLE public.blocks (
+    id uuid NOT NULL,
+    network cidr NOT NULL,
+    kind text NOT NULL,
+    reason text NOT NULL,
+    offences jsonb DEFAULT '{}'::jsonb NOT NULL,
+    created_by uuid,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    expires_at timestamp with time zone NOT NULL,
+    lifted_at timestamp with time zone,
+    CONSTRAINT blocks_end_after_they_begin CHECK ((expires_at > created_at)),
+    CONSTRAINT blocks_kind_known CHECK ((kind = ANY (ARRAY['automatic'::text, 'manual'::text])))
+);
+
 CREATE TABLE public.download_logs (
     id bigint NOT NULL,
     download_id uuid NOT NULL,
@@ -353,6 +367,12 @@ ALTER TABLE ONLY public.audit_events
 ALTER TABLE ONLY public.audit_pending
     ADD CONSTRAINT audit_pending_pkey PRIMARY KEY (event_id);
 
+ALTER TABLE ONLY public.blocks
+    ADD CONSTRAINT blocks_one_at_a_time EXCLUDE USING gist (network inet_ops WITH =, tstzrange(created_at, expires_at) WITH &&) WHERE ((lifted_at IS NULL));
+
+ALTER TABLE ONLY public.blocks
+    ADD CONSTRAINT blocks_pkey PRIMARY KEY (id);
+
 ALTER TABLE ONLY public.download_logs
     ADD CONSTRAINT download_logs_attempt_once UNIQUE (job_id, fence);
 
@@ -409,6 +429,10 @@ CREATE INDEX audit_events_ip ON public.audit_events USING btree (ip, at DESC);
 CREATE INDEX audit_events_type ON public.audit_events USING btree (type, at DESC);
 
 CREATE INDEX audit_events_user_id ON public.audit_events USING btree (user_id, at DESC);
+
+CREATE INDEX blocks_created_by ON public.blocks USING btree (created_by) WHERE (created_by IS NOT NULL);
+
+CREATE INDEX blocks_expires_at ON public.blocks USING btree (expires_at) WHERE (lifted_at IS NULL);
 
 CREATE INDEX download_logs_download_id ON public.download_logs USING btree (download_id);
 
@@ -472,6 +496,9 @@ CREATE TRIGGER audit_events_pending AFTER INSERT ON public.audit_events FOR EACH
 
 ALTER TABLE ONLY public.api_keys
     ADD CONSTRAINT api_keys_user_id_fkey FOREIGN KEY (user_id) REFERENCES public.users(id) ON DELETE CASCADE;
+
+ALTER TABLE ONLY public.blocks
+    ADD CONSTRAINT blocks_created_by_fkey FOREIGN KEY (created_by) REFERENCES public.users(id) ON DELETE SET NULL;
 
 ALTER TABLE ONLY public.downloads
     ADD CONSTRAINT downloads_job_id_fkey FOREIGN KEY (job_id) REFERENCES public.jobs(id);

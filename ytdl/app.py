@@ -18,6 +18,7 @@ from ytdl.api import http, middleware, openapi
 from ytdl.api.keys import (
     API_KEYS,
     AUTH,
+    BLOCKS,
     CONFIG,
     DB,
     DOWNLOADS,
@@ -27,6 +28,7 @@ from ytdl.api.keys import (
     HEADERS,
     HEALTH,
     KV,
+    OFFENCES,
     OPENAPI,
     VAULT,
     WORKER,
@@ -34,6 +36,7 @@ from ytdl.api.keys import (
 from ytdl.apikeys import ApiKeys
 from ytdl.attempts import Attempts
 from ytdl.auth import Auth
+from ytdl.blocks import Blocks
 from ytdl.chain import Linker
 from ytdl.config import Config, proxies_of
 from ytdl.crypto import Hasher
@@ -45,9 +48,11 @@ from ytdl.fetcher import Fetcher, Settings, find_ffmpeg
 from ytdl.health import Health
 from ytdl.janitor import Janitor
 from ytdl.kv import KV as Redis
+from ytdl.offences import Offences
 from ytdl.queue import Queue
 from ytdl.routes import ROUTES
 from ytdl.sampler import Sampler
+from ytdl.scores import Scores
 from ytdl.storage import Storage
 from ytdl.worker import Worker
 
@@ -112,6 +117,13 @@ async def _start(app: web.Application, stack: AsyncExitStack) -> None:
     events = app[EVENTS] = Events(kv)
     await events.start()
     stack.push_async_callback(events.stop)
+
+    scores = Scores(kv, config.block_score)
+    blocks = app[BLOCKS] = Blocks(db, events, scores, config)
+    offences = app[OFFENCES] = Offences(blocks, scores)
+    for each in (blocks, offences):
+        await each.start()
+        stack.push_async_callback(each.stop)
 
     auth = app[AUTH] = Auth(db, events, config, await asyncio.to_thread(_key, config), hasher=app[HASHER])
     stack.push_async_callback(auth.close)

@@ -65,6 +65,8 @@ class Config:
     jwt_secret_key_previous: str = setting("", "The key before a change of JWT_SECRET_KEY; access tokens signed with it are still believed until they expire, and what was encrypted with the key derived from it can still be read.", section="Accounts", secret=True)
     max_login_attempts: int = setting(5, "Failed sign-ins in a row after which a user name is locked.", section="Accounts", least=1)
     lockout_duration_minutes: float = setting(15.0, "How long a user name is locked, in minutes; doubles with each further lock within a day, up to a day.", section="Accounts", least=0.001)
+    block_score: int = setting(100, "Points within ten minutes for which an address is blocked: 4 for a failed sign-in, 20 for a spent refresh token, 10 for a forged token, 1 for a limit gone over, 2 for an address that does not exist, 25 for one that scanners look for; 0 blocks nobody but those that an admin blocks. A trusted proxy and this machine are never blocked: set TRUSTED_PROXIES, or all users behind a proxy are blocked with one.", section="Accounts", least=0)
+    block_minutes: float = setting(10.0, "How long an address is blocked; doubles with each block within a week, up to a day.", section="Accounts", least=0.01)
     registration_open: bool = setting(True, "Whether anyone may make an account.", section="Accounts")
     admin_username: str = setting("admin", "Name of the admin that is made when there is none.", section="Accounts")
     admin_password: str = setting("", "Password of that admin; empty makes one and prints it once.", section="Accounts", secret=True)

@@ -66,6 +66,12 @@ class Forbidden(Error):
     code = "forbidden"
 
 
+class Blocked(Error):
+    """The client's address is refused, whoever asks."""
+
+    code = "blocked"
+
+
 class NotFound(Error):
     code = "not_found"
 

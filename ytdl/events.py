@@ -60,8 +60,9 @@ class Mailbox:
     sees the latest state; a reader who leaves even so many unread that they pass the limit loses them all and is told
     by `lagged` to look at the state afresh."""
 
-    def __init__(self, session: UUID | None = None) -> None:
+    def __init__(self, session: UUID | None = None, address: str = "") -> None:
         self.session = session
+        self.address = address
         self._unread: OrderedDict[Any, Event] = OrderedDict()
         self._arrived = asyncio.Event()
         self.lagged = False
@@ -129,6 +130,12 @@ class Events:
         for box in [box for boxes in self._mailboxes.values() for box in boxes if str(box.session) == session]:
             box.close()
 
+    def end_addresses(self, refused: Callable[[str], bool]) -> None:
+        """Ends the readers of this process whose client's address is refused."""
+        for box in [box for boxes in self._mailboxes.values() for box in boxes if box.address]:
+            if refused(box.address):
+                box.close()
+
     def hear(self, kind: str, callback: Callable[[str], None]) -> None:
         """Calls back on the loop for each word of this kind, from any process; it must not block."""
         self._listeners.setdefault(kind, []).append(callback)
@@ -160,9 +167,9 @@ class Events:
             self._deliver(msgspec.structs.replace(event, id=id))
 
     @contextlib.contextmanager
-    def subscribe(self, user: UUID, session: UUID | None = None) -> Iterator[Mailbox]:
-        """The user's events from now on, until the session that reads them is revoked."""
-        box = Mailbox(session)
+    def subscribe(self, user: UUID, session: UUID | None = None, address: str = "") -> Iterator[Mailbox]:
+        """The user's events from now on, until the session that reads them is revoked or the address blocked."""
+        box = Mailbox(session, address)
         boxes = self._mailboxes.setdefault(user, set())
         boxes.add(box)
         if self._closing:

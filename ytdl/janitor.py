@@ -3,7 +3,7 @@
 import asyncio
 import logging
 
-from ytdl import apikeys, auth, disk, loops, metrics, sql
+from ytdl import apikeys, auth, blocks, disk, loops, metrics, sql
 from ytdl.db import DB
 from ytdl.storage import Storage
 
@@ -36,6 +36,7 @@ class Janitor:
         await self._db.exec(q.forget_keys)
         removed |= await auth.sweep(self._db) | await apikeys.sweep(self._db)
         removed["reservations"] = await disk.sweep(self._db)
+        removed["blocks"] = await blocks.sweep(self._db)
         if any(removed.values()):
             log.info("janitor.swept", extra=removed)
         return removed

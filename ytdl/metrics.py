@@ -66,7 +66,7 @@ http_request_seconds = _histogram("ytdl_http_request_seconds", "Time to answer; 
 http_in_flight = _gauge("ytdl_http_in_flight", "Requests being answered.")
 http_too_slow = _counter("ytdl_http_too_slow_total", "Connections closed because the client sent or took too little, by what was under way.", what=("head", "body", "answer", "file"))
 http_errors = _counter("ytdl_http_errors_total", "Problems answered, by code.", code=(
-    "malformed", "invalid", "unauthorized", "forbidden", "not_found", "method_not_allowed", "conflict", "gone", "locked",
+    "malformed", "invalid", "unauthorized", "blocked", "forbidden", "not_found", "method_not_allowed", "conflict", "gone", "locked",
     "rate_limited", "too_large", "unsupported_media_type", "range_not_satisfiable", "unavailable", "internal",
 ))
 
@@ -86,6 +86,13 @@ audit_breaks = _counter("ytdl_audit_breaks_total", "Times this process found lin
 
 # vault
 vault_unopened = _counter("ytdl_vault_unopened_total", "Kept secrets that could not be opened.", reason=("no_key", "damaged"))
+
+# blocks: sorts of offences are those of `offences.POINTS`, and reasons are those or `manual`.
+blocks_active = _gauge("ytdl_blocks_active", "Networks that this process refuses.")
+blocks_created = _counter("ytdl_blocks_created_total", "Blocks that this process made.", kind=(), reason=())
+blocks_refused = _counter("ytdl_blocks_refused_total", "Requests refused because their address is blocked.")
+blocks_offences = _counter("ytdl_blocks_offences_total", "What addresses are blocked for, as it came.", offence=())
+blocks_scored = _counter("ytdl_blocks_scored_total", "Offences added up: in Redis, in this process without it, or not at all for want of room.", outcome=("shared", "process", "dropped", "full"))
 
 # downloads
 downloads_created = _counter("ytdl_downloads_created_total", "Downloads accepted.")
@@ -109,7 +116,7 @@ queue_stale = _counter("ytdl_queue_stale_total", "Members of the index that Post
 # worker
 worker_slots = _gauge("ytdl_worker_slots", "Jobs this process may run at once.")
 worker_running = _gauge("ytdl_worker_running", "Jobs this process runs now.")
-WORKER_LOOPS = ("claim", "beat", "report", "record", "reap", "reconcile", "disk", "sweep", "sample", "listen", "lanes", "link")
+WORKER_LOOPS = ("claim", "beat", "report", "record", "reap", "reconcile", "disk", "sweep", "sample", "listen", "lanes", "blocks", "offences", "link")
 worker_loop_errors = _counter("ytdl_worker_loop_errors_total", "Rounds of a background loop that failed.", loop=WORKER_LOOPS)
 worker_loop_last_success = _gauge("ytdl_worker_loop_last_success_timestamp_seconds", "When a background loop last did its round.", loop=WORKER_LOOPS)
 worker_swept = _counter("ytdl_worker_swept_total", "Leftover folders and files removed.", what=("work", "media"))

@@ -6,10 +6,11 @@ nowhere else. Rows are wrapped by hand, to be read as a table.
 
 from typing import Any
 
-from ytdl.api import apikeys, auth, docs, downloads, security, service, streams
+from ytdl.api import apikeys, auth, blocks, docs, downloads, security, service, streams
 from ytdl.api.http import Route
 from ytdl.apikeys import Keys, MadeKey, NewKey
 from ytdl.auth import Credentials, Grant, PasswordChange, RefreshToken, Ticket, Tokens
+from ytdl.blocks import Block, BlockFilter, BlockPage, NewBlock
 from ytdl.health import Readiness
 from ytdl.record import Attempt, Download, Filter, NewDownload, Page
 from ytdl.sessions import SessionFilter, SessionPage
@@ -41,6 +42,11 @@ ROUTES: tuple[Route, ...] = (
           problems=("unauthorized", "locked")),
     Route("POST", "/security/refresh", security.refresh, "anyone", body=RefreshToken, returns=Tokens,
           problems=("unauthorized",)),
+    Route("GET", "/security/blocks", blocks.page, "admin", query=BlockFilter, returns=BlockPage),
+    Route("POST", "/security/blocks", blocks.create, "admin", body=NewBlock, returns=Block, status=201,
+          problems=("conflict",)),
+    Route("GET", "/security/blocks/{id}", blocks.get, "admin", returns=Block),
+    Route("DELETE", "/security/blocks/{id}", blocks.lift, "admin", status=204),
 
     # downloads
     Route("POST", "/downloads", downloads.create, "user", body=NewDownload, returns=Download, status=202,

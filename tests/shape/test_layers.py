@@ -22,7 +22,7 @@ LAYERS = (
         *("health", "lockout", "offences", "queue", "sessions", "users", "validation"),
     ),
     ("audit", "chain", "recent", "record", "sealed"),
-    ("events", "loops"),
+    ("events", "loops", "scores"),
     ("crypto", "db", "embedded", "fetcher", "kv", "storage", "urls", "vault"),
     ("blocklist", "config", "errors", "log", "metrics", "networks", "passwords", "reasons", "samples", "sql", "texts", "titles"),
 )

@@ -66,12 +66,12 @@ def client_ip(request: web.Request) -> str:
     A forwarded address is believed only from TRUSTED_PROXIES, and read from the right: what stands left of
     the first address that is not a proxy of ours was written by the client.
     """
-    address = _plain(request.remote or "")
+    address = plain(request.remote or "")
     proxies = request.app[CONFIG].trusted_proxies
     if not proxies:
         return address
     hops = ",".join(request.headers.getall(hdrs.X_FORWARDED_FOR, ())).split(",")
-    while hops and _within(address, proxies) and (hop := _plain(hops.pop().strip())):
+    while hops and _within(address, proxies) and (hop := plain(hops.pop().strip())):
         address = hop
     return address
 
@@ -82,10 +82,11 @@ def _within(address: str, networks: tuple[str, ...]) -> bool:
 
 
 @functools.lru_cache(maxsize=4096)
-def _plain(text: str) -> str:
-    """An address in its canonical form, an IPv4 address in IPv6 as IPv4; empty for anything else."""
+def plain(text: str) -> str:
+    """An address in its canonical form, an IPv4 address in IPv6 as IPv4, without the name of an interface; empty for
+    anything else."""
     try:
-        address = ipaddress.ip_address(text)
+        address = ipaddress.ip_address(text.partition("%")[0])
     except ValueError:
         return ""
     mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None

@@ -21,7 +21,7 @@ from aiohttp import hdrs, web
 from aiohttp.typedefs import LooseHeaders
 
 from ytdl import errors
-from ytdl.api import access, decoding, middleware, problems
+from ytdl.api import access, blocking, decoding, middleware, problems
 from ytdl.api.keys import IDENTITY
 
 if TYPE_CHECKING:
@@ -99,7 +99,8 @@ class Answer:
 
 def application() -> web.Application:
     """An application without routes, with everything around them."""
-    app = web.Application(client_max_size=BODY_LIMIT_BYTES, middlewares=[middleware.identified, problems.to_problems])
+    chain = [middleware.identified, problems.to_problems, blocking.guard]
+    app = web.Application(client_max_size=BODY_LIMIT_BYTES, middlewares=chain)
     app.on_response_prepare.append(middleware.finish_headers)
     return app
 

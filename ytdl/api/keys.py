@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from ytdl.apikeys import ApiKeys
     from ytdl.auth import Auth, Identity
+    from ytdl.blocks import Blocks
     from ytdl.config import Config
     from ytdl.crypto import Hasher
     from ytdl.db import DB as Database
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from ytdl.events import Events
     from ytdl.health import Health
     from ytdl.kv import KV as Redis
+    from ytdl.offences import Offences
     from ytdl.vault import Vault
     from ytdl.worker import Worker
 
@@ -29,6 +31,8 @@ VAULT: "web.AppKey[Vault]" = web.AppKey("vault")
 EVENTS: "web.AppKey[Events]" = web.AppKey("events")
 AUTH: "web.AppKey[Auth]" = web.AppKey("auth")
 API_KEYS: "web.AppKey[ApiKeys]" = web.AppKey("api_keys")
+BLOCKS: "web.AppKey[Blocks]" = web.AppKey("blocks")
+OFFENCES: "web.AppKey[Offences]" = web.AppKey("offences")
 HEALTH: "web.AppKey[Health]" = web.AppKey("health")
 DOWNLOADS: "web.AppKey[Downloads]" = web.AppKey("downloads")
 WORKER: "web.AppKey[Worker]" = web.AppKey("worker")

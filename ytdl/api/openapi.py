@@ -34,7 +34,8 @@ an API key from `POST /api/v1/auth/api-keys` instead of the token; a `read` key 
 MEANINGS = {
     "malformed": "The request cannot be read: broken JSON, no body, or a header out of its grammar.",
     "unauthorized": "Nobody is signed in, or the token is expired, revoked or not valid.",
-    "forbidden": "Signed in, but not allowed to do this.",
+    "blocked": "The client's address is blocked, whoever asks; until `Retry-After` has passed.",
+    "forbidden": "Signed in, but not allowed to do this; or, with the code `blocked`, the client's address is blocked.",
     "not_found": "There is nothing here by that id, or it is somebody else's.",
     "method_not_allowed": "The address does not answer this method; `Allow` lists those that it does.",
     "conflict": "The resource is in a state that does not allow this.",
@@ -53,7 +54,7 @@ HEADERS: dict[str, dict[str, Schema]] = {
     "method_not_allowed": {"Allow": {"schema": {"type": "string"}}},
     **{
         code: {"Retry-After": {"description": "Seconds.", "schema": {"type": "integer"}}}
-        for code in ("locked", "rate_limited", "unavailable")
+        for code in ("blocked", "locked", "rate_limited", "unavailable")
     },
 }
 
@@ -175,7 +176,8 @@ def _success(row: Route, status: int, schema: Schema | None) -> Schema:
 
 def codes(row: Route) -> tuple[str, ...]:
     """The problems that a row can answer: those that follow from its fields, and those it names."""
-    found = ["internal", *row.problems]
+    # Where a row has both, `forbidden` takes the status and tells of `blocked`.
+    found = ["internal", "blocked", *row.problems]
     if not row.plain:
         found.append("unavailable")
     if row.role != "anyone":

@@ -23,6 +23,8 @@ log = logging.getLogger("ytdl.http")
 STATUS = {
     "malformed": 400,
     "unauthorized": 401,
+    # Of two codes with one status the later stands for it where aiohttp refuses.
+    "blocked": 403,
     "forbidden": 403,
     "not_found": 404,
     "method_not_allowed": 405,

@@ -13,7 +13,7 @@ from typing import Any, cast
 from aiohttp import web
 
 from ytdl import errors, metrics
-from ytdl.api import middleware, problems
+from ytdl.api import blocking, middleware, problems
 
 log = logging.getLogger("ytdl.http")
 KEEPALIVE_SECONDS = 75.0
@@ -86,6 +86,7 @@ class Connection(web.RequestHandler):
             log.error("http.failed", exc_info=exc)
         sentence = problems.SENTENCES["malformed" if status < 500 else "internal"]
         error = errors.Malformed(sentence) if status < 500 else errors.Error(sentence)
+        blocking.unparsed(getattr(self._manager, "app", {}), request.remote, status)
         response = problems.answer(error, id, status=status)
         response.headers.update(middleware.HEADERS | {"X-Request-Id": id, "Server": "ytdl"})
         response.force_close()
@@ -98,6 +99,8 @@ def _is_long(response: web.StreamResponse) -> bool:
 
 
 class Server(web.Server):
+    app: web.Application
+
     def __call__(self) -> web.RequestHandler:
         return Connection(self, loop=self._loop, **self._kwargs)
 
@@ -144,6 +147,7 @@ class Runner(web.AppRunner):
         # middleware.
         server = await super()._make_server()
         server.__class__ = Server
+        cast(Server, server).app = self._app
         server.request_handler = _refusing(server.request_handler)
         return server
 

@@ -21,9 +21,9 @@ from aiohttp_sse import EventSourceResponse
 from ytdl import errors, metrics
 from ytdl.api import origins
 from ytdl.api.downloads import asker
-from ytdl.api.http import path_uuid
+from ytdl.api.http import client_ip, path_uuid
 from ytdl.api.http import who as identity
-from ytdl.api.keys import DOWNLOADS, EVENTS
+from ytdl.api.keys import BLOCKS, DOWNLOADS, EVENTS
 from ytdl.downloads import Asker, Downloads
 from ytdl.events import Event, Events, Mailbox, order
 from ytdl.record import ENDED, Download, Progress
@@ -173,13 +173,15 @@ async def _pump(
     who, downloads, events = asker(request), request.app[DOWNLOADS], request.app[EVENTS]
     owner = await downloads.owner(who, only) if only else who.user_id
     stream = Stream(downloads, events, who, only)
-    with events.subscribe(owner, identity(request).credential_id) as box:
+    address, blocked = client_ip(request), request.app[BLOCKS].list
+    with events.subscribe(owner, identity(request).credential_id, address) as box:
         # An id counts in its user's own stream; an admin who looks at another's download starts afresh.
         messages = await stream.begin(last_id if owner == who.user_id else None)
         while True:
             for message in messages:
                 await send(message)
-            if stream.over or box.closed or not alive():
+            # A block that came before the mailbox was there has closed none.
+            if stream.over or box.closed or not alive() or blocked.seconds_left(address):
                 return
             messages = await _patient(stream, box)
 

@@ -1,0 +1,106 @@
+"""What addresses are blocked for: offences are noted, added up in the background, and lead to a block.
+
+`Offences.note(address, offence)` only counts, in a table that cannot grow; twenty times a second what has gathered is
+added to the shared scores in a few calls, whatever the number of requests. Whose address it is, and what is an offence,
+is said where requests are answered.
+"""
+
+import asyncio
+import contextlib
+import logging
+from typing import Literal
+
+from ytdl import errors, loops, metrics
+from ytdl.blocklist import network_of
+from ytdl.blocks import Blocks
+from ytdl.scores import Gain, Scores
+
+log = logging.getLogger("ytdl.offences")
+
+# A probe is a request for what does not exist; a scan is one for what only somebody looking for holes asks for.
+Sort = errors.Offence | Literal["scan"]
+POINTS: dict[Sort, int] = {"login": 4, "reuse": 20, "forgery": 10, "limit": 1, "probe": 2, "scan": 25}
+BATCH_SECONDS = 0.05
+BATCH = 200
+# Addresses whose offences may wait to be added up.
+WAITING = 4096
+# Networks that are to be blocked once PostgreSQL is back.
+DUE = 1000
+QUIET_SECONDS = 5.0
+
+for _sort in POINTS:
+    metrics.blocks_created.labels("automatic", _sort)
+metrics.blocks_created.labels("manual", "manual")
+_counted = {sort: metrics.blocks_offences.labels(sort) for sort in POINTS}
+
+
+class Offences:
+    """With a limit of 0 offences are counted and nobody is blocked."""
+
+    def __init__(self, blocks: Blocks, scores: Scores) -> None:
+        self._blocks = blocks
+        self._scores = scores
+        self._waiting: dict[tuple[str, Sort], int] = {}
+        self._due: dict[str, tuple[str, dict[str, int]]] = {}
+        self._woken = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def start(self) -> None:
+        self._tasks.append(asyncio.create_task(loops.repeat("offences", 0.0, self._round), name="offences"))
+
+    async def stop(self) -> None:
+        await loops.stop(self._tasks)
+
+    def note(self, address: str, sort: Sort) -> None:
+        """Waits for nothing. An empty address, of a socket without any, is counted only."""
+        _counted[sort].inc()
+        if not address or not self._scores.limit:
+            return
+        key = (address, sort)
+        times = self._waiting.get(key, 0)
+        if not times and len(self._waiting) >= WAITING:
+            metrics.blocks_scored.labels("dropped").inc()
+            return
+        self._waiting[key] = times + 1
+        self._woken.set()
+
+    async def _round(self) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(QUIET_SECONDS):
+                await self._woken.wait()
+            await asyncio.sleep(BATCH_SECONDS)
+        self._woken.clear()
+        waiting, self._waiting = list(self._waiting.items()), {}
+        for first in range(0, len(waiting), BATCH):
+            await self._add_up(waiting[first : first + BATCH])
+        await self._block()
+
+    async def _add_up(self, batch: list[tuple[tuple[str, Sort], int]]) -> None:
+        """Those who are refused already gain nothing by what they sent before."""
+        gains, last = [], {}
+        for (address, sort), times in batch:
+            network = network_of(address)
+            if network is None or self._blocks.list.protects(network) or self._blocks.list.seconds_left(address):
+                continue
+            gains.append(Gain(str(network), POINTS[sort] * times, sort, times))
+            last[str(network)] = address
+        if not gains:
+            return
+        for name, counts in (await self._scores.add(gains)).items():
+            if name in self._due or len(self._due) < DUE:
+                self._due[name] = (last[name], counts)
+
+    async def _block(self) -> None:
+        """Whoever is due; with PostgreSQL away they stay so, and it is tried again a second later."""
+        for name, (address, counts) in list(self._due.items()):
+            try:
+                await self._blocks.add_automatic(name, _worst(counts), counts, address=address)
+            except errors.Unavailable:
+                self._woken.set()
+                raise
+            del self._due[name]
+
+
+def _worst(counts: dict[str, int]) -> Sort:
+    """The offence that most of the points are for."""
+    return max(POINTS, key=lambda sort: POINTS[sort] * counts.get(sort, 0))
