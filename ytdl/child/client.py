@@ -5,6 +5,7 @@ Each fork has its own copy, so what a job sets on it (progress, cookies, notes) 
 
 import contextlib
 import io
+import socket
 import ssl
 import sys
 from collections import deque
@@ -17,6 +18,7 @@ import yt_dlp
 from yt_dlp.cookies import YoutubeDLCookieJar
 from yt_dlp.networking import Request
 from yt_dlp.networking.exceptions import HTTPError, RequestError
+from yt_dlp.socks import sockssocket
 
 from ytdl.child import options
 from ytdl.child.errors import Refused, retry_after
@@ -105,6 +107,17 @@ class Client(yt_dlp.YoutubeDL):  # type: ignore[misc]  # published without types
         self.params["proxy"] = proxy
         for made in ("proxies", "_request_director"):
             self.__dict__.pop(made, None)
+
+    def judge_proxied(self, check: Callable[[str], None]) -> None:
+        """Have `check` see each host that a SOCKS proxy is asked for; requests to other proxies show in `guard`."""
+        real = sockssocket._resolve_address
+
+        def resolve(self: Any, host: str, *args: Any, **kwargs: Any) -> tuple[int, bytes]:
+            family, packed = real(self, host, *args, **kwargs)
+            check(socket.inet_ntop(family, packed) if family else host)
+            return family, packed
+
+        sockssocket._resolve_address = resolve
 
     def load_cookies(self, cookies: str) -> None:
         """Take over what the extraction, in another process, was given for a stream."""

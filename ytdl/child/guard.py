@@ -1,38 +1,22 @@
 """What a job may reach: public addresses or the proxy alone, two programs, its own folders for writing.
 
 Python's audit hooks see every connection with its resolved address, every program start, every opened file and
-nearly every other change to the file system, whoever's Python code does it, and cannot be taken off again. They do
-not see `os.mkfifo` and `os.mknod`, nor to which folder `os.open` is relative when it is given one. It stops a
-confused downloader (a redirect or manifest that points inside, a name that resolves to loopback); it is no sandbox
-against native code, ffmpeg's and PyAV's writing included.
+nearly every other change to the file system, whoever's Python code does it, and cannot be taken off again. What they
+do not see of that is replaced in `os`. It stops a confused downloader (a redirect or manifest that points inside, a
+name that resolves to loopback); it is no sandbox against native code, ffmpeg's and PyAV's writing included.
 """
 
-import ipaddress
 import os
+import re
 import socket
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
 from ytdl.child.frames import Order, Setup
-
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
-Address = ipaddress.IPv4Address | ipaddress.IPv6Address
-
-# IANA's special-purpose registries, written out: what `ipaddress` calls global differs between Python's
-# releases and takes multicast and translated loopback for public.
-_CLOSED_V4 = [
-    ipaddress.ip_network(text)
-    for text in (
-        *("0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12"),
-        *("192.0.0.0/24", "192.0.2.0/24", "192.88.99.0/24", "192.168.0.0/16", "198.18.0.0/15"),
-        *("198.51.100.0/24", "203.0.113.0/24", "224.0.0.0/4", "240.0.0.0/4"),
-    )
-]
-_OPEN_V6 = ipaddress.ip_network("2000::/3")
-_CLOSED_V6 = [ipaddress.ip_network(text) for text in ("2001::/23", "2001:db8::/32", "2002::/16", "3fff::/20")]
+from ytdl.networks import Reach
 
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 # Each event that changes a name or what is behind it: which arguments are paths, and which the folder, open as a
@@ -51,7 +35,15 @@ _CHANGES: dict[str, tuple[tuple[int, int | None], ...]] = {
     "os.setxattr": ((0, None),),
     "os.removexattr": ((0, None),),
 }
-_PROGRAM_EVENTS = ("os.system", "os.exec", "os.fork", "os.forkpty", "os.spawn", "pty.spawn")
+_CLOSED_EVENTS = {
+    *("os.system", "os.exec", "os.fork", "os.forkpty", "os.spawn", "pty.spawn"),
+    *("socket.bind", "sqlite3.connect"),
+    *("ctypes.dlopen", "ctypes.dlsym", "ctypes.dlsym/handle"),  # from there on nothing would be seen
+}
+_FAMILIES = (socket.AF_INET, socket.AF_INET6)
+_KINDS = (socket.SOCK_STREAM, socket.SOCK_DGRAM)
+# What a request to a proxy begins with: the host and port of a tunnel, or a whole address.
+_FOR_PROXIES = re.compile(rb"CONNECT ([^ ]+) |[A-Z]+ [a-zA-Z][a-zA-Z0-9+.-]*://([^/?# ]*)")
 
 
 class Forbidden(PermissionError):
@@ -64,13 +56,14 @@ class Guard:
     def __init__(self, setup: Setup, order: Order) -> None:
         self._proxy = resolve_proxy(setup.proxy)
         self._direct = setup.proxy is None
-        self._allowed = [ipaddress.ip_network(text) for text in setup.allowed_networks]
+        self._reach = Reach(setup.allowed_networks)
         self._programs = {program for program in (setup.ffmpeg, setup.deno) if program}
         self._folders = [os.path.realpath(folder) + "/" for folder in (order.work_dir, *order.earlier_dirs)]
         self.refused_address: str | None = None
 
     def install(self) -> None:
         """Put the rules in force for the rest of this process."""
+        _close_what_no_hook_sees()
         sys.addaudithook(self.hook)
 
     def hook(self, event: str, args: tuple[Any, ...]) -> None:
@@ -82,36 +75,42 @@ class Guard:
             self._check_file(args[0], args[2])
         elif event in _CHANGES:
             self._check_change(event, args)
-        elif event in ("socket.connect", "socket.sendto"):
-            self._check_address(args[1])
-        elif event == "socket.bind":
-            raise Forbidden("a job listens to nobody")
+        elif event.startswith(("socket.", "http.client.send")):
+            self._check_network(event, args)
         elif event in ("subprocess.Popen", "os.posix_spawn"):
             self._check_program(args[0], args[1])
-        elif event in _PROGRAM_EVENTS:
+        elif event in _CLOSED_EVENTS:
+            raise Forbidden(f"{event} is not for jobs")
+
+    def _check_network(self, event: str, args: tuple[Any, ...]) -> None:
+        if event in ("socket.connect", "socket.sendto", "socket.sendmsg"):
+            if args[1] is not None:  # a message on what is connected already
+                self._check_address(args[1])
+        elif event == "socket.__new__":
+            # The kind's higher bits say how it blocks and is inherited.
+            if args[1] not in _FAMILIES or args[2] & 0xF not in _KINDS:
+                raise Forbidden("a job talks TCP and UDP alone")
+        elif event == "http.client.send" and isinstance(args[1], bytes) and (found := _FOR_PROXIES.match(args[1])):
+            self.check_host(_host_of((found[1] or found[2]).decode("latin-1")))
+        elif event in _CLOSED_EVENTS:
             raise Forbidden(f"{event} is not for jobs")
 
     def _check_address(self, target: Any) -> None:
         if not isinstance(target, tuple) or not self._may_reach(str(target[0]), int(target[1])):
-            self.refused_address = str(target)
-            raise Forbidden(f"{target} is out of bounds for downloads")
+            self._refuse(str(target))
 
     def _may_reach(self, host: str, port: int) -> bool:
-        if (host, port) in self._proxy:
-            return True
-        try:
-            address = ipaddress.ip_address(host.partition("%")[0])
-        except ValueError:
-            return False  # a name here would be resolved again, perhaps to something else
-        return self._direct and (is_public(address) or is_in(address, self._allowed))
+        # A name here would be resolved again, perhaps to something else.
+        return (host, port) in self._proxy or (self._direct and self._reach.allows(host))
 
-    def is_closed(self, host: str) -> bool:
-        """Whether a host is written as an address that jobs may not reach, for connections that a proxy makes."""
-        try:
-            address = ipaddress.ip_address(host.partition("%")[0])
-        except ValueError:
-            return False
-        return not is_public(address) and not is_in(address, self._allowed)
+    def check_host(self, host: str) -> None:
+        """Raises Forbidden for a host that a proxy must not be asked for: nobody sees what it connects to."""
+        if not self._reach.allows_unresolved(host):
+            self._refuse(host)
+
+    def _refuse(self, target: str) -> NoReturn:
+        self.refused_address = target
+        raise Forbidden(f"{target} is out of bounds for downloads")
 
     def _check_program(self, executable: Any, arguments: Any) -> None:
         wanted = executable if executable is not None else arguments[0]
@@ -145,18 +144,33 @@ def _locate(path: Any, folder: int) -> Path:
     return Path(base, os.fsdecode(path))
 
 
-def is_public(address: Address) -> bool:
-    """Whether an address is on the public internet, judged by the address that is meant in the end."""
-    if isinstance(address, ipaddress.IPv6Address):
-        if address.ipv4_mapped:
-            return is_public(address.ipv4_mapped)
-        return address in _OPEN_V6 and not is_in(address, _CLOSED_V6)
-    return not is_in(address, _CLOSED_V4)
+def _host_of(authority: str) -> str:
+    """The standard library writes an IPv6 address before a port without brackets."""
+    place = authority.rpartition("@")[2]
+    if place.startswith("["):
+        return place[1:].partition("]")[0]
+    host, _, port = place.rpartition(":")
+    return host if port.isdigit() else place
 
 
-def is_in(address: Address, networks: Iterable[Network]) -> bool:
-    """Whether one of the networks has the address."""
-    return any(address.version == network.version and address in network for network in networks)
+def _close_what_no_hook_sees() -> None:
+    """Two functions raise no event, and that of `os.open` does not say to which folder a path is relative."""
+    os.mkfifo = os.mknod = _refuse_node
+    if os.open.__name__ != "_open_here":
+        os.open = _open_here_by(os.open)
+
+
+def _refuse_node(*_: Any, **__: Any) -> NoReturn:
+    raise Forbidden("a job makes files and folders only")
+
+
+def _open_here_by(real: Callable[..., int]) -> Callable[..., int]:
+    def _open_here(path: Any, flags: int, mode: int = 0o777, *, dir_fd: int | None = None) -> int:
+        if dir_fd is not None and flags & _WRITING:
+            raise Forbidden("a job opens files by their whole names")
+        return real(path, flags, mode, dir_fd=dir_fd)
+
+    return _open_here
 
 
 def resolve_proxy(url: str | None) -> set[tuple[str, int]]:

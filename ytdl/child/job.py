@@ -54,11 +54,12 @@ def perform(order: Order, setup: Setup, client: Client, frames: int, go: int) ->
         os.chdir(folder.path)
         guard = Guard(setup, order)
         client.on_progress = meter.on_hook
+        client.judge_proxied(guard.check_host)
         meter.begin("extracting")
         plan = account.plan(order, setup, client, guard, account.asking(send, go))
         # From here on nothing is forked.
         guard.install()
-        origin = Origin(client.tls, setup.proxy, setup.socket_timeout_seconds, guard.is_closed)
+        origin = Origin(client.tls, setup.proxy, setup.socket_timeout_seconds)
         _Job(order, setup, client, folder, meter, origin, send).run(plan, go)
     except BaseException as error:
         traceback.print_exc()

@@ -7,7 +7,6 @@ touches less of it than yt-dlp's own client does. Whom it may connect to is `gua
 import base64
 import http.client
 import ssl
-from collections.abc import Callable
 from urllib.parse import SplitResult, quote, unquote, urljoin, urlsplit
 
 from ytdl.child.errors import Refused, retry_after
@@ -55,16 +54,10 @@ def can_fetch(url: str, proxy: str | None) -> bool:
 
 
 class Origin:
-    """Keeps one connection open for as long as requests go to the same host.
+    """Keeps one connection open for as long as requests go to the same host."""
 
-    `is_closed` says of a host whether it is an address that may not be reached: behind a proxy nobody else sees it.
-    """
-
-    def __init__(
-        self, context: ssl.SSLContext, proxy: str | None, timeout: float, is_closed: Callable[[str], bool]
-    ) -> None:
+    def __init__(self, context: ssl.SSLContext, proxy: str | None, timeout: float) -> None:
         self._context = context
-        self._is_closed = is_closed
         self._proxy = urlsplit(proxy) if proxy else None
         self._timeout = timeout
         self._host: tuple[str | None, int] | None = None
@@ -92,8 +85,6 @@ class Origin:
             usable = False
         if not usable:
             raise Refused("upstream_error", _NOWHERE)
-        if self._proxy and self._is_closed(parts.hostname or ""):
-            raise Refused("address_forbidden", "The site pointed to an address that this server may not reach.")
         return parts
 
     def close(self) -> None:
