@@ -75,7 +75,7 @@ class User(msgspec.Struct, frozen=True, kw_only=True):
 class Credentials(msgspec.Struct, frozen=True):
     id: UUID
     password_hash: str
-    is_active: bool
+    password_changed_at: datetime
 
 
 class Limits(msgspec.Struct, frozen=True):
