@@ -97,7 +97,8 @@ def _inputs(setup: Setup, source: Path) -> list[str]:
     if not setup.ffmpeg:
         raise Refused("ffmpeg_missing", "ffmpeg is needed to make this format.")
     quiet = ["-nostdin", "-hide_banner", "-loglevel", "error", "-progress", "pipe:1", "-y"]
-    return [setup.ffmpeg, *quiet, "-protocol_whitelist", "file,pipe", "-i", f"file:{source.name}"]
+    closed = ["-protocol_whitelist", "file,pipe", "-format_whitelist", remux.FORMATS]
+    return [setup.ffmpeg, *quiet, *closed, "-i", f"file:{source.name}"]
 
 
 def _outputs(choice: Choice, tags: dict[str, str]) -> list[str]:

@@ -19,9 +19,10 @@ from av.stream import Stream
 
 from ytdl.child.errors import OF_THE_DISK, Refused
 
-# A stream that turns out to be a list of other files would be read as such by the library.
-_FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,mpegts,ogg,mp3,aac,flac,wav"
-_SAFE = {"protocol_whitelist": "file", "format_whitelist": _FORMATS}
+FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,mpegts,ogg,mp3,aac,flac,wav"
+"""What may be read. A stream that turns out to be a list of other files would be read as such by the library and by
+ffmpeg, and what stands in those files would become the user's."""
+_SAFE = {"protocol_whitelist": "file", "format_whitelist": FORMATS}
 # What these containers say at their start is all there is to know; else the library decodes pictures to find out.
 _TELLING = {b"ftyp": slice(4, 8), b"\x1aE\xdf\xa3": slice(0, 4)}
 _BRIEFLY = {"probesize": "32"}
