@@ -19,7 +19,7 @@ import pytest
 from tests.conftest import PASSWORD, SECRET
 from ytdl import config
 
-COMMANDS = ("serve", "migrate", "create-admin", "config", "secrets", "openapi", "healthcheck")
+COMMANDS = ("serve", "migrate", "create-admin", "config", "secrets", "audit", "openapi", "healthcheck")
 ROOT = Path(__file__).parent.parent
 
 

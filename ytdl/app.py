@@ -5,6 +5,7 @@ Straight-line on purpose: a step uses what earlier ones made, and the exit stack
 """
 
 import asyncio
+import contextlib
 import dataclasses
 import logging
 from collections.abc import AsyncIterator
@@ -12,7 +13,7 @@ from contextlib import AsyncExitStack
 
 from aiohttp import web
 
-from ytdl import __version__, crypto, embedded, metrics, sealed, users, vault
+from ytdl import __version__, audit, crypto, embedded, errors, metrics, sealed, users, vault
 from ytdl import db as database
 from ytdl.api import http, middleware, openapi
 from ytdl.api.keys import (
@@ -57,6 +58,8 @@ from ytdl.storage import Storage
 from ytdl.worker import Worker
 
 log = logging.getLogger("ytdl.app")
+# How long a stop waits to say so in the audit trail.
+LAST_WORDS_SECONDS = 2.0
 
 
 async def new(config: Config, *, hasher: Hasher | None = None) -> web.Application:
@@ -166,6 +169,15 @@ async def _start(app: web.Application, stack: AsyncExitStack) -> None:
     for part in (Janitor(db, storage), Sampler(config, db, disk, fetcher, health)):
         await part.start()
         stack.push_async_callback(part.stop)
+    await audit.record(db, "sys_startup", version=__version__)
+    stack.push_async_callback(_record_end, db)
+
+
+async def _record_end(db: database.DB) -> None:
+    """A stop does not wait for a database that is away; its log line is missing then as well."""
+    with contextlib.suppress(errors.Unavailable, TimeoutError):
+        async with asyncio.timeout(LAST_WORDS_SECONDS):
+            await audit.record(db, "sys_shutdown")
 
 
 async def _servers(config: Config, stack: AsyncExitStack) -> Config:

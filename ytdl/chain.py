@@ -13,10 +13,13 @@ import contextlib
 import hashlib
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import NamedTuple
 from uuid import UUID
+
+import msgspec
+import psycopg
 
 from ytdl import errors, loops, metrics, sql
 from ytdl.db import DB, Row, Statements, Transaction
@@ -29,11 +32,14 @@ COLUMNS = (
     "request_id", "detail",
 )  # fmt: skip
 GENESIS = hashlib.sha256(b"ytdl audit chain").digest()
+TOLD = "audit.sealed"
 # So many are hashed in a few milliseconds.
 BATCH = 200
 BATCHES_A_ROUND = 50
 LINK_SECONDS = 1.0
 TELL_SECONDS = 60.0
+# How long a stop waits for the last links.
+LAST_SECONDS = 3.0
 CHECKED_AT_ONCE = 1000
 # An event waits a second for its link; after this long nobody is linking.
 PATIENCE_SECONDS = 60.0
@@ -58,6 +64,10 @@ class Broken(Exception):
     """The trail is not what was written; the text says where and what."""
 
 
+class Absent(Exception):
+    """The database has no audit chain."""
+
+
 def link(before: bytes, event: Row) -> bytes:
     """The hash of an event's link; `event` is a row of `as_linked`, all texts."""
     parts = [before]
@@ -75,6 +85,16 @@ def read_head(text: str) -> Head:
     if head.seq < 0 or len(head.hash) != len(GENESIS):
         raise ValueError("not a head")
     return head
+
+
+def told_heads(lines: Iterable[str]) -> list[Head]:
+    """The heads in a log of the service; lines that are none of its own are passed over."""
+    found = []
+    for line in lines:
+        if TOLD in line:
+            with contextlib.suppress(ValueError, KeyError, TypeError):
+                found.append(read_head(msgspec.json.decode(line[line.index("{") :])["head"]))
+    return found
 
 
 async def extend(db: DB) -> int:
@@ -132,9 +152,10 @@ class Linker:
     async def stop(self) -> None:
         """Links what came last; without a database that is left to whoever is next."""
         await loops.stop(self._tasks)
-        with contextlib.suppress(errors.Unavailable):
-            await self.round()
-            await self._look()
+        with contextlib.suppress(errors.Unavailable, TimeoutError):
+            async with asyncio.timeout(LAST_SECONDS):
+                await self.round()
+                await self._look()
         self._tell()
 
     async def round(self) -> None:
@@ -165,18 +186,21 @@ class Linker:
         if self._told != self._seen:
             self._told = self._seen
             self._tell_at = time.monotonic() + TELL_SECONDS
-            log.info("audit.sealed", extra={"head": str(self._seen)})
+            log.info(TOLD, extra={"head": str(self._seen)})
 
 
 async def verify(db: Statements, heads: Mapping[int, bytes], *, at_rest: bool = False) -> Head:
     """Reads the whole trail, a thousand events at a time, and returns its head.
 
     `heads` are links known from elsewhere, hash by place. With `at_rest` nothing is wrong with events that wait for
-    their link, as in a backup. Raises `Broken` for the first that is wrong.
+    their link, as in a backup. Raises `Broken` for the first that is wrong, and `Absent`.
     """
     head = START
-    while batch := await _checked(db, head, heads):
-        head = batch
+    try:
+        while further := await _checked(db, head, heads):
+            head = further
+    except psycopg.errors.UndefinedTable:
+        raise Absent("The database has no audit chain; `ytdl migrate` makes the tables.") from None
     if missing := [seq for seq in heads if seq > head.seq]:
         raise Broken(f"The chain ends with link {head.seq}; link {min(missing)} was there and is missing.")
     await _none_left_out(db, at_rest)

@@ -21,6 +21,7 @@ from ytdl import __version__, config, errors, log
 from ytdl.config import Config, ConfigError
 
 if TYPE_CHECKING:
+    from ytdl.chain import Head
     from ytdl.db import DB
     from ytdl.sealed import Walk
     from ytdl.vault import Vault
@@ -88,6 +89,16 @@ def _parser() -> argparse.ArgumentParser:
     kept.add_argument("action", choices=["rotate"], help="what to do with them")
     kept.add_argument(
         "--check", action="store_true", help="only open each and count them by key; exit code 1 if any fails"
+    )
+    trail = command("audit", verify_audit, "Check that the audit trail is what was written.", (
+        "Exit code 0 with the chain's head if it is, 1 with the first thing that is not. A running service logs the "
+        "head as audit.sealed; only against heads kept elsewhere does it show that the end was cut off or made anew."
+    ))  # fmt: skip
+    trail.add_argument("action", choices=["verify"], help="what to do with it")
+    trail.add_argument("--head", type=_head, action="append", default=[], metavar="SEQ:HASH", help="a head from before")
+    trail.add_argument("--log", type=Path, metavar="FILE", help="the service's log, with the heads that it told")
+    trail.add_argument(
+        "--at-rest", action="store_true", help="for a backup: events of the last moment may be without their links"
     )
     command("openapi", show_openapi, "Print the OpenAPI document of the API.")
     command("healthcheck", healthcheck, "Ask the service at HOST and PORT whether it is ready.", (
@@ -224,6 +235,54 @@ async def _rotate(database: "DB", keys: "Vault") -> "Walk":
         print(file=sys.stderr)
     print(f"Encrypted {walk.resealed} anew.")
     return walk
+
+
+def verify_audit(arguments: argparse.Namespace) -> int:
+    heads = _heads(arguments.head, arguments.log)
+    print(asyncio.run(_verify_audit(config.load(), heads, at_rest=arguments.at_rest)))
+    return 0
+
+
+def _head(text: str) -> "Head":
+    from ytdl import chain
+
+    try:
+        return chain.read_head(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError("must be a number, a colon and 64 hexadecimal digits") from None
+
+
+def _heads(given: list["Head"], file: Path | None) -> dict[int, bytes]:
+    """What links are known to have been, hash by place."""
+    from ytdl import chain
+
+    told: list[Head] = []
+    try:
+        if file:
+            with file.open(errors="replace") as lines:
+                told = chain.told_heads(lines)
+    except OSError as e:
+        raise Failed(f"The log {file} cannot be read: {e.strerror}.") from None
+    heads = [*given, *told]
+    if len(dict(heads)) < len(set(heads)):
+        raise Failed("Two of the heads are of one place and differ: one of them is not of this chain.")
+    return dict(heads)
+
+
+async def _verify_audit(settings: Config, heads: dict[int, bytes], *, at_rest: bool) -> str:
+    """A sentence for a trail that is whole."""
+    from ytdl import chain, db
+
+    async with _database_url(settings) as url:
+        database = db.DB(url, size=1)
+        await database.open()
+        try:
+            head = await chain.verify(database, heads, at_rest=at_rest)
+        except (chain.Broken, chain.Absent) as e:
+            raise Failed(str(e)) from None
+        finally:
+            await database.close()
+    return f"{head.seq} events, chain whole, head {head}"
 
 
 def show_config(arguments: argparse.Namespace) -> int:

@@ -10,8 +10,10 @@ import logging
 import re
 import sys
 import time
-from datetime import UTC, datetime
+from collections.abc import Mapping
+from datetime import UTC, date, datetime
 from typing import Any, TextIO
+from uuid import UUID
 
 import msgspec
 
@@ -23,22 +25,33 @@ client_ip: contextvars.ContextVar[str | None] = contextvars.ContextVar("client_i
 download_id: contextvars.ContextVar[str | None] = contextvars.ContextVar("download_id", default=None)
 
 _SECRET_NAME = re.compile(r"password|secret|token|authorization|cookie|ticket|api_key", re.IGNORECASE)
-_SECRET_TEXT = re.compile(r"(?i)(bearer\s+|[?&](?:ticket|token|access_token)=)[^\s&\"']+|(\bytdl_)[0-9A-Za-z]{38}\b")
-_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+# What gives a secret away in a text: the word before it, the place in an address, or the form of what we make.
+_SECRET_TEXT = re.compile(
+    r"(?i:(\bbearer\s+|\bbasic\s+(?=[a-z0-9+/]{8})|[?&](?:ticket|(?:access_|refresh_)?token|api_key|password|secret)=))"
+    r"[^\s&\"'<>]+"
+    r"|(\b[A-Za-z][A-Za-z0-9+.-]*://[^\s/:@\"']*:)[^\s/\"']+(?=@)"  # the password in an address
+    r"|(\bytdl_)[0-9A-Za-z]{38}\b"  # an API key
+    r"|\beyJ[\w-]+\.[\w-]+(?:\.[\w-]*)?"  # an access token, whole or cut
+    # A refresh token or a ticket: 43 characters of base64, and no word or hash, for those do not mix their cases.
+    r"|(?<![\w-])(?=[\w-]{0,42}[a-z])(?=[\w-]{0,42}[A-Z])[\w-]{43}(?![\w-])",
+    re.ASCII,
+)
+# What a record of logging has of its own; no field may be called so.
+STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 
 _stream: TextIO | None = None
 
 
 def redact(text: str) -> str:
-    """Takes bearer tokens, ticket parameters and API keys out of a text."""
-    return _SECRET_TEXT.sub(r"\1\2***", text)
+    """Takes tokens, tickets, API keys and the passwords of addresses out of a text."""
+    return _SECRET_TEXT.sub(r"\1\2\3***", text)
 
 
 class Lines(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         line = _head(record.created, record.levelname.lower(), record.name, redact(record.getMessage()))
-        line |= {k: _safe(k, v) for k, v in vars(record).items() if k not in _STANDARD}
+        line |= {k: safe(k, v) for k, v in vars(record).items() if k not in STANDARD}
         if record.exc_info:
             line["traceback"] = redact(self.formatException(record.exc_info))
         return msgspec.json.encode(line, enc_hook=str).decode()
@@ -68,10 +81,20 @@ def write(logger: logging.Logger, event: str, **fields: Any) -> None:
         _stream.write(msgspec.json.encode(line).decode() + "\n")
 
 
-def _safe(name: str, value: Any) -> Any:
+def safe(name: str, value: Any) -> Any:
+    """A field as it may be written, also deep inside: nothing under a secret's name but a number, no secret in a text.
+
+    What JSON has no form for becomes its text.
+    """
+    if value is None or isinstance(value, int | float):
+        return value
     if _SECRET_NAME.search(name):
         return "***"
-    return redact(value) if isinstance(value, str) else value
+    if isinstance(value, Mapping):
+        return {str(key): safe(str(key), inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [safe(name, inner) for inner in value]
+    return value if isinstance(value, UUID | date) else redact(str(value))
 
 
 def set_up(level: str, stream: TextIO = sys.stderr) -> None:

@@ -47,7 +47,7 @@ def asker_in_full(request: web.Request) -> Asker:
 
 def _clean(value: str) -> str:
     """A header may hold bytes that are no text, which JSON and PostgreSQL refuse."""
-    return log.redact(value[:KEPT_LENGTH].encode(errors="replace").decode().replace("\0", ""))
+    return log.redact(value)[:KEPT_LENGTH].encode(errors="replace").decode().replace("\0", "")
 
 
 async def create(request: web.Request, body: NewDownload) -> Answer:

@@ -47,7 +47,9 @@ def headers_for(public_url: str) -> Mapping[str, str]:
 
 def name(request: web.BaseRequest) -> str:
     given = request.headers.get("X-Request-Id", "")
-    id = given if REQUEST_ID_FORM.fullmatch(given) else secrets.token_hex(8)
+    # One that looks like a token would stand in every log line of its request.
+    taken = REQUEST_ID_FORM.fullmatch(given) and log.redact(given) == given
+    id = given if taken else secrets.token_hex(8)
     request[REQUEST_ID] = id
     log.request_id.set(id)
     return id
