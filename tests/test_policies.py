@@ -1,12 +1,17 @@
-"""The pages for people: nothing in them runs that is not a file of ours, and the policy they are sent with says so."""
+"""What is bounded or closed by a fixed policy: what runs in pages, what a socket takes, how many streams are open."""
 
+import asyncio
+import dataclasses
 import re
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import Person, Service
+from tests.conftest import Person, Service, running
 from ytdl.api.docs import STATIC
+from ytdl.api.keys import EVENTS
+from ytdl.config import Config
 
 PAGES = sorted(path.name for path in STATIC.glob("*.html"))
 ADDRESSES = ("/", "/docs", "/api/docs", "/redoc")
@@ -35,3 +40,26 @@ async def test_a_socket_takes_no_message_that_unpacks_to_more_than_its_limit(ali
         await socket.send_str("a" * 2**20)
         assert (await socket.receive()).type.name in ("CLOSE", "CLOSED")
         assert socket.close_code == 1009
+
+
+async def readers(service: Service, person: Person, expected: int) -> None:
+    async with asyncio.timeout(5):
+        while service.app[EVENTS].readers(person.user_id) != expected:  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+
+
+async def test_a_user_has_so_many_streams_and_no_more(config: Config) -> None:
+    async with running(dataclasses.replace(config, streams_per_user=2)) as service, AsyncExitStack() as stack:
+        ann, ben = [await stack.enter_async_context(service.person(name)) for name in ("ann", "ben")]
+        held = [await ann.get("/downloads/events")]
+        socket = await stack.enter_async_context(ann.session.ws_connect("/api/v1/ws"))
+        await readers(service, ann, 2)
+        refused = await ann.get("/downloads/events")
+        assert (refused.status, (await refused.json())["violated-policies"]) == (429, ["streams"])
+        held.append(await ben.get("/downloads/events"))
+        await socket.close()
+        await readers(service, ann, 1)
+        held.append(await ann.get("/downloads/events"))
+        assert [answer.status for answer in held] == [200, 200, 200]
+        for answer in held:
+            answer.close()

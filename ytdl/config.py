@@ -52,6 +52,7 @@ class Config:
     log_level: str = setting("INFO", "DEBUG, INFO, WARNING or ERROR.", section="Service")
     trusted_proxies: tuple[str, ...] = setting((), "Networks whose X-Forwarded-For is believed, separated by commas.", section="Service")
     cors_allowed_origins: tuple[str, ...] = setting((), "Origins such as https://app.example.org whose pages may call the API from a browser, separated by commas.", section="Service")
+    streams_per_user: int = setting(100, "Progress streams that a user may have open in this process.", section="Service", least=1)
     database_url: str = setting("", "PostgreSQL to use; empty starts one of the service's own in DATA_DIR.", section="Servers", secret=True)
     database_pool_size: int = setting(10, "Connections to PostgreSQL at most.", section="Servers", least=2)
     redis_url: str = setting("", "Redis to use; empty starts one of the service's own in DATA_DIR.", section="Servers", secret=True)
@@ -67,6 +68,10 @@ class Config:
     lockout_duration_minutes: float = setting(15.0, "How long a user name is locked, in minutes; doubles with each further lock within a day, up to a day.", section="Accounts", least=0.001)
     block_score: int = setting(100, "Points within ten minutes for which an address is blocked: 4 for a failed sign-in, 20 for a spent refresh token, 10 for a forged token, 1 for a limit gone over, 2 for an address that does not exist, 25 for one that scanners look for; 0 blocks nobody but those that an admin blocks. A trusted proxy and this machine are never blocked: set TRUSTED_PROXIES, or all users behind a proxy are blocked with one.", section="Accounts", least=0)
     block_minutes: float = setting(10.0, "How long an address is blocked; doubles with each block within a week, up to a day.", section="Accounts", least=0.01)
+    rate_limit_per_minute: int = setting(600, "Requests a minute of one user, and of one API key; all of them may come at once.", section="Limits", least=1)
+    rate_limit_address_per_minute: int = setting(0, "The same of one address (IPv6: a network of 64 bits), whoever asks; 0 means 5 times RATE_LIMIT_PER_MINUTE.", section="Limits", least=0)
+    rate_limit_login_per_minute: int = setting(0, "Sign-ins, refreshes, registrations and changes of passwords of one address; 0 means a 20th of RATE_LIMIT_PER_MINUTE.", section="Limits", least=0)
+    rate_limit_create_per_minute: int = setting(0, "Downloads that one user may ask for; 0 means a 5th of RATE_LIMIT_PER_MINUTE.", section="Limits", least=0)
     registration_open: bool = setting(True, "Whether anyone may make an account.", section="Accounts")
     admin_username: str = setting("admin", "Name of the admin that is made when there is none.", section="Accounts")
     admin_password: str = setting("", "Password of that admin; empty makes one and prints it once.", section="Accounts", secret=True)
@@ -191,7 +196,6 @@ def _combined(c: Config) -> list[str]:
         (c.jwt_algorithm not in ("HS256", "HS384", "HS512"), "JWT_ALGORITHM must be HS256, HS384 or HS512."),
         (bool(c.database_url) and not c.jwt_secret_key, "JWT_SECRET_KEY must be set when DATABASE_URL is set."),
         (0 < len(c.jwt_secret_key) < key_length, f"JWT_SECRET_KEY must have at least {key_length} characters."),
-        (0 < len(c.jwt_secret_key_previous) < key_length, f"JWT_SECRET_KEY_PREVIOUS must have at least {key_length} characters."),
         (0 < len(c.jwt_secret_key_previous) < key_length, f"JWT_SECRET_KEY_PREVIOUS must have at least {key_length} characters."),
         (not re.fullmatch(r"[A-Za-z0-9_.-]{3,50}", c.admin_username), "ADMIN_USERNAME must be 3 to 50 letters, digits, _, - or dots."),
         (bool(c.encryption_key) and not ENCRYPTION_KEY.fullmatch(c.encryption_key), "ENCRYPTION_KEY must be 32 bytes as 64 hexadecimal digits or base64."),

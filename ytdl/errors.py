@@ -100,6 +100,18 @@ class Unavailable(Error):
     code = "unavailable"
 
 
+class RateLimited(Error):
+    """Asked too often; `policies` are the names of those that have nothing left."""
+
+    code = "rate_limited"
+
+    def __init__(
+        self, message: str, *, policies: list[str], retry_after: float, offence: Offence | None = "limit"
+    ) -> None:
+        super().__init__(message, retry_after=retry_after, offence=offence)
+        self.extra = {"violated-policies": policies}
+
+
 def invalid(field: str, message: str) -> Invalid:
     """An `Invalid` about exactly one field."""
     return Invalid(f"{field}: {message}", faults=(Fault(field, message),))

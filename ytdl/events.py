@@ -181,6 +181,10 @@ class Events:
             if not boxes and self._mailboxes.get(user) is boxes:
                 del self._mailboxes[user]
 
+    def readers(self, user: UUID) -> int:
+        """How many read this user's events in this process."""
+        return len(self._mailboxes.get(user, ()))
+
     async def since(self, user: UUID, id: str) -> list[Event] | None:
         """What came after `id`; `None` when that cannot be told any more, or `id` is none of ours."""
         try:

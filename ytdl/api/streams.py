@@ -23,7 +23,7 @@ from ytdl.api import origins
 from ytdl.api.downloads import asker
 from ytdl.api.http import client_ip, path_uuid
 from ytdl.api.http import who as identity
-from ytdl.api.keys import BLOCKS, DOWNLOADS, EVENTS
+from ytdl.api.keys import BLOCKS, CONFIG, DOWNLOADS, EVENTS
 from ytdl.downloads import Asker, Downloads
 from ytdl.events import Event, Events, Mailbox, order
 from ytdl.record import ENDED, Download, Progress
@@ -196,7 +196,17 @@ async def _patient(stream: Stream, box: Mailbox) -> list[Message]:
         return []
 
 
+def _check_room(request: web.Request) -> None:
+    """Raises `errors.RateLimited` for one stream too many; that is no offence, as browsers come back by themselves."""
+    most = request.app[CONFIG].streams_per_user
+    if request.app[EVENTS].readers(identity(request).user_id) >= most:
+        raise errors.RateLimited(
+            f"You have {most} streams open here; close one first.", policies=["streams"], retry_after=15, offence=None
+        )
+
+
 async def _sse(request: web.Request, only: UUID | None) -> web.StreamResponse:
+    _check_room(request)
     response = EventSourceResponse(ping_interval=HEARTBEAT_SECONDS, send_timeout=SEND_SECONDS)
 
     async def send(message: Message) -> None:
@@ -213,6 +223,7 @@ async def _sse(request: web.Request, only: UUID | None) -> web.StreamResponse:
 async def _websocket(request: web.Request, only: UUID | None) -> web.StreamResponse:
     """Both directions at once: what the client says is thrown away, but that is how its going is noticed."""
     origins.check_socket(request)
+    _check_room(request)
     socket = web.WebSocketResponse(heartbeat=HEARTBEAT_SECONDS, max_msg_size=4096)
     await socket.prepare(request)
 
