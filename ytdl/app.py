@@ -29,6 +29,7 @@ from ytdl.api.keys import (
     HEADERS,
     HEALTH,
     KV,
+    LIMITER,
     OFFENCES,
     OPENAPI,
     VAULT,
@@ -51,6 +52,7 @@ from ytdl.janitor import Janitor
 from ytdl.kv import KV as Redis
 from ytdl.offences import Offences
 from ytdl.queue import Queue
+from ytdl.ratelimit import Limiter, policies_of
 from ytdl.routes import ROUTES
 from ytdl.sampler import Sampler
 from ytdl.scores import Scores
@@ -114,6 +116,9 @@ async def _start(app: web.Application, stack: AsyncExitStack) -> None:
 
     app[VAULT] = await asyncio.to_thread(vault.of, config)
     await sealed.warn_of_lost_keys(db, app[VAULT])
+
+    limiter = app[LIMITER] = Limiter(policies_of(config), kv, db)
+    stack.push_async_callback(limiter.close)
 
     storage = Storage(config.data_dir)
     await asyncio.to_thread(storage.open)

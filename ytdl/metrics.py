@@ -77,6 +77,14 @@ auth_refreshes = _counter("ytdl_auth_refreshes_total", "Refresh tokens presented
 auth_registrations = _counter("ytdl_auth_registrations_total", "Accounts made.")
 auth_hashes_refused = _counter("ytdl_auth_hashes_refused_total", "Passwords not looked at because too many were waiting.")
 
+# ratelimit: where it was counted, in Redis or in this process alone.
+LIMIT_POLICIES = ("api", "keys", "create", "login", "url", "address")
+COUNTED_WHERE = ("redis", "process")
+ratelimit_leased = _counter("ytdl_ratelimit_leased_total", "Requests allowed, one by one or in blocks.", where=COUNTED_WHERE)
+ratelimit_forgotten = _counter("ytdl_ratelimit_forgotten_total", "Requests allowed that nobody made before their block ended.")
+ratelimit_denied = _counter("ytdl_ratelimit_denied_total", "Requests refused, by the policies that had nothing left.", policy=LIMIT_POLICIES, where=COUNTED_WHERE)
+ratelimit_degraded = _gauge("ytdl_ratelimit_degraded", "1 while this process counts by itself because Redis does not answer.")
+
 # audit: types are those of `audit.TYPES`.
 audit_events = _counter("ytdl_audit_events_total", "Events written to the audit trail.", type=())
 audit_pending = _gauge("ytdl_audit_pending_events", "Events that have no link in the audit chain yet, counted up to 10,000.")

@@ -6,12 +6,13 @@ nowhere else. Rows are wrapped by hand, to be read as a table.
 
 from typing import Any
 
-from ytdl.api import apikeys, auth, blocks, docs, downloads, security, service, streams
+from ytdl.api import apikeys, auth, blocks, docs, downloads, limits, security, service, streams
 from ytdl.api.http import Route
 from ytdl.apikeys import Keys, MadeKey, NewKey
 from ytdl.auth import Credentials, Grant, PasswordChange, RefreshToken, Ticket, Tokens
 from ytdl.blocks import Block, BlockFilter, BlockPage, NewBlock
 from ytdl.health import Readiness
+from ytdl.ratelimit import State
 from ytdl.record import Attempt, Download, Filter, NewDownload, Page
 from ytdl.sessions import SessionFilter, SessionPage
 from ytdl.users import Profile, ProfileChange, Registration
@@ -20,15 +21,15 @@ from ytdl.users import Profile, ProfileChange, Registration
 ROUTES: tuple[Route, ...] = (
     # auth
     Route("POST", "/auth/register", auth.register, "anyone", body=Registration, returns=Profile, status=201,
-          problems=("forbidden", "conflict")),
+          limit="login", problems=("forbidden", "conflict")),
     Route("POST", "/auth/login", auth.login, "anyone", body=Credentials, returns=Tokens,
-          problems=("unauthorized", "locked")),
+          limit="login", problems=("unauthorized", "locked")),
     Route("POST", "/auth/logout", auth.logout, "user", session=True, status=204),
     Route("GET", "/auth/profile", auth.profile, "user", returns=Profile),
     Route("PUT", "/auth/profile", auth.change_profile, "user", session=True, body=ProfileChange, returns=Profile,
           problems=("conflict",)),
     Route("POST", "/auth/change-password", auth.change_password, "user", session=True, body=PasswordChange,
-          status=204, problems=("locked",)),
+          limit="login", status=204, problems=("locked",)),
     Route("GET", "/auth/sessions", auth.sessions, "user", session=True, query=SessionFilter, returns=SessionPage),
     Route("DELETE", "/auth/sessions/{id}", auth.end_session, "user", session=True, status=204),
     Route("POST", "/auth/ticket", auth.issue_ticket, "user", scope="read", returns=Ticket),
@@ -39,9 +40,10 @@ ROUTES: tuple[Route, ...] = (
 
     # security
     Route("POST", "/security/token", security.token, "anyone", body=Grant, form=True, returns=Tokens,
-          problems=("unauthorized", "locked")),
+          limit="login", problems=("unauthorized", "locked")),
     Route("POST", "/security/refresh", security.refresh, "anyone", body=RefreshToken, returns=Tokens,
-          problems=("unauthorized",)),
+          limit="login", problems=("unauthorized",)),
+    Route("GET", "/security/rate-limit/{policy}", limits.state, "user", returns=State),
     Route("GET", "/security/blocks", blocks.page, "admin", query=BlockFilter, returns=BlockPage),
     Route("POST", "/security/blocks", blocks.create, "admin", body=NewBlock, returns=Block, status=201,
           problems=("conflict",)),
@@ -50,7 +52,7 @@ ROUTES: tuple[Route, ...] = (
 
     # downloads
     Route("POST", "/downloads", downloads.create, "user", body=NewDownload, returns=Download, status=202,
-          also={200: Download}, problems=("conflict",), headers={
+          limit="create", also={200: Download}, problems=("conflict",), headers={
               "Idempotency-Key": "With the same key and body within 24 hours, the first answer comes again."}),
     Route("GET", "/downloads", downloads.page, "user", query=Filter, returns=Page),
     Route("GET", "/downloads/events", streams.events_of_all, "user", ticket=True, stream=True, head=False,
@@ -60,7 +62,7 @@ ROUTES: tuple[Route, ...] = (
     Route("POST", "/downloads/{id}/cancel", downloads.cancel, "user", returns=Download, status=202,
           problems=("conflict",)),
     Route("POST", "/downloads/{id}/retry", downloads.retry, "user", returns=Download, status=202,
-          problems=("conflict",)),
+          limit="create", problems=("conflict",)),
     Route("GET", "/downloads/{id}/file", downloads.file, "user", ticket=True, stream=True,
           media="application/octet-stream", also={206: None, 304: None}, headers={
               "Range": "One range of bytes; several, or none that can be read, mean the whole file.",
@@ -77,9 +79,10 @@ ROUTES: tuple[Route, ...] = (
     Route("GET", "/ws", streams.socket_of_all, "user", ticket=True, stream=True, head=False, status=101),
 
     # service
-    Route("GET", "/healthz", service.healthz, "anyone", returns=service.Alive, plain=True),
-    Route("GET", "/readyz", service.readyz, "anyone", returns=Readiness, also={503: Readiness}, plain=True),
-    Route("GET", "/metrics", service.prometheus, "anyone", media="text/plain", plain=True),
+    Route("GET", "/healthz", service.healthz, "anyone", returns=service.Alive, limit=None, plain=True),
+    Route("GET", "/readyz", service.readyz, "anyone", returns=Readiness, also={503: Readiness}, limit=None,
+          plain=True),
+    Route("GET", "/metrics", service.prometheus, "anyone", media="text/plain", limit=None, plain=True),
 
     # docs
     Route("GET", "/", docs.index, "anyone", media="text/html", plain=True),

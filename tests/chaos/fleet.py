@@ -92,6 +92,7 @@ class Member:
             "DOWNLOAD_STALL_SECONDS": "8",
             "DOWNLOAD_MIN_FREE_BYTES": str(8 * 2**20),
             "DRAIN_SECONDS": "1",
+            "RATE_LIMIT_PER_MINUTE": "1000000",
         }
         upstream = self.ground.upstream | {"OUTBOUND_PROXY": f"http://127.0.0.1:{self.upstream.port}"}
         return kept | own | upstream | self.settings

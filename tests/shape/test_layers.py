@@ -19,12 +19,12 @@ LAYERS = (
     ("run",),
     (
         *("apikeys", "attempts", "auth", "blocks", "disk", "downloads", "egress"),
-        *("health", "lockout", "offences", "queue", "sessions", "users", "validation"),
+        *("health", "lockout", "offences", "queue", "ratelimit", "sessions", "users", "validation"),
     ),
-    ("audit", "chain", "recent", "record", "sealed"),
+    ("audit", "chain", "leases", "recent", "record", "sealed"),
     ("events", "loops", "scores"),
     ("crypto", "db", "embedded", "fetcher", "kv", "storage", "urls", "vault"),
-    ("blocklist", "config", "errors", "log", "metrics", "networks", "passwords", "reasons", "samples", "sql", "texts", "titles"),
+    ("blocklist", "config", "errors", "gcra", "log", "metrics", "networks", "passwords", "reasons", "samples", "sql", "texts", "titles"),
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 ALLOWED_LENGTH = 400

@@ -21,8 +21,10 @@ from aiohttp import hdrs, web
 from aiohttp.typedefs import LooseHeaders
 
 from ytdl import errors
-from ytdl.api import access, blocking, decoding, middleware, problems
-from ytdl.api.keys import IDENTITY
+from ytdl.api import access, blocking, decoding, limits, middleware, problems
+from ytdl.api.keys import IDENTITY, LIMITER
+from ytdl.config import Config
+from ytdl.ratelimit import Kind, Limiter, policies_of
 
 if TYPE_CHECKING:
     from ytdl.auth import Identity
@@ -47,6 +49,7 @@ class Route:
     the rest of the row. A `stream` lasts as long as it likes and is left out of the latency figures;
     `head=False` keeps HEAD away from one that never ends. `form` takes an HTML form as a body as well.
 
+    `limit` says what a request counts as beside the address and who asks; a row with None is not limited.
     A row with `session` is for somebody signed in, not for API keys. An API key that may only read is kept
     away from all methods but GET, unless the row's `scope` says otherwise.
     """
@@ -66,6 +69,7 @@ class Route:
     ticket: bool = False
     session: bool = False
     scope: Literal["read", "write"] | None = None
+    limit: Kind | None = "general"
     problems: tuple[str, ...] = ()
     stream: bool = False
     plain: bool = False
@@ -99,9 +103,11 @@ class Answer:
 
 def application() -> web.Application:
     """An application without routes, with everything around them."""
-    chain = [middleware.identified, problems.to_problems, blocking.guard]
+    chain = [middleware.identified, problems.to_problems, blocking.guard, limits.strangers]
     app = web.Application(client_max_size=BODY_LIMIT_BYTES, middlewares=chain)
     app.on_response_prepare.append(middleware.finish_headers)
+    # Until there is one that counts for all processes.
+    app[LIMITER] = Limiter(policies_of(Config()))
     return app
 
 
@@ -118,8 +124,13 @@ def _endpoint(row: Route) -> Endpoint:
     readers = _readers(row)
 
     async def endpoint(request: web.Request) -> web.StreamResponse:
+        try:
+            if row.role != "anyone":
+                await access.authenticate(request, row.ticket)
+        finally:
+            if row.limit:
+                await limits.count(request, row.limit)
         if row.role != "anyone":
-            await access.authenticate(request, row.ticket)
             await access.authorize(request, row.role, session=row.session, scope=row.needs)
         read = [await reader(request) for reader in readers]
         result = await row.handler(request, *read)

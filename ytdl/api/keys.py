@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from ytdl.events import Events
     from ytdl.health import Health
     from ytdl.kv import KV as Redis
+    from ytdl.leases import Caller
     from ytdl.offences import Offences
+    from ytdl.ratelimit import Limiter
     from ytdl.vault import Vault
     from ytdl.worker import Worker
 
@@ -33,6 +35,7 @@ AUTH: "web.AppKey[Auth]" = web.AppKey("auth")
 API_KEYS: "web.AppKey[ApiKeys]" = web.AppKey("api_keys")
 BLOCKS: "web.AppKey[Blocks]" = web.AppKey("blocks")
 OFFENCES: "web.AppKey[Offences]" = web.AppKey("offences")
+LIMITER: "web.AppKey[Limiter]" = web.AppKey("limiter")
 HEALTH: "web.AppKey[Health]" = web.AppKey("health")
 DOWNLOADS: "web.AppKey[Downloads]" = web.AppKey("downloads")
 WORKER: "web.AppKey[Worker]" = web.AppKey("worker")
@@ -46,6 +49,8 @@ OPENAPI: "web.AppKey[bytes]" = web.AppKey("openapi")
 
 IDENTITY: "web.RequestKey[Identity]" = web.RequestKey("identity")
 REQUEST_ID: "web.RequestKey[str]" = web.RequestKey("request_id")
+# Whom the request counted for; not there where nothing is limited.
+CALLER: "web.RequestKey[Caller]" = web.RequestKey("caller")
 # The template of the address in the route table, for counts and log lines.
 ROUTE: "web.RequestKey[str]" = web.RequestKey("route")
 # Parameters of the Bearer challenge, where a token was sent and refused (RFC 6750, section 3).

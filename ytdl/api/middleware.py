@@ -17,7 +17,7 @@ from aiohttp.typedefs import Handler
 from prometheus_client import Counter, Histogram
 
 from ytdl import log, metrics
-from ytdl.api import access, keys, origins
+from ytdl.api import access, keys, limits, origins
 from ytdl.api.keys import BEGUN, HEALTH, OUTCOME, REQUEST_ID, ROUTE
 
 access_log = logging.getLogger("ytdl.access")
@@ -80,6 +80,7 @@ async def finish_headers(request: web.Request, response: web.StreamResponse) -> 
         if name not in headers:
             headers[name] = value
     origins.mark(request, headers)
+    limits.advertise(request, headers)
     if _is_draining(request) and response.status != 101:
         # Whoever keeps connections open is to let go of them before they are closed in the middle of a request.
         response.force_close()

@@ -180,6 +180,8 @@ def codes(row: Route) -> tuple[str, ...]:
     found = ["internal", "blocked", *row.problems]
     if not row.plain:
         found.append("unavailable")
+    if row.limit:
+        found.append("rate_limited")
     if row.role != "anyone":
         found.append("unauthorized")
     if row.role == "admin" or (row.role == "user" and (row.session or row.needs == "write")):

@@ -40,6 +40,8 @@ STATUS = {
     "unavailable": 503,
 }
 CODES = {status: code for code, status in STATUS.items()}
+# Registered types of problems; all others are told apart by the code alone.
+TYPES = {"rate_limited": "https://iana.org/assignments/http-problem-types#quota-exceeded"}
 INTERNAL = "Something went wrong here; the log has the reason under this request's id."
 # What is said where aiohttp, not a handler of ours, refuses.
 SENTENCES = {
@@ -71,6 +73,7 @@ def answer(error: errors.Error, request_id: str, *, status: int | None = None) -
     metrics.http_errors.labels(error.code).inc()
     status = status or STATUS[error.code]
     problem = Problem(
+        type=TYPES.get(error.code, "about:blank"),
         title=HTTPStatus(status).phrase,
         status=status,
         detail=error.message,

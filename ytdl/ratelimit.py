@@ -1,0 +1,184 @@
+"""How often somebody may ask: the policies, who is counted by which of them, and what a refusal says.
+
+Redis counts for all processes, by one script for all policies of a request (GCRA): either each gives, or none is used.
+It lends in small blocks (`leases`), so most requests of somebody who asks often ask nobody else.
+
+The bound: what is leased, by all processes together, is never more than limit + rate * t in any t seconds, and each
+request was leased at most half a second before it passes; so in t seconds at most limit + rate * (t + 0.5) pass. From
+rest exactly the limit passes at once, however many ask in however many processes. While Redis is away each process
+counts by itself, from what Redis last told it of a caller: the bound then holds for each process.
+"""
+
+import asyncio
+import ipaddress
+import logging
+import time
+from typing import TYPE_CHECKING, Literal
+
+import msgspec
+
+from ytdl import audit, errors, gcra, metrics
+from ytdl.config import Config
+from ytdl.db import Statements
+from ytdl.gcra import MICROSECONDS, Policy
+from ytdl.kv import KV
+from ytdl.leases import REMEMBERED, Caller, Lender
+
+if TYPE_CHECKING:
+    from ytdl.auth import Identity
+
+log = logging.getLogger("ytdl.ratelimit")
+
+# What is counted beside the address and who asks.
+Kind = Literal["general", "login", "create", "url"]
+# One event for each caller in this time, and not more events than this for all of them.
+TELL_SECONDS = 60.0
+TOLD_AT_MOST = 200
+TOO_MANY = "Too many requests; try again later."
+UNKNOWN = "There is no policy of that name, or none that counts you."
+
+
+def policies_of(config: Config) -> dict[str, Policy]:
+    """By name. What is not set follows from the general limit, so that raising that one raises all."""
+    general = config.rate_limit_per_minute
+    limits = {
+        "api": general,
+        "keys": 2 * general,
+        "create": config.rate_limit_create_per_minute or max(1, general // 5),
+        "login": config.rate_limit_login_per_minute or max(1, general // 20),
+        "url": general,
+        "address": config.rate_limit_address_per_minute or 5 * general,
+    }
+    return {name: gcra.policy(name, limit) for name, limit in limits.items()}
+
+
+def network(ip: str) -> str:
+    """What an address is counted as: one person has all addresses of an IPv6 network of 64 bits."""
+    return str(ipaddress.IPv6Network((ip, 64), strict=False)) if ":" in ip else ip
+
+
+class State(msgspec.Struct, frozen=True):
+    """How somebody stands with a policy; after `reset_seconds` of silence all of `limit` is there again."""
+
+    policy: str
+    limit: int
+    remaining: int
+    reset_seconds: float
+
+
+class Limiter:
+    """`await take(caller(...))` for each request. Without `kv` this process counts alone, and without `db` no event is
+    recorded. Close it after use."""
+
+    def __init__(self, policies: dict[str, Policy], kv: KV | None = None, db: Statements | None = None) -> None:
+        self._policies = policies
+        self._kv = kv
+        self._lender = Lender(kv)
+        self._offenders = Offenders(db)
+        self._callers: dict[object, Caller] = {}
+
+    async def close(self) -> None:
+        await self._lender.close()
+        await self._offenders.close()
+
+    def caller(self, kind: Kind, ip: str, who: "Identity | None" = None, url: str = "") -> Caller:
+        """`ip` is empty for a socket without addresses, whose users count as one; `url` names a temporary URL."""
+        known: tuple[object, ...]
+        if who is None:
+            known = (kind, ip, url)
+        else:
+            key = who.key_id
+            # Whole numbers, because a UUID's hash and comparison are slow.
+            known = (kind, ip, who.user_id.int, key and key.int, who.requests_per_minute)
+        return self._callers.get(known) or self._meet(known, self._counted(kind, ip, who, url))
+
+    async def take(self, caller: Caller) -> None:
+        """One request. Raises `errors.RateLimited`; it has then used nothing of any policy."""
+        if not caller.spend(time.monotonic()) and not await self._lender.take(caller):
+            raise self._refusal(caller)
+
+    async def state(self, name: str, ip: str, who: "Identity", asking: Caller) -> State:
+        """How `who` stands, without using anything. Raises `errors.NotFound`.
+
+        Of what is lent but not used yet, only the block of the caller who asks counts as left.
+        """
+        counted = self._counted("login", ip, who) + self._counted("create", ip, who)
+        policy, key = next(((p, key) for p, key in counted if p.name == name), (None, ""))
+        if policy is None:
+            raise errors.NotFound(UNKNOWN)
+        debt = await self._lender.debt(policy, key)
+        left = policy.units(debt) + (asking.left if key in asking.keys else 0)
+        return State(name, policy.limit, left, debt / MICROSECONDS)
+
+    def _meet(self, known: tuple[object, ...], counted: list[tuple[Policy, str]]) -> Caller:
+        if len(self._callers) >= REMEMBERED:
+            # Whoever has been known for longest begins with a new block when it comes again.
+            del self._callers[next(iter(self._callers))]
+        caller = self._callers[known] = Caller(counted)
+        return caller
+
+    def _counted(self, kind: Kind, ip: str, who: "Identity | None" = None, url: str = "") -> list[tuple[Policy, str]]:
+        """The policies for a request, with the keys of whom they count."""
+        found = self._counted_for(who) if who else []
+        if kind == "create" and who:
+            found.append((self._policies["create"], str(who.user_id)))
+        if kind == "url":
+            found.append((self._policies["url"], url))
+        if kind == "login":
+            found.append((self._policies["login"], network(ip)))
+        found.append((self._policies["address"], network(ip)))
+        return [(policy, self._key(policy.name, subject)) for policy, subject in found]
+
+    def _counted_for(self, who: "Identity") -> list[tuple[Policy, str]]:
+        """A key counts for itself, so that a script leaves its user the user's own; all keys of a user count together
+        as well, or more keys would be more requests."""
+        api, keys = self._policies["api"], self._policies["keys"]
+        if own := who.requests_per_minute:
+            api, keys = gcra.policy("api", own), gcra.policy("keys", 2 * own)
+        if who.key_id is None:
+            return [(api, str(who.user_id))]
+        return [(api, str(who.key_id)), (keys, str(who.user_id))]
+
+    def _key(self, name: str, subject: str) -> str:
+        return self._kv.key("limit", name, subject) if self._kv else f"{name}:{subject}"
+
+    def _refusal(self, caller: Caller) -> errors.RateLimited:
+        violated = caller.violated()
+        for policy, key in violated:
+            metrics.ratelimit_denied.labels(policy.name, self._lender.where).inc()
+            self._offenders.tell(policy, key)
+        names = [policy.name for policy, _ in violated]
+        return errors.RateLimited(TOO_MANY, policies=names, retry_after=caller.wait_seconds())
+
+
+class Offenders:
+    """Tells the audit trail of those who go over a limit: of each once in a minute, and of so many in a minute only."""
+
+    def __init__(self, db: Statements | None) -> None:
+        self._db = db
+        # In the order of time, so the first is the oldest.
+        self._told: dict[str, float] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def close(self) -> None:
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def tell(self, policy: Policy, key: str) -> None:
+        now = time.monotonic()
+        while self._told and now - self._told[first := next(iter(self._told))] >= TELL_SECONDS:
+            del self._told[first]
+        if self._db is None or key in self._told or len(self._told) >= TOLD_AT_MOST:
+            return
+        self._told[key] = now
+        # A refusal costs little, so nobody waits for this; the task keeps who asks and from where.
+        task = asyncio.create_task(self._record(self._db, policy))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _record(self, db: Statements, policy: Policy) -> None:
+        try:
+            await audit.record(
+                db, "excess_rate_limit_exceeded", result="denied", object=("policy", policy.name), limit=policy.limit
+            )
+        except errors.Unavailable:
+            log.warning("ratelimit.not_recorded", extra={"policy": policy.name})
