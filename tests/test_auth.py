@@ -1,6 +1,7 @@
 """Sign-in, access tokens and tickets through the real server."""
 
 import asyncio
+import dataclasses
 import itertools
 import logging
 import time
@@ -9,11 +10,13 @@ from typing import Any
 import psycopg
 import pytest
 
-from tests.conftest import PASSWORD, SECRET, Person, Service
+from tests.conftest import PASSWORD, SECRET, Person, Service, running
 from tests.signing_in import change, lines, login, opens, post, refresh, second_process
-from tests.test_crypto import REFUSED, signed, worst_lag
+from tests.test_crypto import worst_lag
+from tests.test_tokens import REFUSED, signed
 from ytdl import auth, errors
 from ytdl.api.keys import AUTH
+from ytdl.config import Config
 from ytdl.crypto import Hasher
 from ytdl.db import DB
 
@@ -108,6 +111,16 @@ async def test_bad_tokens_are_refused_by_the_server(service: Service, alice: Per
     for name, token in vectors.items():
         assert not await opens(service, token), name
     assert await opens(service, alice.token)
+
+
+async def test_a_change_of_the_key_ends_no_session(config: Config) -> None:
+    async with running(config) as service, service.person("carol") as carol:
+        pass
+    config = dataclasses.replace(config, jwt_secret_key=SECRET[::-1], jwt_secret_key_previous=SECRET)
+    async with running(config) as service:
+        assert await opens(service, carol.token)
+        _, pair = await refresh(service, carol.refresh_token)
+        assert await opens(service, pair["access_token"])
 
 
 async def test_a_huge_header_is_answered(service: Service) -> None:

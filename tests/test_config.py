@@ -57,6 +57,9 @@ def test_each_type_is_read() -> None:
         ("LOG_LEVEL", "LOUD", "LOG_LEVEL must be DEBUG, INFO, WARNING or ERROR."),
         ("JWT_ALGORITHM", "none", "JWT_ALGORITHM must be HS256, HS384 or HS512."),
         ("JWT_SECRET_KEY", "short", "JWT_SECRET_KEY must have at least 32 characters."),
+        ("JWT_SECRET_KEY_PREVIOUS", "short", "JWT_SECRET_KEY_PREVIOUS must have at least 32 characters."),
+        ("MAX_LOGIN_ATTEMPTS", "0", "MAX_LOGIN_ATTEMPTS must be at least 1."),
+        ("LOCKOUT_DURATION_MINUTES", "0", "LOCKOUT_DURATION_MINUTES must be at least 0.001."),
         (
             "ADMIN_PASSWORD",
             "changeme",

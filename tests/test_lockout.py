@@ -231,7 +231,7 @@ async def test_failures_and_locks_are_on_record_without_the_name_that_was_typed(
     assert {str(row["ip"]) for row in failed} == {"127.0.0.1"}
     assert [row["user_id"] for row in await trail(db, "authn_login_lock")] == [ann, None]
     kept = await db.many(EVERYTHING)
-    assert "my-password" not in str(kept) and len(kept) == 2 * ATTEMPTS + 2 + 2 + 1
+    assert "my-password" not in str(kept) and "authn_login_lock" in str(kept)
 
 
 async def test_a_failed_login_is_held_against_the_address(strict: Service) -> None:

@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 
 from tests.conftest import Person, Service
-from tests.signing_in import change, counted, lines, login, opens, refresh, trail
+from tests.signing_in import change, counted, lines, login, opens, post, refresh, trail
 from ytdl import errors
 from ytdl.api.keys import AUTH
 from ytdl.auth import Auth
@@ -16,7 +16,7 @@ LATER = "UPDATE refresh_tokens SET used_at = used_at - interval '11 seconds'"
 
 
 async def test_a_refresh_answers_a_new_pair_of_the_same_session(service: Service, alice: Person) -> None:
-    status, pair = await refresh(service, alice.refresh_token)
+    status, pair = await post(service, "/security/refresh", {"refresh_token": alice.refresh_token})
     assert status == 200
     assert pair["refresh_token"] != alice.refresh_token
     assert await opens(service, pair["access_token"])

@@ -37,7 +37,8 @@ BCRYPT_BYTES = 72
 
 ISSUER = AUDIENCE = "ytdl"
 TOKEN_TYPE = "at+jwt"
-REQUIRED_CLAIMS = ["exp", "iat", "nbf", "iss", "aud", "sub", "jti", "sid"]
+MOMENTS = ("exp", "iat", "nbf")
+REQUIRED_CLAIMS = [*MOMENTS, "iss", "aud", "sub", "jti", "sid"]
 # How far the clocks of two machines may be apart for `iat` and `nbf`; `exp` gets no such mercy.
 SKEW_SECONDS = 10
 TOKEN_LENGTH = 2048
@@ -173,6 +174,9 @@ class AccessTokens:
         if decoded["header"].get("typ") != TOKEN_TYPE:
             raise ValueError("a token of another kind")
         payload = decoded["payload"]
+        # The library takes a text of digits, and a boolean, for a number.
+        if any(type(payload[name]) not in (int, float) for name in MOMENTS):
+            raise ValueError("a moment that is no number")
         return Claims(UUID(str(payload["sub"])), UUID(str(payload["sid"])), int(payload["exp"]))
 
 
