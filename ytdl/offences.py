@@ -27,6 +27,7 @@ WAITING = 4096
 # Networks that are to be blocked once PostgreSQL is back.
 DUE = 1000
 QUIET_SECONDS = 5.0
+STOP_SECONDS = 3.0
 
 for _sort in POINTS:
     metrics.blocks_created.labels("automatic", _sort)
@@ -43,12 +44,17 @@ class Offences:
         self._waiting: dict[tuple[str, Sort], int] = {}
         self._due: dict[str, tuple[str, dict[str, int]]] = {}
         self._woken = asyncio.Event()
+        self._busy = asyncio.Lock()
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
         self._tasks.append(asyncio.create_task(loops.repeat("offences", 0.0, self._round), name="offences"))
 
     async def stop(self) -> None:
+        """Lets a round come to its end: a call to Redis that is cut off may leave its connection open."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(STOP_SECONDS):
+                await self._busy.acquire()
         await loops.stop(self._tasks)
 
     def note(self, address: str, sort: Sort) -> None:
@@ -70,10 +76,11 @@ class Offences:
                 await self._woken.wait()
             await asyncio.sleep(BATCH_SECONDS)
         self._woken.clear()
-        waiting, self._waiting = list(self._waiting.items()), {}
-        for first in range(0, len(waiting), BATCH):
-            await self._add_up(waiting[first : first + BATCH])
-        await self._block()
+        async with self._busy:
+            waiting, self._waiting = list(self._waiting.items()), {}
+            for first in range(0, len(waiting), BATCH):
+                await self._add_up(waiting[first : first + BATCH])
+            await self._block()
 
     async def _add_up(self, batch: list[tuple[tuple[str, Sort], int]]) -> None:
         """Those who are refused already gain nothing by what they sent before."""
