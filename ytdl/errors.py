@@ -112,16 +112,6 @@ class RateLimited(Error):
         self.extra = {"violated-policies": policies}
 
 
-class RateLimited(Error):
-    """Asked too often; `policies` are the names of those that have nothing left."""
-
-    code = "rate_limited"
-
-    def __init__(self, message: str, *, policies: list[str], retry_after: float) -> None:
-        super().__init__(message, retry_after=retry_after, offence="limit")
-        self.extra = {"violated-policies": policies}
-
-
 def invalid(field: str, message: str) -> Invalid:
     """An `Invalid` about exactly one field."""
     return Invalid(f"{field}: {message}", faults=(Fault(field, message),))
