@@ -36,6 +36,7 @@ class Started:
     format: str
     embed_metadata: bool
     percent: float
+    max_file_bytes: int | None = None
 
 
 class Attempts:
@@ -244,7 +245,8 @@ def _output(done: Done) -> str:
 
 def _started(claim: Claim, row: Row) -> Started:
     embed = bool(row["options"].get("embed_metadata"))
-    return Started(claim, row["id"], row["canonical_url"], row["quality"], row["format"], embed, row["percent"])
+    kept = row["percent"], row["max_file_bytes"]
+    return Started(claim, row["id"], row["canonical_url"], row["quality"], row["format"], embed, *kept)
 
 
 def status_of(stage: str) -> str:

@@ -151,6 +151,7 @@ class Index:
     async def _rebuild(self, tx: Statements) -> None:
         self._epoch = str(await tx.value(q.next_epoch))
         await self._move("reset")
+        await self._move("caps", *await self._caps(tx))
         jobs = await self._sweep(tx, self._put)
         metrics.queue_rebuilds.inc()
         log.info("queue.rebuilt", extra={"epoch": self._epoch, "jobs": jobs})
@@ -162,8 +163,16 @@ class Index:
             raise Down("Redis lost the queue's index while it was being made.", retry_after=2)
         return int(reply)
 
+    async def allow(self) -> None:
+        """Tells the index who may run more or fewer jobs at once than others."""
+        await self._call("caps", *await self._caps(self._db))
+
+    async def _caps(self, db: Statements) -> list[Any]:
+        return [a for row in await db.many(q.caps) for a in (str(row["id"]), row["concurrent_downloads"])]
+
     async def reconcile(self) -> int:
         """Puts waiting jobs that the index lost back into it and returns how many those were."""
+        await self.allow()
         found = await self._sweep(self._db, self.ensure)
         metrics.queue_ensured.inc(found)
         return found
@@ -225,6 +234,13 @@ class Queue:
             await self.index.ensure([row])
         except errors.Unavailable:
             log.warning("queue.not_announced", extra={"job": row["id"]})
+
+    async def allow(self) -> None:
+        """After a user was given another number of jobs at once. Best effort: the reconciler does it later."""
+        try:
+            await self.index.allow()
+        except errors.Unavailable:
+            log.warning("queue.caps_not_told")
 
     async def forget(self, jobs: Sequence[int]) -> None:
         """Best effort: a job left in the index is refused at claim and dropped then."""

@@ -226,7 +226,7 @@ class Worker:
                 job=f"{claim.job}.{claim.fence}", url=s.url, quality=s.quality, format=s.format,
                 work_dir=str(self._storage.attempt_dir(s.download, claim.job, claim.fence)),
                 earlier_dirs=[str(folder) for folder in earlier], embed_metadata=s.embed_metadata,
-                proxy=run.permit.lane.proxy,
+                proxy=run.permit.lane.proxy, max_file_bytes=s.max_file_bytes,
             )  # fmt: skip
             await loops.settle(lambda: self._disk.admit_again(claim), self._give_up)
             return await self._fetcher.run(order, run.frame, lambda video: self._admit(run, video))

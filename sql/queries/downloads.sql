@@ -66,7 +66,9 @@ WITH started AS (
         request_headers, quality || '/' || format
     FROM started
 )
-SELECT id, job_id, user_id, canonical_url, quality, format, options, percent FROM started;
+SELECT id, job_id, user_id, canonical_url, quality, format, options, percent,
+    (SELECT file_bytes FROM users WHERE users.id = started.user_id) AS max_file_bytes
+FROM started;
 
 -- name: describe :exec
 -- What the video is, as soon as it is known; only for the attempt that holds the lease.

@@ -141,6 +141,10 @@ SELECT state FROM asked;
 SELECT id, user_id, priority, run_at FROM jobs
 WHERE state IN ('queued', 'retry_wait') AND id > %(after)s ORDER BY id LIMIT 1000;
 
+-- name: caps :many
+-- Users who may run another number of jobs at once than the settings say.
+SELECT id, concurrent_downloads FROM users WHERE concurrent_downloads IS NOT NULL;
+
 -- name: refused :many
 -- Which of these jobs wait all the same; they are to be suggested again, but not at once.
 SELECT id, user_id, priority, greatest(run_at, now() + interval '1 second') AS run_at FROM jobs

@@ -20,7 +20,8 @@ class Order(msgspec.Struct, frozen=True):
     `url` is canonical, made by our own parser. `earlier_dirs` are folders of earlier attempts at the same
     download, newest first; a folder whose writer may still live is left alone. `proxy` is the way out that this
     job keeps to, from first to last; without it that of the setup. `account` is whether an earlier attempt found that
-    the site wants a signed-in user. Cookies never stand here: an order passes through the fork server.
+    the site wants a signed-in user. `max_file_bytes` goes before the setup's. Cookies never stand here: an order
+    passes through the fork server.
     """
 
     job: str
@@ -32,6 +33,7 @@ class Order(msgspec.Struct, frozen=True):
     embed_metadata: bool = False
     proxy: str | None = None
     account: bool = False
+    max_file_bytes: int | None = None
 
 
 class Locked(msgspec.Struct, frozen=True, tag="locked"):

@@ -49,6 +49,8 @@ def perform(order: Order, setup: Setup, client: Client, frames: int, go: int) ->
         if order.proxy and order.proxy != setup.proxy:
             setup = msgspec.structs.replace(setup, proxy=order.proxy)
             client.use_proxy(order.proxy)
+        if order.max_file_bytes:
+            setup = msgspec.structs.replace(setup, max_file_bytes=order.max_file_bytes)
         confine.limit(setup, order.job)
         folder = Folder(order.work_dir)  # before the rules, since folders above it may have to be made
         os.chdir(folder.path)

@@ -2,19 +2,20 @@
 -- One script for all moves, so the layout stands in one place. KEYS[1] is the prefix p; below it:
 --   p:epoch        incarnation; a call that names another one is answered 'EPOCH' and changes nothing
 --   p:jobs         hash  job -> user|score          every job in the index
---   p:users        zset  user -> turn               users with a ready job and fewer running jobs than the cap
+--   p:users        zset  user -> turn               users with a ready job and fewer running jobs than their cap
 --   p:u:<user>     zset  job -> score               that user's ready jobs; score is (9-priority)*2^49 + id
 --   p:turns        zset  user -> turn               the claim that served a user last; none is before all others
 --   p:turn         number of the last claim
 --   p:delayed      zset  job -> due, ms
 --   p:leases       zset  job -> expiry, ms
 --   p:run          hash  user -> number of leases
+--   p:caps         hash  user -> cap                users whose cap is not the common one
 -- Fairness: the user who was served longest ago is next. Between two claims of one user every other user with work is
 -- served once, so their numbers never differ by more than one however much one of them has queued, and somebody who
 -- comes one job at a time gains nothing by it.
-local p, op, epoch, cap = KEYS[1], ARGV[1], ARGV[2], tonumber(ARGV[3])
+local p, op, epoch, common = KEYS[1], ARGV[1], ARGV[2], tonumber(ARGV[3])
 local JOBS, USERS, TURNS, TURN = p .. ':jobs', p .. ':users', p .. ':turns', p .. ':turn'
-local DELAYED, LEASES, RUN, EPOCH = p .. ':delayed', p .. ':leases', p .. ':run', p .. ':epoch'
+local DELAYED, LEASES, RUN, EPOCH, CAPS = p .. ':delayed', p .. ':leases', p .. ':run', p .. ':epoch', p .. ':caps'
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 
@@ -25,10 +26,14 @@ local function split(entry)
   return user, score
 end
 
+-- Most have the common cap, and nobody is asked one by one while that goes for all.
+local capped = redis.call('EXISTS', CAPS) == 1
+local function cap(user) return capped and tonumber(redis.call('HGET', CAPS, user) or common) or common end
+
 -- Puts the user among those served, or takes them out, by what they have ready and running.
 local function seat(user)
   local running = tonumber(redis.call('HGET', RUN, user) or '0')
-  if redis.call('ZCARD', ready(user)) > 0 and running < cap then
+  if redis.call('ZCARD', ready(user)) > 0 and running < cap(user) then
     redis.call('ZADD', USERS, 'NX', redis.call('ZSCORE', TURNS, user) or '0', user)
   else
     redis.call('ZREM', USERS, user)
@@ -99,7 +104,7 @@ function moves.ready(n)
   promote()
   local found = 0
   for _, user in ipairs(redis.call('ZRANGE', USERS, 0, tonumber(n) - 1)) do
-    local room = cap - tonumber(redis.call('HGET', RUN, user) or '0')
+    local room = cap(user) - tonumber(redis.call('HGET', RUN, user) or '0')
     found = found + math.max(0, math.min(room, redis.call('ZCARD', ready(user))))
   end
   return math.min(found, tonumber(n))
@@ -114,7 +119,7 @@ function moves.claim(n, lease_ms)
     local user = redis.call('ZRANGE', USERS, 0, 0)[1]
     if not user then break end
     -- Another process may have seated the user under a higher cap.
-    local room = tonumber(redis.call('HGET', RUN, user) or '0') < cap
+    local room = tonumber(redis.call('HGET', RUN, user) or '0') < cap(user)
     local job = room and redis.call('ZPOPMIN', ready(user))[1]
     if job then
       redis.call('ZADD', TURNS, redis.call('INCR', TURN), user)
@@ -190,9 +195,21 @@ if op == 'reset' then
   -- Who has jobs ready is seated, or else has some running. Freeing what may be large is left to another thread.
   for _, user in ipairs(redis.call('ZRANGE', USERS, 0, -1)) do redis.call('UNLINK', ready(user)) end
   for _, user in ipairs(redis.call('HKEYS', RUN)) do redis.call('UNLINK', ready(user)) end
-  redis.call('UNLINK', JOBS, USERS, TURNS, TURN, DELAYED, LEASES, RUN)
+  redis.call('UNLINK', JOBS, USERS, TURNS, TURN, DELAYED, LEASES, RUN, CAPS)
   redis.call('SET', EPOCH, epoch)
   return 'OK'
 end
 if redis.call('GET', EPOCH) ~= epoch then return 'EPOCH' end
+if op == 'caps' then
+  -- (user, cap)*: everybody with a cap of their own. They may be more than a call takes arguments.
+  local users = redis.call('HKEYS', CAPS)
+  redis.call('UNLINK', CAPS)
+  for i = 4, #ARGV, 2 do
+    redis.call('HSET', CAPS, ARGV[i], ARGV[i + 1])
+    users[#users + 1] = ARGV[i]
+  end
+  capped = #ARGV >= 4
+  for _, user in ipairs(users) do seat(user) end
+  return 'OK'
+end
 return moves[op](unpack(ARGV, 4))
