@@ -181,6 +181,14 @@ class ApiKeys:
         self._known.keep(id, known, changes)
 
 
+async def revoke_all(db: Statements, user_id: UUID, *, reason: str) -> list[UUID]:
+    """Ends all keys of a user. Whoever calls tells `revoked` with each id once that is committed."""
+    ids = [row["id"] for row in await db.many(q.revoke_all, user_id=user_id)]
+    for id in ids:
+        await audit.record(db, "authn_token_revoked", object=("api_key", id), reason=reason)
+    return ids
+
+
 async def sweep(db: Statements) -> dict[str, int]:
     """Removes what nobody can use any more; for the janitor. The rows removed, by kind."""
     return {"api_keys": await db.exec(q.sweep)}

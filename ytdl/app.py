@@ -15,8 +15,10 @@ from aiohttp import web
 
 from ytdl import __version__, audit, crypto, embedded, errors, metrics, sealed, users, vault
 from ytdl import db as database
+from ytdl.accounts import Accounts
 from ytdl.api import http, middleware, openapi
 from ytdl.api.keys import (
+    ACCOUNTS,
     API_KEYS,
     AUTH,
     BLOCKS,
@@ -158,6 +160,7 @@ async def _start(app: web.Application, stack: AsyncExitStack) -> None:
         await queue.disown()
     disk = Disk(db, queue, storage, events, watermark=config.download_min_free_bytes)
     app[DOWNLOADS] = Downloads(db, queue, events, storage, disk, max_attempts=config.download_max_attempts)
+    app[ACCOUNTS] = Accounts(db, auth, app[DOWNLOADS], queue)
     egress = Egress(
         db,
         lanes_of(proxies_of(config.outbound_proxy), cookies=bool(config.ytdlp_cookies_file)),

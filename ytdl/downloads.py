@@ -14,6 +14,7 @@ import msgspec
 from psycopg.types.json import Jsonb
 from uuid_utils.compat import uuid7
 
+from ytdl import db as database
 from ytdl import errors, metrics, sql, urls
 from ytdl.db import DB, Row, Transaction
 from ytdl.disk import Disk
@@ -65,6 +66,14 @@ class Created:
 def check_idempotency_key(key: str | None) -> None:
     if key is not None and not _IDEMPOTENCY_KEY.fullmatch(key):
         raise errors.invalid("Idempotency-Key", "must have 1 to 255 printable ASCII characters")
+
+
+def _account_gone() -> errors.Unauthorized:
+    return errors.Unauthorized("This account was just removed.")
+
+
+database.VIOLATIONS["downloads_user_id_fkey"] = _account_gone
+database.VIOLATIONS["idempotency_keys_user_id_fkey"] = _account_gone
 
 
 class Downloads:
@@ -272,6 +281,29 @@ class Downloads:
             await self._storage.remove(row["file_name"])
         await self._stop(row, state or "ended")
         await self._events.publish(row["user_id"], id, "status", {"id": id, "status": "deleted"})
+
+    async def cancel_all(self, user_id: UUID) -> None:
+        """Cancels whatever of a user's has not come to an end; running ones are ended by their workers."""
+        while rows := await self._db.many(q.uncancelled_of, user_id=user_id):
+            for row in rows:
+                await self._cancel_job(row)
+
+    async def _cancel_job(self, row: Row) -> None:
+        async with self._db.transaction() as tx:
+            state = await self._queue.cancel(tx, row["job_id"])
+            if state == "cancelled":
+                await tx.exec(q.cancelled, job_id=row["job_id"])
+        if state:
+            await self._stop(row, state)
+
+    async def delete_all(self, tx: Transaction, user_id: UUID) -> list[str]:
+        """Removes a user's records; returns the names of the files, for `remove_files` after the commit."""
+        rows = await tx.many(q.delete_of, user_id=user_id)
+        return [row["file_name"] for row in rows if row["file_name"]]
+
+    async def remove_files(self, names: list[str]) -> None:
+        for name in names:
+            await self._storage.remove(name)
 
     async def _locked(self, tx: Transaction, asker: Asker, id: UUID) -> Row:
         """The download as it is now; nobody else changes it until the transaction ends."""

@@ -6,7 +6,8 @@ nowhere else. Rows are wrapped by hand, to be read as a table.
 
 from typing import Any
 
-from ytdl.api import apikeys, auth, blocks, docs, downloads, limits, security, service, streams
+from ytdl.accounts import Account, AccountChange, AccountFilter, AccountPage
+from ytdl.api import accounts, apikeys, auth, blocks, docs, downloads, limits, security, service, streams, validation
 from ytdl.api.http import Route
 from ytdl.apikeys import Keys, MadeKey, NewKey
 from ytdl.auth import Credentials, Grant, PasswordChange, RefreshToken, Ticket, Tokens
@@ -16,6 +17,7 @@ from ytdl.ratelimit import State
 from ytdl.record import Attempt, Download, Filter, NewDownload, Page
 from ytdl.sessions import SessionFilter, SessionPage
 from ytdl.users import Profile, ProfileChange, Registration
+from ytdl.validation import Question, Verdict
 
 # fmt: off
 ROUTES: tuple[Route, ...] = (
@@ -37,12 +39,18 @@ ROUTES: tuple[Route, ...] = (
     Route("POST", "/auth/api-keys", apikeys.create, "user", session=True, body=NewKey, returns=MadeKey, status=201,
           problems=("conflict",)),
     Route("DELETE", "/auth/api-keys/{id}", apikeys.delete, "user", session=True, status=204),
+    Route("GET", "/auth/users", accounts.page, "admin", query=AccountFilter, returns=AccountPage),
+    Route("GET", "/auth/users/{id}", accounts.get, "admin", returns=Account),
+    Route("PUT", "/auth/users/{id}", accounts.change, "admin", body=AccountChange, returns=Account,
+          problems=("conflict",)),
+    Route("DELETE", "/auth/users/{id}", accounts.delete, "admin", status=204, problems=("conflict",)),
 
     # security
     Route("POST", "/security/token", security.token, "anyone", body=Grant, form=True, returns=Tokens,
           limit="login", problems=("unauthorized", "locked")),
     Route("POST", "/security/refresh", security.refresh, "anyone", body=RefreshToken, returns=Tokens,
           limit="login", problems=("unauthorized",)),
+    Route("POST", "/security/validate", validation.validate, "user", scope="read", body=Question, returns=Verdict),
     Route("GET", "/security/rate-limit/{policy}", limits.state, "user", returns=State),
     Route("GET", "/security/blocks", blocks.page, "admin", query=BlockFilter, returns=BlockPage),
     Route("POST", "/security/blocks", blocks.create, "admin", body=NewBlock, returns=Block, status=201,

@@ -14,8 +14,8 @@ import msgspec
 import uuid_utils.compat as uuid
 from msgspec import UNSET, Meta, UnsetType
 
+from ytdl import audit, errors, metrics, passwords, sql, texts
 from ytdl import db as database
-from ytdl import errors, metrics, passwords, sql, texts
 from ytdl.config import Config
 from ytdl.crypto import Hasher
 from ytdl.db import DB, Statements
@@ -79,7 +79,10 @@ class Credentials(msgspec.Struct, frozen=True):
 
 
 class Limits(msgspec.Struct, frozen=True):
+    """What is in force: what an admin set for this user, else what the settings say."""
+
     concurrent_downloads: int
+    requests_per_minute: int
     file_bytes: int
 
 
@@ -114,7 +117,7 @@ async def register(db: DB, hasher: Hasher, config: Config, wish: Registration) -
 
 
 async def create(
-    db: Statements,
+    db: DB,
     hasher: Hasher,
     *,
     username: str,
@@ -126,16 +129,15 @@ async def create(
     """Raises `errors.Invalid` with every broken rule, `errors.Conflict` for a taken name or address, and
     `errors.Unavailable` when too many passwords are being hashed."""
     full_name = full_name.strip()
-    _refuse(
+    refuse(
         *name_faults(username),
         *email_faults(email),
         *(Fault("password", message) for message in passwords.faults(password, username, email)),
         *full_name_faults(full_name),
     )
     hashed = await hasher.hash(password)
-    user = await _insert(db, username, email, full_name, hashed, role)
-    log.info("user_created", extra={"user_id": str(user.id), "role": role})
-    return user
+    async with db.transaction() as tx:
+        return await _insert(tx, username, email, full_name, hashed, role)
 
 
 async def by_id(db: Statements, id: UUID) -> User:
@@ -149,24 +151,30 @@ async def by_id(db: Statements, id: UUID) -> User:
 async def profile(db: Statements, config: Config, id: UUID) -> Profile:
     """The account with what it may use and what it uses. Raises `errors.NotFound`."""
     user = await by_id(db, id)
-    limits = Limits(config.download_user_concurrency, config.download_max_bytes)
+    own = await db.one(q.limits, id=id)
+    limits = Limits(
+        own["concurrent_downloads"] or config.download_user_concurrency,
+        own["requests_per_minute"] or config.rate_limit_per_minute,
+        own["file_bytes"] or config.download_max_bytes,
+    )
     usage = Usage(**await db.one(q.usage, id=id))
     return Profile(**msgspec.structs.asdict(user), limits=limits, usage=usage)
 
 
-async def change(db: Statements, id: UUID, wish: ProfileChange) -> User:
+async def change(db: DB, id: UUID, wish: ProfileChange) -> User:
     """Raises `errors.Invalid`, `errors.Conflict` for a taken address and `errors.NotFound`."""
     email = None if wish.email is UNSET else wish.email
     full_name = None if wish.full_name is UNSET else wish.full_name.strip()
-    _refuse(
+    refuse(
         *([] if email is None else email_faults(email)),
         *([] if full_name is None else full_name_faults(full_name)),
     )
-    row = await db.maybe(q.change, id=id, email=email, full_name=full_name)
-    if row is None:
-        raise errors.NotFound("There is no such user.")
     changed = [name for name, value in (("email", email), ("full_name", full_name)) if value is not None]
-    log.info("user_updated", extra={"user_id": str(id), "fields": changed})
+    async with db.transaction() as tx:
+        row = await tx.maybe(q.change, id=id, email=email, full_name=full_name)
+        if row is None:
+            raise errors.NotFound("There is no such user.")
+        await audit.record(tx, "user_updated", object=("user", id), fields=changed)
     return User(**row)
 
 
@@ -176,7 +184,7 @@ async def first_admin(db: DB, hasher: Hasher, *, username: str, password: str) -
     A given password is taken as it is, with a warning when it breaks the rules: the operator's word stands.
     Raises `errors.Invalid` for a name out of its rules, `errors.Conflict` when it is an ordinary account's.
     """
-    _refuse(*name_faults(username))
+    refuse(*name_faults(username))
     if await db.value(q.has_admin):
         return None
     chosen = password or passwords.make(username)
@@ -188,8 +196,7 @@ async def first_admin(db: DB, hasher: Hasher, *, username: str, password: str) -
         if await tx.value(q.has_admin):
             return None
         # No address can be registered without a dot in its domain, so this one is never taken by a user.
-        user = await _insert(tx, username, f"{username}@localhost", "Administrator", hashed, "admin")
-    log.info("user_created", extra={"user_id": str(user.id), "role": "admin"})
+        await _insert(tx, username, f"{username}@localhost", "Administrator", hashed, "admin")
     return None if password else chosen
 
 
@@ -209,10 +216,12 @@ async def _insert(db: Statements, username: str, email: str, full_name: str, pas
         password_hash=password_hash,
         role=role,
     )
+    await audit.record(db, "user_created", object=("user", row["id"]), role=role)
     return User(**row)
 
 
-def _refuse(*faults: Fault) -> None:
+def refuse(*faults: Fault) -> None:
+    """Raises `errors.Invalid` with all of them, if there are any."""
     if faults:
         raise errors.Invalid("; ".join(f"{f.field} {f.message}" for f in faults) + ".", faults=faults)
 

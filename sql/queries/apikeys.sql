@@ -35,3 +35,7 @@ SELECT * FROM found;
 -- name: sweep :exec
 -- Removes keys a month after they expired.
 DELETE FROM api_keys WHERE expires_at < now() - interval '30 days';
+
+-- name: revoke_all :many
+-- Ends all keys of a user.
+DELETE FROM api_keys WHERE user_id = %(user_id)s RETURNING id;

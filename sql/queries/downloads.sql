@@ -53,6 +53,19 @@ WHERE id = %(id)s AND job_id = %(old)s;
 -- The record goes; its log rows and the job's history stay.
 DELETE FROM downloads WHERE id = %(id)s;
 
+-- name: uncancelled_of :many
+-- Jobs of a user that have not ended and were not cancelled, with or without a record; some at a time.
+SELECT id AS job_id, subject AS id, user_id FROM jobs
+WHERE user_id = %(user_id)s AND state IN ('queued', 'retry_wait')
+UNION ALL
+SELECT id, subject, user_id FROM jobs
+WHERE user_id = %(user_id)s AND state = 'running' AND cancel_requested_at IS NULL
+LIMIT 500;
+
+-- name: delete_of :many
+-- The records of a user go; their log rows and the jobs' history stay.
+DELETE FROM downloads WHERE user_id = %(user_id)s RETURNING file_name;
+
 -- name: start :many
 -- Marks what was just leased as running and opens a log row for each attempt.
 WITH started AS (

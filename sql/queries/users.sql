@@ -20,6 +20,10 @@ SET email = coalesce(%(email)s::text, email), full_name = coalesce(%(full_name)s
 WHERE id = %(id)s
 RETURNING id, username, email, full_name, role, is_active, created_at, last_login;
 
+-- name: limits :one
+-- What an admin allows a user; null is what the settings say.
+SELECT concurrent_downloads, requests_per_minute, file_bytes FROM users WHERE id = %(id)s;
+
 -- name: usage :one
 -- What a user has here: downloads ever, those not at their end, and the bytes kept.
 SELECT count(*) AS downloads,

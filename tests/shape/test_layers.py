@@ -18,7 +18,7 @@ LAYERS = (
     ("worker", "janitor", "sampler"),
     ("run",),
     (
-        *("apikeys", "attempts", "auth", "blocks", "disk", "downloads", "egress"),
+        *("accounts", "apikeys", "attempts", "auth", "blocks", "disk", "downloads", "egress"),
         *("health", "lockout", "offences", "queue", "ratelimit", "sessions", "users", "validation"),
     ),
     ("audit", "chain", "leases", "recent", "record", "sealed"),

@@ -10,6 +10,7 @@ from aiohttp import web
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from ytdl.accounts import Accounts
     from ytdl.apikeys import ApiKeys
     from ytdl.auth import Auth, Identity
     from ytdl.blocks import Blocks
@@ -32,6 +33,7 @@ KV: "web.AppKey[Redis]" = web.AppKey("kv")
 VAULT: "web.AppKey[Vault]" = web.AppKey("vault")
 EVENTS: "web.AppKey[Events]" = web.AppKey("events")
 AUTH: "web.AppKey[Auth]" = web.AppKey("auth")
+ACCOUNTS: "web.AppKey[Accounts]" = web.AppKey("accounts")
 API_KEYS: "web.AppKey[ApiKeys]" = web.AppKey("api_keys")
 BLOCKS: "web.AppKey[Blocks]" = web.AppKey("blocks")
 OFFENCES: "web.AppKey[Offences]" = web.AppKey("offences")
