@@ -70,6 +70,34 @@ CREATE TABLE public.blocks (
     CONSTRAINT blocks_kind_known CHECK ((kind = ANY (ARRAY['automatic'::text, 'manual'::text])))
 );
 
+CREATE TABLE public.cookies (
+    user_id uuid NOT NULL,
+    upload uuid NOT NULL,
+    cookie_count integer NOT NULL,
+    expires_at timestamp with time zone,
+    uploaded_at timestamp with time zone DEFAULT now() NOT NULL,
+    last_used_at timestamp with time zone,
+    accepted_at timestamp with time zone,
+    refused_at timestamp with time zone
+);
+
+CREATE VIEW public.cookie_states AS
+ SELECT user_id,
+    upload,
+    cookie_count,
+    expires_at,
+    uploaded_at,
+    last_used_at,
+    accepted_at,
+    refused_at,
+        CASE
+            WHEN (refused_at IS NOT NULL) THEN 'refused'::text
+            WHEN (expires_at <= now()) THEN 'expired'::text
+            WHEN (accepted_at IS NOT NULL) THEN 'valid'::text
+            ELSE 'unproven'::text
+        END AS status
+   FROM public.cookies;
+
 CREATE TABLE public.download_logs (
     id bigint NOT NULL,
     download_id uuid NOT NULL,
@@ -159,6 +187,7 @@ CREATE TABLE public.downloads (
     started_at timestamp with time zone,
     finished_at timestamp with time zone,
     expires_at timestamp with time zone,
+    needs_account boolean DEFAULT false NOT NULL,
     CONSTRAINT downloads_completed_has_file CHECK (((status <> 'completed'::text) OR (file_name IS NOT NULL))),
     CONSTRAINT downloads_failed_has_error CHECK (((status <> 'failed'::text) OR (error IS NOT NULL))),
     CONSTRAINT downloads_percent_range CHECK (((percent >= (0)::double precision) AND (percent <= (100)::double precision))),
@@ -373,6 +402,9 @@ ALTER TABLE ONLY public.blocks
 ALTER TABLE ONLY public.blocks
     ADD CONSTRAINT blocks_pkey PRIMARY KEY (id);
 
+ALTER TABLE ONLY public.cookies
+    ADD CONSTRAINT cookies_pkey PRIMARY KEY (user_id);
+
 ALTER TABLE ONLY public.download_logs
     ADD CONSTRAINT download_logs_attempt_once UNIQUE (job_id, fence);
 
@@ -499,6 +531,9 @@ ALTER TABLE ONLY public.api_keys
 
 ALTER TABLE ONLY public.blocks
     ADD CONSTRAINT blocks_created_by_fkey FOREIGN KEY (created_by) REFERENCES public.users(id) ON DELETE SET NULL;
+
+ALTER TABLE ONLY public.cookies
+    ADD CONSTRAINT cookies_user_id_fkey FOREIGN KEY (user_id) REFERENCES public.users(id) ON DELETE CASCADE;
 
 ALTER TABLE ONLY public.downloads
     ADD CONSTRAINT downloads_job_id_fkey FOREIGN KEY (job_id) REFERENCES public.jobs(id);

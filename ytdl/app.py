@@ -23,6 +23,7 @@ from ytdl.api.keys import (
     AUTH,
     BLOCKS,
     CONFIG,
+    COOKIES,
     DB,
     DOWNLOADS,
     EVENTS,
@@ -43,6 +44,7 @@ from ytdl.auth import Auth
 from ytdl.blocks import Blocks
 from ytdl.chain import Linker
 from ytdl.config import Config, proxies_of
+from ytdl.cookies import Cookies
 from ytdl.crypto import Hasher
 from ytdl.disk import Disk
 from ytdl.downloads import Downloads
@@ -170,11 +172,13 @@ async def _start(app: web.Application, stack: AsyncExitStack) -> None:
     )
     if config.download_concurrency:
         await egress.open()
-    worker = app[WORKER] = Worker(config, queue, Attempts(db, queue, events), egress, fetcher, storage, disk, events)
+    cookies = app[COOKIES] = Cookies(db, app[VAULT])
+    attempts = Attempts(db, queue, events)
+    worker = app[WORKER] = Worker(config, queue, attempts, egress, fetcher, storage, disk, cookies, events)
     await worker.start()
     stack.push_async_callback(worker.drain)
     health = app[HEALTH] = Health(config, db, kv, storage, fetcher if config.download_concurrency else None)
-    for part in (Janitor(db, storage), Sampler(config, db, disk, fetcher, health)):
+    for part in (Janitor(db, storage), Sampler(config, db, disk, cookies, fetcher, health)):
         await part.start()
         stack.push_async_callback(part.stop)
     await audit.record(db, "sys_startup", version=__version__)

@@ -27,7 +27,8 @@ PROCESSING = frozenset({"processing", "verifying"})
 
 @dataclass(frozen=True)
 class Started:
-    """What the worker needs to know; `percent` is where an earlier attempt had come to."""
+    """What the worker needs to know; `percent` is where an earlier attempt had come to, `needs_account` whether one has
+    found that the site wants a signed-in user."""
 
     claim: Claim
     download: UUID
@@ -36,6 +37,7 @@ class Started:
     format: str
     embed_metadata: bool
     percent: float
+    needs_account: bool = False
     max_file_bytes: int | None = None
 
 
@@ -245,7 +247,7 @@ def _output(done: Done) -> str:
 
 def _started(claim: Claim, row: Row) -> Started:
     embed = bool(row["options"].get("embed_metadata"))
-    kept = row["percent"], row["max_file_bytes"]
+    kept = row["percent"], row["needs_account"], row["max_file_bytes"]
     return Started(claim, row["id"], row["canonical_url"], row["quality"], row["format"], embed, *kept)
 
 

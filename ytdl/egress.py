@@ -14,6 +14,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
+import msgspec
+
 from ytdl import errors, metrics, sql
 from ytdl.db import DB, Row
 from ytdl.fetcher import Failed
@@ -37,6 +39,9 @@ JITTER = 0.1
 
 # Meant for whoever asks, not for what is asked for.
 REFUSALS = frozenset({"bot_check", "proxy_error", "rate_limited"})
+# Those that an account brings upon itself, where one was shown.
+OF_ACCOUNTS = frozenset({"bot_check", "rate_limited"})
+ACCOUNT_PAUSE_SECONDS = 900.0
 # What only the site can have said of the video, so that it let us in. All else is silence, as long as nothing was
 # heard: the site was not reached, broke off or was not understood, or the failure is our own. An unsupported address is
 # noticed without asking anybody.
@@ -83,6 +88,14 @@ def _address(proxy: str) -> str:
     usual = 1080 if parts.scheme.startswith("socks") else 443 if parts.scheme == "https" else 80
     host = parts.hostname or ""
     return f"[{host}]:{parts.port or usual}" if ":" in host else f"{host}:{parts.port or usual}"
+
+
+def spare_account(failure: Failed) -> Failed:
+    """A refusal of the account itself: the site is not shown it again before a quarter of an hour is over."""
+    if failure.code not in OF_ACCOUNTS:
+        return failure
+    wait = max(failure.retry_after_seconds or 0.0, ACCOUNT_PAUSE_SECONDS)
+    return msgspec.structs.replace(failure, retry_after_seconds=wait)
 
 
 class Egress:
@@ -151,17 +164,19 @@ class Egress:
             await self.look()
 
     async def failed(
-        self, permit: Permit, failure: Failed, *, heard: bool, at: float | None = None, suspect: int | None = None
-    ) -> float | None:
+        self, permit: Permit, failure: Failed, *, heard: bool, at: float | None = None, suspect: int | None = None,
+        as_user: bool = False,
+    ) -> float | None:  # fmt: skip
         """What an attempt's failure says of its lane; `heard` is whether the site had told about the video before.
 
         After a refusal: the seconds until it makes sense to try again, on whichever lane; else None. May be said again
         after a lost answer with the same `at`, the monotonic clock's time of the failure: it counts once.
 
         `suspect` is the job, if it was refused before. Refused again while others are let in, and alone in that, it is
-        taken for what the site refuses: that closes nothing, and the failure is the download's own.
+        taken for what the site refuses: that closes nothing, and the failure is the download's own. So is a refusal of
+        the account with which the site was asked `as_user`: it must not close the way for all others.
         """
-        if failure.code in REFUSALS:
+        if failure.code in REFUSALS and not (as_user and failure.code in OF_ACCOUNTS):
             if suspect is not None and permit.probe is None and await self._is_alone(permit.lane, suspect):
                 return None
             return await self._refused(permit, failure, time.monotonic() - at if at is not None else 0.0)

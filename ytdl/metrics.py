@@ -139,6 +139,14 @@ egress_probes = _counter("ytdl_egress_probes_total", "Attempts that a lane's ope
 egress_starts = _counter("ytdl_egress_starts_total", "Attempts started on a lane.", lane=())
 egress_tokens = _gauge("ytdl_egress_tokens", "Attempts that may start on a lane at once.", lane=())
 
+# cookies: those that users have uploaded, and the operator's file.
+COOKIE_STATUSES = ("unproven", "valid", "expired", "refused")
+cookies_state = _gauge("ytdl_cookies_state", "Users whose uploaded cookies are in a state.", status=COOKIE_STATUSES)
+cookies_oldest_uploaded = _gauge("ytdl_cookies_oldest_uploaded_timestamp_seconds", "When the oldest of those that may be used were uploaded; 0 when there are none.")
+cookies_first_expiry = _gauge("ytdl_cookies_first_expiry_timestamp_seconds", "When the first of those that may be used expire; 0 when none are known to.")
+cookies_used = _counter("ytdl_cookies_used_total", "Attempts that asked the site as their user, by whether it took the cookies.", outcome=("accepted", "refused", "unclear"))
+cookies_file_modified = _gauge("ytdl_cookies_file_modified_timestamp_seconds", "When the file that YTDLP_COOKIES_FILE names was changed last; 0 without one.")
+
 # fetcher
 fetcher_restarts = _counter("ytdl_fetcher_restarts_total", "Times the fork server was started again.")
 fetcher_ready = _gauge("ytdl_fetcher_ready", "1 while the fork server takes jobs.")

@@ -7,11 +7,12 @@ nowhere else. Rows are wrapped by hand, to be read as a table.
 from typing import Any
 
 from ytdl.accounts import Account, AccountChange, AccountFilter, AccountPage
-from ytdl.api import accounts, apikeys, auth, blocks, docs, downloads, limits, security, service, streams, validation
+from ytdl.api import accounts, apikeys, auth, blocks, cookies, docs, downloads, limits, security, service, streams, validation
 from ytdl.api.http import Route
 from ytdl.apikeys import Keys, MadeKey, NewKey
 from ytdl.auth import Credentials, Grant, PasswordChange, RefreshToken, Ticket, Tokens
 from ytdl.blocks import Block, BlockFilter, BlockPage, NewBlock
+from ytdl.cookies import CookieState, KeptCookies, NewCookies
 from ytdl.health import Readiness
 from ytdl.ratelimit import State
 from ytdl.record import Attempt, Download, Filter, NewDownload, Page
@@ -78,6 +79,11 @@ ROUTES: tuple[Route, ...] = (
               "If-None-Match": "An ETag; for the same file the answer is 304."},
           problems=("conflict", "gone", "range_not_satisfiable")),
     Route("GET", "/downloads/{id}/logs", downloads.attempts, "user", returns=list[Attempt]),
+
+    # cookies: not below /auth, where those would be looked for that a browser signs in with
+    Route("GET", "/cookies", cookies.state, "user", returns=CookieState, problems=("not_found",)),
+    Route("PUT", "/cookies", cookies.put, "user", body=NewCookies, returns=KeptCookies),
+    Route("DELETE", "/cookies", cookies.delete, "user", status=204, problems=("not_found",)),
 
     # streams
     Route("GET", "/downloads/{id}/events", streams.events_of_one, "user", ticket=True, stream=True,

@@ -6,6 +6,7 @@ from typing import Literal
 import msgspec
 
 from ytdl.attempts import Started
+from ytdl.cookies import NOTHING, Loan
 from ytdl.egress import Permit
 from ytdl.fetcher import Metadata, Progress
 
@@ -14,12 +15,13 @@ Why = Literal["cancel", "lost", "drain"]
 
 class Run:
     """One attempt in this process. `why` is set once, by the first who wants it stopped; `heard` is whether the site
-    has told about the video."""
+    has told about the video. `loan` is what it may show the site as its user, until that has described the video."""
 
     def __init__(self, started: Started, permit: Permit) -> None:
         self.started = started
         self.permit = permit
         self.heard = False
+        self.loan: Loan = NOTHING
         self.task: asyncio.Task[None] | None = None
         self.fetching = False
         self.admitted = False

@@ -1,11 +1,13 @@
 """Gauges, refreshed from state now and then and not in a scrape: a dead database must not take `/metrics` along."""
 
 import asyncio
+from pathlib import Path
 
 from prometheus_client import Gauge
 
 from ytdl import loops, metrics, sql
 from ytdl.config import Config
+from ytdl.cookies import Cookies
 from ytdl.db import DB
 from ytdl.disk import Disk
 from ytdl.fetcher import Fetcher
@@ -17,10 +19,14 @@ LAG_SECONDS = 0.5
 
 
 class Sampler:
-    def __init__(self, config: Config, db: DB, disk: Disk, fetcher: Fetcher, health: Health) -> None:
+    def __init__(
+        self, config: Config, db: DB, disk: Disk, cookies: Cookies, fetcher: Fetcher, health: Health
+    ) -> None:
         self._interval = config.metrics_collection_interval
         self._db = db
         self._disk = disk
+        self._cookies = cookies
+        self._cookies_file = config.ytdlp_cookies_file
         self._fetcher = fetcher
         self._health = health
         self._tasks: list[asyncio.Task[None]] = []
@@ -40,9 +46,12 @@ class Sampler:
             metrics.db_pool.labels(state).set(connections)
         await self._disk.may_lease()
         metrics.fetcher_ready.set(self._fetcher.zygote_pid is not None)
+        if self._cookies_file:
+            metrics.cookies_file_modified.set(_modified(Path(self._cookies_file)))
         await self._health.readiness()
         await self._count(metrics.queue_jobs, metrics.JOB_STATES, queue_queries.depth)
         await self._count(metrics.downloads_state, metrics.STATUSES, download_queries.by_status)
+        await self._cookies.measure()
         metrics.queue_oldest_ready_seconds.set(await self._db.value(queue_queries.oldest_ready_seconds))
 
     async def _count(self, gauge: Gauge, known: tuple[str, ...], query: sql.Query) -> None:
@@ -58,3 +67,11 @@ class Sampler:
             due = loop.time() + LAG_SECONDS
             await asyncio.sleep(LAG_SECONDS)
             metrics.loop_lag_seconds.observe(max(0.0, loop.time() - due))
+
+
+def _modified(file: Path) -> float:
+    """0 for one that is not there any more."""
+    try:
+        return file.stat().st_mtime
+    except OSError:
+        return 0.0

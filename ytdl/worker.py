@@ -19,10 +19,11 @@ import msgspec
 from ytdl import errors, log, loops, metrics, storage
 from ytdl.attempts import Attempts, Started
 from ytdl.config import Config
+from ytdl.cookies import NOTHING, Cookies, Outcome
 from ytdl.disk import Disk, is_full
-from ytdl.egress import LOOK_SECONDS, MOST_REFUSALS, Egress, Permit
+from ytdl.egress import LOOK_SECONDS, MOST_REFUSALS, Egress, Permit, spare_account
 from ytdl.events import Events
-from ytdl.fetcher import Done, Failed, Fetcher, FetchFailed, Metadata, Order, Stopped, Usage
+from ytdl.fetcher import Account, Done, Failed, Fetcher, FetchFailed, Locked, Metadata, Order, Stopped, Usage
 from ytdl.queue import Queue
 from ytdl.run import Run
 from ytdl.storage import Storage
@@ -49,6 +50,7 @@ class Worker:
         fetcher: Fetcher,
         storage: Storage,
         disk: Disk,
+        cookies: Cookies,
         events: Events,
     ) -> None:
         self._config = config
@@ -58,6 +60,7 @@ class Worker:
         self._fetcher = fetcher
         self._storage = storage
         self._disk = disk
+        self._cookies = cookies
         self._events = events
         self._runs: dict[int, Run] = {}
         # Jobs that a word said to cancel: one that comes while the job is just being leased must not be lost.
@@ -226,20 +229,33 @@ class Worker:
                 job=f"{claim.job}.{claim.fence}", url=s.url, quality=s.quality, format=s.format,
                 work_dir=str(self._storage.attempt_dir(s.download, claim.job, claim.fence)),
                 earlier_dirs=[str(folder) for folder in earlier], embed_metadata=s.embed_metadata,
-                proxy=run.permit.lane.proxy, max_file_bytes=s.max_file_bytes,
+                proxy=run.permit.lane.proxy, account=s.needs_account, max_file_bytes=s.max_file_bytes,
             )  # fmt: skip
             await loops.settle(lambda: self._disk.admit_again(claim), self._give_up)
-            return await self._fetcher.run(order, run.frame, lambda video: self._admit(run, video))
+            return await self._fetcher.run(order, run.frame, partial(self._admit, run), partial(self._lend, run))
         finally:
             run.fetching = False
 
     async def _admit(self, run: Run, video: Metadata) -> None:
         """Nothing is fetched before there is room for it, and nothing by an attempt that does not count any more."""
+        await self._give_back(run, "accepted" if video.signed_in else "unclear")
         ask = partial(self._disk.admit, run.started.claim, video.needed_bytes)
         run.admitted = await loops.settle(ask, self._give_up)
         if not run.admitted:
             run.stop("lost")
             raise asyncio.CancelledError
+
+    async def _lend(self, run: Run, locked: Locked) -> Account:
+        """What the download's own user has for the site; where that has said what it wants, it has let us in."""
+        said = locked.code is not None
+        run.heard = run.heard or said
+        ask = partial(self._cookies.lend, run.started.claim, needed=said)
+        run.loan = await loops.settle(ask, self._give_up)
+        return run.loan.account
+
+    async def _give_back(self, run: Run, outcome: Outcome) -> None:
+        await loops.settle(lambda: self._cookies.give_back(run.loan, outcome), self._give_up)
+        run.loan = NOTHING
 
     async def _finished(self, run: Run, done: Done, usage: Usage) -> None:
         s = run.started
@@ -258,11 +274,15 @@ class Worker:
     ) -> str | None:
         at, failure = time.monotonic(), await self._disk.blame(failure)
         claim = run.started.claim
+        as_user = bool(run.loan.account.cookies)
         suspect = claim.job if claim.refusals else None
-        tell = partial(self._egress.failed, run.permit, failure, heard=run.heard, at=at, suspect=suspect)
+        tell = partial(
+            self._egress.failed, run.permit, failure, heard=run.heard, at=at, suspect=suspect, as_user=as_user
+        )
         wait = await loops.settle(tell, self._give_up)
+        await self._give_back(run, "refused" if failure.code == "cookies_refused" else "unclear")
         await loops.settle(lambda: self._describe(run), self._give_up)
-        end = await self._ending(run, failure, wait)
+        end = await self._ending(run, spare_account(failure) if as_user else failure, wait)
         state = await loops.settle(lambda: end(usage, fetched_bytes), self._give_up)
         await self._tidy(run.started, state, make_room=failure.code == "disk_full" and run.admitted)
         told = {"job": claim.job, "code": failure.code, "state": state}

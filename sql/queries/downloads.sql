@@ -79,7 +79,7 @@ WITH started AS (
         request_headers, quality || '/' || format
     FROM started
 )
-SELECT id, job_id, user_id, canonical_url, quality, format, options, percent,
+SELECT id, job_id, user_id, canonical_url, quality, format, options, percent, needs_account,
     (SELECT file_bytes FROM users WHERE users.id = started.user_id) AS max_file_bytes
 FROM started;
 

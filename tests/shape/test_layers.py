@@ -18,12 +18,12 @@ LAYERS = (
     ("worker", "janitor", "sampler"),
     ("run",),
     (
-        *("accounts", "apikeys", "attempts", "auth", "blocks", "disk", "downloads", "egress"),
+        *("accounts", "apikeys", "attempts", "auth", "blocks", "cookies", "disk", "downloads", "egress"),
         *("health", "lockout", "offences", "queue", "ratelimit", "sessions", "users", "validation"),
     ),
     ("audit", "chain", "leases", "recent", "record", "sealed"),
     ("events", "loops", "scores"),
-    ("crypto", "db", "embedded", "fetcher", "kv", "storage", "urls", "vault"),
+    ("crypto", "db", "embedded", "fetcher", "kv", "netscape", "storage", "urls", "vault"),
     ("blocklist", "config", "errors", "gcra", "log", "metrics", "networks", "passwords", "reasons", "samples", "sql", "texts", "titles"),
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ytdl.auth import Auth, Identity
     from ytdl.blocks import Blocks
     from ytdl.config import Config
+    from ytdl.cookies import Cookies
     from ytdl.crypto import Hasher
     from ytdl.db import DB as Database
     from ytdl.downloads import Downloads
@@ -39,6 +40,7 @@ BLOCKS: "web.AppKey[Blocks]" = web.AppKey("blocks")
 OFFENCES: "web.AppKey[Offences]" = web.AppKey("offences")
 LIMITER: "web.AppKey[Limiter]" = web.AppKey("limiter")
 HEALTH: "web.AppKey[Health]" = web.AppKey("health")
+COOKIES: "web.AppKey[Cookies]" = web.AppKey("cookies")
 DOWNLOADS: "web.AppKey[Downloads]" = web.AppKey("downloads")
 WORKER: "web.AppKey[Worker]" = web.AppKey("worker")
 HASHER: "web.AppKey[Hasher]" = web.AppKey("hasher")
