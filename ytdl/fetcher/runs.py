@@ -227,6 +227,8 @@ class Fetcher:
             "HOME": str(self._settings.runtime_dir.absolute()),
             "LANG": "C.UTF-8",
             "PYTHONPATH": str(ROOT),
+            # Scripts of sites may keep things there, without a permission and for the next job's to find.
+            "DENO_DIR": f"{os.devnull}/none",
         }
         if self._settings.ca_file:
             trusted = str(Path(self._settings.ca_file).absolute())
