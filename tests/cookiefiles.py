@@ -1,6 +1,9 @@
-"""Cookie files for tests: what a browser's extension writes of somebody who is signed in."""
+"""Cookie files for tests, as a browser's extension writes them, and videos that only their user may see."""
 
 import time
+from typing import Any
+
+from tests.fakes.youtube import YouTube
 
 YEAR = 365 * 86400
 SID = "right-sid-of-an-account"
@@ -18,3 +21,13 @@ def signed_in(sid: str = SID, *more: str, expires: int | str | None = None) -> s
     head = "# Netscape HTTP Cookie File\n# https://curl.se/docs/http-cookies.html\n\n"
     pairs = (("SID", sid), ("LOGIN_INFO", f"login:{sid}"), ("SAPISID", f"sap/{sid}"))
     return head + "".join(line(name, value, expires=expires) for name, value in pairs) + "".join(more)
+
+
+def cookies_of(youtube: YouTube, path: str = "/watch") -> list[str]:
+    """Whose SID came with each request to a path, `nobody` where none did."""
+    sent = [seen.cookie for seen in youtube.requests if seen.path == path]
+    return [cookie.partition("SID=")[2].partition(";")[0] if "SID=" in cookie else "nobody" for cookie in sent]
+
+
+def lock(youtube: YouTube, video: str = "ordinary", *, how: str = "age_restricted", **more: Any) -> None:
+    youtube.misbehave(video, player_locked=how, player_account=SID, **more)

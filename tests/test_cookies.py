@@ -5,6 +5,8 @@ import time
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.conftest import Person, Service
 from tests.cookiefiles import SID, line, signed_in
@@ -137,6 +139,26 @@ def test_a_file_of_nobody_is_refused(text: str, words: str) -> None:
 
 def test_a_cookie_shows_no_value_where_it_is_printed() -> None:
     assert SID not in repr(parse(signed_in())) + str(parse(signed_in()).cookies[0])
+
+
+FIELD = st.one_of(
+    st.sampled_from(
+        [".youtube.com", "www.youtube.com", "youtube.com", ".evil.test", "TRUE", "FALSE", "/", "0", "SID", ""]
+    ),
+    st.text(max_size=12),
+)
+LINES = st.lists(st.lists(FIELD, min_size=6, max_size=8).map("\t".join), max_size=6).map("\n".join)
+
+
+@given(st.one_of(LINES, st.text()))
+def test_whatever_is_read_of_any_text_fits_a_header_and_the_site(text: str) -> None:
+    try:
+        found = parse(signed_in() + text).cookies
+    except errors.Invalid:
+        return
+    for cookie in found:
+        assert re.fullmatch(r"([a-z0-9.-]+\.)?youtube\.com", cookie.host)
+        assert re.fullmatch(r"[!-~]+=[ -:<-~]*", f"{cookie.name}={cookie.value}") and cookie.path.startswith("/")
 
 
 # over HTTP

@@ -34,6 +34,8 @@ ORPHAN_SECONDS = 5.0
 FIRST_BACKOFF_SECONDS = 0.1
 LONGEST_BACKOFF_SECONDS = 5.0
 HEALTHY_SECONDS = 30.0
+MOST_ASKED = 2
+"""How often a child may ask for cookies: before it asks the site, and when that has refused."""
 LAST_WORDS = 2000
 """How many characters of what an unexpectedly failed child wrote to stderr are logged."""
 UNEXPECTED = {"child_killed", "child_crashed", "internal", "out_of_memory"}
@@ -274,6 +276,7 @@ class _Job:
 
     async def follow(self, on_frame: OnFrame, admit: Admit, lend: Lend, watch: Watch) -> Done | Fault | None:
         """Pass frames on until the last one; None when the child ended without one."""
+        asked = 0
         while True:
             deadline, fault = watch.next_deadline()
             try:
@@ -286,6 +289,9 @@ class _Job:
                 return frame
             watch.see(frame)
             if isinstance(frame, Locked):
+                asked += 1
+                if asked > MOST_ASKED:
+                    return Fault("child_crashed", "The download's process broke down.")
                 # Past the fork server, in whose memory all later jobs begin.
                 self._voice.tell(pack(await lend(frame)))
                 watch.ask_again()
