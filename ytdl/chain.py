@@ -241,8 +241,11 @@ async def _none_left_out(db: Statements, at_rest: bool) -> None:
             raise Broken(f"The event {row['forgotten']} has no link, and none is to come: its link was taken away.")
         if row["since"] is not None and not at_rest and row["since"] < time.time() - PATIENCE_SECONDS:
             raise Broken(f"Events of {_moment(row['since'])} and later wait for their links: nobody makes them.")
-    if lost := await db.value(q.lost):
-        raise Broken(f"The event {lost} was waiting for its link and is missing.")
+    after = None
+    while (row := await db.one(q.lost, after=after, limit=CHECKED_AT_ONCE))["last"]:
+        after = row["last"]
+        if row["lost"]:
+            raise Broken(f"The event {row['lost']} was waiting for its link and is missing.")
 
 
 def _moment(seconds: float) -> str:

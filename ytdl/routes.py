@@ -7,7 +7,7 @@ nowhere else. Rows are wrapped by hand, to be read as a table.
 from typing import Any
 
 from ytdl.accounts import Account, AccountChange, AccountFilter, AccountPage
-from ytdl.api import accounts, apikeys, auth, blocks, cookies, docs, downloads, limits, security, service, streams, validation
+from ytdl.api import accounts, apikeys, auth, blocks, cookies, docs, downloads, events, limits, security, service, streams, validation
 from ytdl.api.http import Route
 from ytdl.apikeys import Keys, MadeKey, NewKey
 from ytdl.auth import Credentials, Grant, PasswordChange, RefreshToken, Ticket, Tokens
@@ -16,6 +16,7 @@ from ytdl.cookies import CookieState, KeptCookies, NewCookies
 from ytdl.health import Readiness
 from ytdl.ratelimit import State
 from ytdl.record import Attempt, Download, Filter, NewDownload, Page
+from ytdl.security import EventFilter, EventPage, Report, ReportWish, Stats, Window
 from ytdl.sessions import SessionFilter, SessionPage
 from ytdl.users import Profile, ProfileChange, Registration
 from ytdl.validation import Question, Verdict
@@ -53,6 +54,10 @@ ROUTES: tuple[Route, ...] = (
           limit="login", problems=("unauthorized",)),
     Route("POST", "/security/validate", validation.validate, "user", scope="read", body=Question, returns=Verdict),
     Route("GET", "/security/rate-limit/{policy}", limits.state, "user", returns=State),
+    Route("GET", "/security/events", events.page, "admin", query=EventFilter, returns=EventPage),
+    Route("GET", "/security/stats", events.stats, "admin", query=Window, returns=Stats),
+    Route("POST", "/security/report", events.report, "admin", scope="read", body=ReportWish, returns=Report,
+          other_media=("text/csv", "text/markdown")),
     Route("GET", "/security/blocks", blocks.page, "admin", query=BlockFilter, returns=BlockPage),
     Route("POST", "/security/blocks", blocks.create, "admin", body=NewBlock, returns=Block, status=201,
           problems=("conflict",)),

@@ -52,6 +52,11 @@ SELECT max(e.id::text COLLATE "C")::uuid AS last,
 FROM (SELECT id, at FROM audit_events WHERE %(after)s::uuid IS NULL OR id > %(after)s ORDER BY id LIMIT %(limit)s) AS e
 LEFT JOIN audit_chain c ON c.event_id = e.id LEFT JOIN audit_pending p ON p.event_id = e.id;
 
--- name: lost :value
--- An event that waits for its link and is not there.
-SELECT p.event_id FROM audit_pending p WHERE NOT EXISTS (SELECT FROM audit_events e WHERE e.id = p.event_id) LIMIT 1;
+-- name: lost :one
+-- Of the next events that wait for their link after an id: where they end, and the first that is not there.
+SELECT max(p.event_id::text COLLATE "C")::uuid AS last,
+    min(p.event_id::text COLLATE "C") FILTER (WHERE e.id IS NULL) AS lost
+FROM (
+    SELECT event_id FROM audit_pending WHERE %(after)s::uuid IS NULL OR event_id > %(after)s
+    ORDER BY event_id LIMIT %(limit)s
+) AS p LEFT JOIN audit_events e ON e.id = p.event_id;

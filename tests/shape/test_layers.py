@@ -19,12 +19,16 @@ LAYERS = (
     ("run",),
     (
         *("accounts", "apikeys", "attempts", "auth", "blocks", "cookies", "disk", "downloads", "egress"),
-        *("health", "lockout", "offences", "queue", "ratelimit", "sessions", "users", "validation"),
+        *("health", "lockout", "offences", "queue", "ratelimit", "security", "security_report", "sessions"),
+        *("users", "validation"),
     ),
     ("audit", "chain", "leases", "recent", "record", "sealed"),
     ("events", "loops", "scores"),
     ("crypto", "db", "embedded", "fetcher", "kv", "netscape", "storage", "urls", "vault"),
-    ("blocklist", "config", "errors", "gcra", "log", "metrics", "networks", "passwords", "reasons", "samples", "sql", "texts", "titles"),
+    (
+        *("blocklist", "config", "errors", "gcra", "log", "metrics", "networks", "passwords", "reasons", "samples"),
+        *("sql", "texts", "titles"),
+    ),
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 ALLOWED_LENGTH = 400

@@ -45,7 +45,8 @@ class Route:
 
     `returns` is the answer's type, or None for an answer without a body or one of another `media` type than
     JSON; `also` has the types of answers with other statuses that are no problems, and `headers` says what
-    request headers mean here. `problems` are codes that the route can answer beside those that follow from
+    request headers mean here. A body may ask for the same answer in one of `other_media`.
+    `problems` are codes that the route can answer beside those that follow from
     the rest of the row. A `stream` lasts as long as it likes and is left out of the latency figures;
     `head=False` keeps HEAD away from one that never ends. `form` takes an HTML form as a body as well.
 
@@ -64,6 +65,7 @@ class Route:
     returns: Any = None
     status: int = 200
     media: str = "application/json"
+    other_media: tuple[str, ...] = ()
     also: Mapping[int, Any] = dataclasses.field(default_factory=dict)
     headers: Mapping[str, str] = dataclasses.field(default_factory=dict)
     ticket: bool = False

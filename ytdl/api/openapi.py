@@ -167,6 +167,7 @@ def _success(row: Route, status: int, schema: Schema | None) -> Schema:
     answer: Schema = {"description": HTTPStatus(status).phrase}
     if schema is not None:
         answer["content"] = {row.media: {"schema": schema}}
+        answer["content"] |= {media: {"schema": {"type": "string"}} for media in row.other_media}
     elif row.media != "application/json":
         answer["content"] = {row.media: {"schema": {"type": "string"}}}
     if row.tagged and status == row.status:
