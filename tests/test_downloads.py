@@ -129,7 +129,7 @@ WRONG_FILTERS = {
     "limit": ["0", "201", "x"],
     "cursor": ["zzz"],
     "status": ["done"],
-    "from": ["yesterday"],
+    "from": ["yesterday", "0.5", "1700000000"],
     "order": ["asc"],
     "q": ["x" * 201],
 }

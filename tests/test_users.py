@@ -90,7 +90,8 @@ GOOD_ADDRESSES = ["a@b.co", "first.last+tag@sub.example.org", "x" * 64 + "@examp
 BAD_ADDRESSES = [
     "carol", "@example.org", "carol@", "carol@localhost", "carol@@example.org", "ca rol@example.org",
     "carol@example.org\n", "carol@-example.org", "carol@example..org", "carol@[127.0.0.1]", "carol@127.0.0.1",
-    "x" * 65 + "@example.org", "carol@" + "x" * 64 + ".org", "carol@" + "x." * 125 + "org",
+    ".carol@example.org", "carol.@example.org", "ca..rol@example.org",
+    "x" * 65 + "@example.org", "x." * 32 + "x@example.org", "carol@" + "x" * 64 + ".org", "carol@" + "x." * 125 + "org",
 ]  # fmt: skip
 
 

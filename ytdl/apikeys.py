@@ -43,7 +43,7 @@ Scope = Literal["read", "write"]
 class NewKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A key that may `read` changes nothing, wherever it is used. Without `expires_in_days` it lives until deleted."""
 
-    name: Annotated[str, Meta(max_length=1024, extra_json_schema={"minLength": 1, "maxLength": NAME_LENGTH})]
+    name: Annotated[str, Meta(max_length=NAME_LENGTH, extra_json_schema={"minLength": 1})]
     scope: Scope = "read"
     expires_in_days: Annotated[int, Meta(ge=1, le=3650)] | None = None
 

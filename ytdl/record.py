@@ -24,7 +24,12 @@ class NewDownload(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """`quality` is a cap on the shorter side: nothing above it is ever delivered. A higher `priority` comes first
     among the same user's downloads; between users the turn is fair, whatever their priorities."""
 
-    url: Annotated[str, msgspec.Meta(max_length=urls.MAX_LENGTH, description="Address of one YouTube video.")]
+    url: Annotated[
+        str,
+        msgspec.Meta(
+            max_length=urls.MAX_LENGTH, description="Address of one YouTube video.", extra_json_schema={"minLength": 1}
+        ),
+    ]
     quality: Quality = "best"
     format: Format = "mp4"
     embed_metadata: bool = False

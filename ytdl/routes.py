@@ -94,8 +94,9 @@ ROUTES: tuple[Route, ...] = (
     Route("GET", "/downloads/{id}/events", streams.events_of_one, "user", ticket=True, stream=True,
           head=False, media="text/event-stream"),
     Route("GET", "/downloads/{id}/ws", streams.socket_of_one, "user", ticket=True, stream=True, head=False,
-          status=101),
-    Route("GET", "/ws", streams.socket_of_all, "user", ticket=True, stream=True, head=False, status=101),
+          status=101, problems=("malformed",)),
+    Route("GET", "/ws", streams.socket_of_all, "user", ticket=True, stream=True, head=False, status=101,
+          problems=("malformed",)),
 
     # service
     Route("GET", "/healthz", service.healthz, "anyone", returns=service.Alive, limit=None, plain=True),

@@ -28,11 +28,11 @@ Role = Literal["user", "admin"]
 USERNAME = re.compile(r"[A-Za-z0-9_.-]{3,50}")
 # Plausible, not proven: only a letter that arrives proves an address.
 EMAIL = re.compile(
-    r"[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]{1,64}"
+    r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]{1,64}(?:\.[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]{1,64})*"
     r"@(?:[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.)+"
     r"[A-Za-z][A-Za-z0-9-]{0,61}[A-Za-z0-9]"
 )
-EMAIL_LENGTH = 254
+EMAIL_LENGTH, MAILBOX_LENGTH = 254, 64
 FULL_NAME_LENGTH = 100
 
 
@@ -42,7 +42,7 @@ def _said(**schema: object) -> Meta:
 
 
 Username = Annotated[str, _said(minLength=3, maxLength=50, pattern="^[A-Za-z0-9_.-]+$", examples=["alice"])]
-Email = Annotated[str, _said(format="email", maxLength=EMAIL_LENGTH)]
+Email = Annotated[str, _said(description="E-mail address.", maxLength=EMAIL_LENGTH, pattern=f"^{EMAIL.pattern}$")]
 Password = Annotated[str, _said(format="password", minLength=8, maxLength=128)]
 FullName = Annotated[str, _said(minLength=1, maxLength=FULL_NAME_LENGTH)]
 
@@ -233,7 +233,7 @@ def name_faults(username: str) -> list[Fault]:
 
 
 def email_faults(email: str) -> list[Fault]:
-    if len(email) <= EMAIL_LENGTH and EMAIL.fullmatch(email):
+    if len(email) <= EMAIL_LENGTH and EMAIL.fullmatch(email) and email.index("@") <= MAILBOX_LENGTH:
         return []
     return [Fault("email", f"must be an e-mail address of at most {EMAIL_LENGTH} characters")]
 

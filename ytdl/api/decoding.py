@@ -20,6 +20,7 @@ _LONE = re.compile(rb"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])")
 # For at most 1 MiB; a client that takes longer only holds a connection.
 BODY_SECONDS = 30.0
 JSON_TYPE = re.compile(r"application/(?:[\w.+-]+\+)?json")
+_DATE = re.compile(r"\d{4}-\d\d-\d\d[Tt ]")
 _AT = re.compile(r"(?P<what>.*?)(?: - at `(?P<path>[^`]*)`)?", re.DOTALL)
 _MISSING = re.compile(r"Object missing required field `(.*)`", re.DOTALL)
 _UNKNOWN = re.compile(r"Object contains unknown field `(.*)`", re.DOTALL)
@@ -93,6 +94,7 @@ class Query:
         self.ignore = ignore
         fields = msgspec.inspect.type_info(type_).fields  # type: ignore[attr-defined]
         self.many = frozenset(f.encode_name for f in fields if _takes_many(f.type))
+        self.moments = frozenset(f.encode_name for f in fields if _is_moment(f.type))
 
     def read(self, request: web.Request) -> Any:
         """Raises `Invalid`; a parameter may be repeated only where the field is a list."""
@@ -102,6 +104,9 @@ class Query:
             all_ = given.getall(name)
             if name not in self.many and len(all_) > 1:
                 raise errors.invalid(name[:100], "is given more than once")
+            if name in self.moments and not _DATE.match(all_[0]):
+                # msgspec would also take a number, as seconds since 1970.
+                raise errors.invalid(name, "must be a moment such as 2026-01-31T12:00:00Z")
             values[name] = all_ if name in self.many else all_[0]
         return _convert(values, self.type)
 
@@ -111,6 +116,12 @@ def _takes_many(type_: msgspec.inspect.Type) -> bool:
         return any(_takes_many(t) for t in type_.types)
     many = msgspec.inspect.ListType | msgspec.inspect.SetType | msgspec.inspect.VarTupleType
     return isinstance(type_, many | msgspec.inspect.FrozenSetType)
+
+
+def _is_moment(type_: msgspec.inspect.Type) -> bool:
+    if isinstance(type_, msgspec.inspect.UnionType):
+        return any(_is_moment(t) for t in type_.types)
+    return isinstance(type_, msgspec.inspect.DateTimeType)
 
 
 def _convert(values: dict[str, Any], type_: Any) -> Any:

@@ -58,6 +58,23 @@ HEADERS: dict[str, dict[str, Schema]] = {
     },
 }
 
+# Request headers that are refused in another form.
+HEADER_FORMS: dict[str, Schema] = {
+    "Idempotency-Key": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$"},
+}
+
+# What reads documents of this version takes a stream's schema for that of each of its events.
+EVENT: Schema = {
+    "description": "One event; comments between them keep the connection alive.",
+    "type": "object",
+    "properties": {
+        "id": {"type": "string", "description": "For `Last-Event-ID`, to be given what was missed."},
+        "event": {"type": "string", "enum": ["snapshot", "status", "progress", "done"]},
+        "data": {"type": "string", "description": "JSON."},
+        "retry": {"type": "integer", "description": "Milliseconds before coming back."},
+    },
+}
+
 SECURITY_SCHEMES: Schema = {
     "bearer": {"type": "http", "scheme": "bearer", "description": "An access token."},
     "api_key": {"type": "http", "scheme": "bearer", "description": "An API key; the scope it needs is named."},
@@ -109,7 +126,7 @@ def _operation(row: Route, schemas: dict[int, Schema], components: dict[str, Sch
     summary, _, description = (inspect.getdoc(row.handler) or "").partition("\n")
     parameters = [_path_parameter(name) for name in _PARAMETER.findall(row.full_path)]
     parameters += [
-        {"name": name, "in": "header", "description": words, "schema": {"type": "string"}}
+        {"name": name, "in": "header", "description": words, "schema": HEADER_FORMS.get(name, {"type": "string"})}
         for name, words in row.headers.items()
     ]
     if row.query is not None:
@@ -169,7 +186,7 @@ def _success(row: Route, status: int, schema: Schema | None) -> Schema:
         answer["content"] = {row.media: {"schema": schema}}
         answer["content"] |= {media: {"schema": {"type": "string"}} for media in row.other_media}
     elif row.media != "application/json":
-        answer["content"] = {row.media: {"schema": {"type": "string"}}}
+        answer["content"] = {row.media: {"schema": EVENT if row.media == "text/event-stream" else {"type": "string"}}}
     if row.tagged and status == row.status:
         answer["headers"] = {"ETag": {"schema": {"type": "string"}}}
     return answer

@@ -223,6 +223,8 @@ async def _sse(request: web.Request, only: UUID | None) -> web.StreamResponse:
 async def _websocket(request: web.Request, only: UUID | None) -> web.StreamResponse:
     """Both directions at once: what the client says is thrown away, but that is how its going is noticed."""
     origins.check_socket(request)
+    if not web.WebSocketResponse().can_prepare(request):
+        raise errors.Malformed("This address is for WebSockets; the request does not ask for one.")
     _check_room(request)
     socket = web.WebSocketResponse(heartbeat=HEARTBEAT_SECONDS, max_msg_size=4096)
     await socket.prepare(request)
