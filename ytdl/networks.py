@@ -59,12 +59,17 @@ class Reach:
     """What may be reached: what is public, and what is in one of the `opened` networks."""
 
     def __init__(self, opened: Iterable[str] = ()) -> None:
-        self._opened = tuple(ipaddress.ip_network(text) for text in opened)
+        self.opened = tuple(ipaddress.ip_network(text) for text in opened)
 
     def allows(self, host: str) -> bool:
         """Whether a host is an address, written in the usual way, that may be reached; never so for a name."""
         address = read(host)
-        return address is not None and (is_public(address) or is_in(address, self._opened))
+        return (address is not None and is_public(address)) or self.opens(host)
+
+    def opens(self, host: str) -> bool:
+        """Whether it is an address in one of the opened networks."""
+        address = read(host)
+        return address is not None and is_in(address, self.opened)
 
     def allows_unresolved(self, host: str) -> bool:
         """The same where somebody else will resolve names: what can only be a name of the internet passes too."""

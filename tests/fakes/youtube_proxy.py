@@ -24,8 +24,8 @@ HEAD_LIMIT = 16_384
 SETTLE_SECONDS = 0.01
 
 
-def make_authority(folder: Path) -> tuple[Path, ssl.SSLContext]:
-    """Makes a new authority in `folder`. Returns the file to trust and a server context."""
+def make_authority(folder: Path, domains: tuple[str, ...] = DOMAINS) -> tuple[Path, ssl.SSLContext]:
+    """Makes a new authority in `folder`. Returns the file to trust and a server context for the domains."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "YouTube stand-in test authority")])
     authority = (
@@ -36,13 +36,15 @@ def make_authority(folder: Path) -> tuple[Path, ssl.SSLContext]:
     )
     ca_file = folder / "authority.pem"
     ca_file.write_bytes(authority.public_bytes(serialization.Encoding.PEM))
-    return ca_file, _server_context(folder, name, key)
+    return ca_file, _server_context(folder, name, key, domains)
 
 
-def _server_context(folder: Path, issuer: x509.Name, issuer_key: ec.EllipticCurvePrivateKey) -> ssl.SSLContext:
+def _server_context(
+    folder: Path, issuer: x509.Name, issuer_key: ec.EllipticCurvePrivateKey, domains: tuple[str, ...]
+) -> ssl.SSLContext:
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "YouTube stand-in")])
-    hosts = [x509.DNSName(host) for domain in DOMAINS for host in (domain, f"*.{domain}")]
+    hosts = [x509.DNSName(host) for domain in domains for host in (domain, f"*.{domain}")]
     certificate = (
         _draft(subject, issuer, key.public_key(), issuer_key)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)

@@ -24,7 +24,7 @@ LAYERS = (
     ),
     ("audit", "chain", "leases", "recent", "record", "sealed"),
     ("events", "loops", "scores"),
-    ("crypto", "db", "embedded", "fetcher", "kv", "netscape", "storage", "urls", "vault"),
+    ("crypto", "db", "embedded", "fetcher", "kv", "netscape", "outbound", "storage", "urls", "vault"),
     (
         *("blocklist", "config", "errors", "gcra", "log", "metrics", "networks", "passwords", "reasons", "samples"),
         *("sql", "texts", "titles"),
