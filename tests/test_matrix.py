@@ -60,6 +60,11 @@ async def api_key(scene: Scene) -> str:
     return str((await made(scene.alice, "/auth/api-keys", {"name": "a", "scope": "read"}))["id"])
 
 
+async def account(scene: Scene) -> str:
+    async with scene.service.client.post("/api/v1/auth/register", json=await somebody(scene)) as answer:
+        return str((await answer.json())["id"])
+
+
 async def another_session(scene: Scene) -> str:
     tokens = await signed_in("alice", scene)
     session = scene.session({"Authorization": f"Bearer {tokens['access_token']}"})
@@ -81,6 +86,10 @@ async def signed_in(username: str, scene: Scene) -> dict[str, Any]:
 async def somebody(scene: Scene) -> dict[str, str]:
     name = f"new{next(_numbers)}"
     return {"username": name, "email": f"{name}@example.org", "password": PASSWORD, "full_name": "New"}
+
+
+async def a_day(scene: Scene) -> dict[str, str]:
+    return {"from": "2026-11-22T00:00:00Z", "to": "2026-11-23T00:00:00Z", "format": "json"}
 
 
 async def refresh_token(scene: Scene) -> dict[str, str]:
@@ -134,10 +143,17 @@ MATRIX = {
     "GET /api/v1/auth/api-keys": Row("401 200 200 403 200"),
     "POST /api/v1/auth/api-keys": Row("401 201 201 403 201", body=given(name="k", scope="read")),
     "DELETE /api/v1/auth/api-keys/{id}": Row("401 204 404 403 404", id=api_key),
+    "GET /api/v1/auth/users": Row("401 403 403 403 200"),
+    "GET /api/v1/auth/users/{id}": Row("401 403 403 403 200", id=account),
+    "PUT /api/v1/auth/users/{id}": Row("401 403 403 403 200", id=account, body=given(full_name="B")),
+    "DELETE /api/v1/auth/users/{id}": Row("401 403 403 403 204", id=account),
     "POST /api/v1/security/token": Row("200 200 200 200 200", body=given(username="alice", password=PASSWORD)),
     "POST /api/v1/security/refresh": Row("200 200 200 200 200", body=refresh_token),
     "POST /api/v1/security/validate": Row("401 200 200 200 200", body=given(kind="quality", value="720p")),
     "GET /api/v1/security/rate-limit/{policy}": Row("401 200 200 200 200", path="/api/v1/security/rate-limit/api"),
+    "GET /api/v1/security/events": Row("401 403 403 403 200"),
+    "GET /api/v1/security/stats": Row("401 403 403 403 200"),
+    "POST /api/v1/security/report": Row("401 403 403 403 200", body=a_day),
     "GET /api/v1/security/blocks": Row("401 403 403 403 200"),
     "POST /api/v1/security/blocks": Row(
         "401 403 403 403 201", body=given(network="198.51.{}.0/24", reason="test", expires_in_seconds=60)
