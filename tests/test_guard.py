@@ -79,6 +79,8 @@ REQUESTS = {
     b"CONNECT metadata.google.internal:80 HTTP/1.1\r\n": True,
     b"GET http://169.254.169.254/latest/meta-data HTTP/1.1\r\n": True,
     b"POST http://www.youtube.com@10.0.0.1:80/x HTTP/1.1\r\n": True,
+    b"GET http://2130706433/x HTTP/1.1\r\n": True,
+    b"GET http:///x HTTP/1.1\r\n": True,
     b"GET HTTP://[fd00:ec2::254]/ HTTP/1.1\r\n": True,
     b"CONNECT www.youtube.com:443 HTTP/1.1\r\n": False,
     b"CONNECT 2606:4700::1111:443 HTTP/1.0\r\n": False,
@@ -92,6 +94,7 @@ REQUESTS = {
 def test_a_proxy_is_not_asked_for_inner_hosts(tmp_path: Path, request_: bytes, refused: bool) -> None:
     guard = guard_for(tmp_path, proxy="http://127.0.0.1:3128")
     assert refuses(guard, "http.client.send", None, request_) is refused
+    assert bool(guard.refused_address) is refused
 
 
 def test_behind_a_proxy_only_the_proxy_can_be_reached(tmp_path: Path) -> None:

@@ -109,7 +109,7 @@ class Guard:
             self._refuse(host)
 
     def _refuse(self, target: str) -> NoReturn:
-        self.refused_address = target
+        self.refused_address = target or "nowhere"
         raise Forbidden(f"{target} is out of bounds for downloads")
 
     def _check_program(self, executable: Any, arguments: Any) -> None:
@@ -149,8 +149,8 @@ def _host_of(authority: str) -> str:
     place = authority.rpartition("@")[2]
     if place.startswith("["):
         return place[1:].partition("]")[0]
-    host, _, port = place.rpartition(":")
-    return host if port.isdigit() else place
+    host, colon, port = place.rpartition(":")
+    return host if colon and port.isdigit() else place
 
 
 def _close_what_no_hook_sees() -> None:
