@@ -82,8 +82,7 @@ class Caller:
 
     def remaining(self) -> str:
         """Of each policy the units left, those of the own block among them, and the seconds until there is one more."""
-        left = self.left
-        return self._form % tuple([units + left for units in self._remaining])
+        return self._form % tuple(map(self.left.__add__, self._remaining))
 
     def violated(self) -> list[tuple[Policy, str]]:
         """The policies that have nothing left, with this caller's keys."""

@@ -89,11 +89,11 @@ class Limiter:
         else:
             key = who.key_id
             # Whole numbers, because a UUID's hash and comparison are slow.
-            known = (kind, ip, who.user_id.int, key and key.int, who.requests_per_minute)
+            known = (kind, ip, who.user_id.int, key and key.int, who.requests_per_minute, url)
         return self._callers.get(known) or self._meet(known, self._counted(kind, ip, who, url))
 
     async def take(self, caller: Caller) -> None:
-        """One request. Raises `errors.RateLimited`; it has then used nothing of any policy."""
+        """One request. Raises `errors.RateLimited`, and has then used nothing of any policy."""
         if not caller.spend(time.monotonic()) and not await self._lender.take(caller):
             raise self._refusal(caller)
 

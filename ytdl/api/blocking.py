@@ -12,7 +12,7 @@ from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler
 
 from ytdl import errors, log, metrics
-from ytdl.api import access, problems
+from ytdl.api import access, limits, problems
 from ytdl.api.keys import BLOCKS, OFFENCES
 
 REFUSED = "This address is refused for a while, because of what came from it."
@@ -49,6 +49,7 @@ async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
     except web.HTTPException:
         if request.match_info.http_exception is not None:
             _probed(request, address)
+            await limits.count(request, "general")
         raise
 
 

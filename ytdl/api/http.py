@@ -105,7 +105,7 @@ class Answer:
 
 def application() -> web.Application:
     """An application without routes, with everything around them."""
-    chain = [middleware.identified, problems.to_problems, blocking.guard, limits.strangers]
+    chain = [middleware.identified, problems.to_problems, blocking.guard]
     app = web.Application(client_max_size=BODY_LIMIT_BYTES, middlewares=chain)
     app.on_response_prepare.append(middleware.finish_headers)
     # Until there is one that counts for all processes.

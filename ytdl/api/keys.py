@@ -53,6 +53,8 @@ OPENAPI: "web.AppKey[bytes]" = web.AppKey("openapi")
 
 IDENTITY: "web.RequestKey[Identity]" = web.RequestKey("identity")
 REQUEST_ID: "web.RequestKey[str]" = web.RequestKey("request_id")
+# The address nearest to the client that can be believed; empty for a socket without addresses.
+ADDRESS: "web.RequestKey[str]" = web.RequestKey("address")
 # Whom the request counted for; not there where nothing is limited.
 CALLER: "web.RequestKey[Caller]" = web.RequestKey("caller")
 # The template of the address in the route table, for counts and log lines.

@@ -4,31 +4,26 @@ A row's `limit` says what it counts as. Whoever could not be identified, and wha
 address, so that guessing is limited too. The policies and the counting are `ytdl.ratelimit`'s.
 """
 
+import time
+
 from aiohttp import web
-from aiohttp.typedefs import Handler
-from multidict import CIMultiDict
+from multidict import CIMultiDict, istr
 
 from ytdl import log
 from ytdl.api.keys import CALLER, IDENTITY, LIMITER
 from ytdl.ratelimit import Kind, State
 
 # The syntax is that of draft-ietf-httpapi-ratelimit-headers-11.
-POLICY, LIMIT = "RateLimit-Policy", "RateLimit"
+POLICY, LIMIT = istr("RateLimit-Policy"), istr("RateLimit")
 
 
 async def count(request: web.Request, kind: Kind) -> None:
     """Raises `errors.RateLimited`."""
     limiter = request.app[LIMITER]
     request[CALLER] = caller = limiter.caller(kind, log.client_ip.get() or "", request.get(IDENTITY))
-    await limiter.take(caller)
-
-
-@web.middleware
-async def strangers(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Counts what no route answers, which no row of the table would."""
-    if request.match_info.http_exception is not None:
-        await count(request, "general")
-    return await handler(request)
+    # What is leased already is spent here, which saves most requests a coroutine.
+    if not caller.spend(time.monotonic()):
+        await limiter.take(caller)
 
 
 def advertise(request: web.Request, headers: CIMultiDict[str]) -> None:

@@ -9,7 +9,6 @@ import logging
 import re
 import secrets
 from collections.abc import Mapping
-from typing import cast
 
 from aiohttp import hdrs, web
 from aiohttp.abc import AbstractAccessLogger
@@ -18,7 +17,7 @@ from prometheus_client import Counter, Histogram
 
 from ytdl import log, metrics
 from ytdl.api import access, keys, limits, origins
-from ytdl.api.keys import BEGUN, HEALTH, OUTCOME, REQUEST_ID, ROUTE
+from ytdl.api.keys import ADDRESS, BEGUN, HEALTH, OUTCOME, REQUEST_ID, ROUTE
 
 access_log = logging.getLogger("ytdl.access")
 REQUEST_ID_FORM = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -60,7 +59,8 @@ async def identified(request: web.Request, handler: Handler) -> web.StreamRespon
     """Gives the request an id, the caller's own where it is well-formed."""
     name(request)
     request[ROUTE] = _template(request)
-    log.client_ip.set(access.client_ip(request) or None)
+    request[ADDRESS] = address = access.client_ip(request)
+    log.client_ip.set(address or None)
     metrics.http_in_flight.inc()
     try:
         return origins.preflight(request) or await handler(request)
@@ -119,7 +119,7 @@ class Observer(AbstractAccessLogger):
         if route in _timed:
             _timed[route].observe(time)
         # Without it the request was refused before it was one.
-        routed = ROUTE in request
+        address = request.get(ADDRESS)
         log.write(
             access_log,
             "http.request",
@@ -128,5 +128,5 @@ class Observer(AbstractAccessLogger):
             status=status,
             duration_seconds=round(time, 6),
             bytes=response.body_length,
-            ip=access.client_ip(cast("web.Request", request)) if routed else request.remote,
+            ip=request.remote if address is None else address,
         )
