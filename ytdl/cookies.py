@@ -5,6 +5,7 @@ what can be seen is their state. Whether an attempt needs them is found out by t
 `netscape`'s.
 """
 
+import asyncio
 import logging
 import time
 from dataclasses import dataclass, field
@@ -80,7 +81,7 @@ class Cookies:
 
     async def put(self, user_id: UUID, new: NewCookies) -> KeptCookies:
         """Keeps them in place of earlier ones. Raises `errors.Invalid`, which names lines and shows none."""
-        file = netscape.parse(new.cookies, time.time())
+        file = await asyncio.to_thread(netscape.parse, new.cookies, time.time())
         async with self._db.transaction() as tx:
             known = await tx.maybe(q.state, user_id=user_id)
             count = len(file.cookies)

@@ -52,7 +52,7 @@ class CookieFile:
 
 
 def parse(text: str, now: float, name: str = "cookies") -> CookieFile:
-    """The signed-in user of a file; `name` is what faults call it.
+    """The signed-in user of a file; `name` is what faults call it. Blocks for moments with the largest of files.
 
     Raises `errors.Invalid` for a file out of form, of nobody, or of a user whose sign-in has ended.
     """
@@ -66,6 +66,8 @@ def parse(text: str, now: float, name: str = "cookies") -> CookieFile:
             cookie = _cookie(fields)
         except ValueError as e:
             faults.append(Fault(name, f"line {number} {e}"))
+            if len(faults) == MOST_FAULTS:
+                break
             continue
         if cookie is None:
             others += 1
@@ -74,7 +76,7 @@ def parse(text: str, now: float, name: str = "cookies") -> CookieFile:
         else:
             found[cookie.host, cookie.path, cookie.name] = cookie
     if faults:
-        raise errors.Invalid(f"{name}: {faults[0].message}", faults=tuple(faults[:MOST_FAULTS]))
+        raise errors.Invalid(f"{name}: {faults[0].message}", faults=tuple(faults))
     cookies = list(found.values())
     _refuse_strangers(name, cookies, expired)
     return CookieFile(cookies, _first_end(cookies), others, expired)
