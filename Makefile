@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help run demo test test-fast chaos check fmt model bench schema lock clean lint
+.PHONY: help run demo test test-fast chaos check fmt fuzz model bench schema lock clean lint
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -54,6 +54,11 @@ fmt: .venv/.installed-dev ## Format the code and mend what ruff can mend
 model: .venv/.installed-dev ## Hold the queue against its model for some minutes
 	@exec env YTDL_MODEL_EXAMPLES=500 YTDL_MODEL_STEPS=50 $(BIN)/python -m pytest -q -n 0 tests/queue/test_model.py
 
+# Minutes for the API, seconds for each parser; a seed is printed, and another run can be given it: see tests/fuzz.
+FUZZ ?= --seconds 240 --parser-seconds 30
+fuzz: .venv/.installed-fuzz ## Ask the API and its parsers what nobody thought of, for some minutes
+	@exec $(BIN)/python -m tests.fuzz $(FUZZ)
+
 bench: .venv/.installed-dev ## Measure CPU, memory and requests a second
 	@exec $(BIN)/python -m tests.bench
 
@@ -83,6 +88,11 @@ BRIEFLY = sed -u -n 's/^Collecting \([^ ;]*\).*/  \1/p'
 	@$(PIP_INSTALL) -r requirements-dev.txt | $(BRIEFLY)
 	@touch $@
 
+.venv/.installed-fuzz: .venv/.installed-dev requirements-fuzz.txt
+	@echo "Installing the packages of requirements-fuzz.txt into .venv:"
+	@$(PIP_INSTALL) -r requirements-fuzz.txt | $(BRIEFLY)
+	@touch $@
+
 # --- the locked requirements -------------------------------------------------------------------------------------
 
 # The locks hold hashes of what the package index publishes, so extra folders and indexes of the machine that makes
@@ -93,12 +103,12 @@ COMPILE = PIP_CONFIG_FILE=/dev/null PIP_FIND_LINKS= PIP_EXTRA_INDEX_URL= build/l
 	--generate-hashes --strip-extras --no-header --no-emit-index-url --no-emit-trusted-host --no-emit-find-links \
 	--annotation-style line $(addprefix --unsafe-package ,django asgiref sqlparse setuptools) $(LOCK)
 
-lock: ## Make requirements.txt and requirements-dev.txt again from their .in files
+lock: ## Make the three requirements*.txt again from their .in files
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' \
 		|| { echo "Lock with Python 3.11, the oldest that is supported: make lock PYTHON=python3.11"; exit 1; }
 	@$(PYTHON) -m venv build/lock
 	@build/lock/bin/python -m pip install --quiet --disable-pip-version-check pip-tools==7.6.2
-	@for name in requirements requirements-dev; do \
+	@for name in requirements requirements-dev requirements-fuzz; do \
 		echo "Locking $$name.txt"; \
 		$(COMPILE) --output-file $$name.txt $$name.in 2>/dev/null \
 			|| { echo "pip-compile failed; its words:"; $(COMPILE) --output-file $$name.txt $$name.in; exit 1; }; \
