@@ -8,7 +8,7 @@ is the caller's business. Loopback and what it was told to protect are never ref
 import ipaddress
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from uuid import UUID
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -19,15 +19,24 @@ V6_PREFIX = 64
 KNOWN = 8192
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Entry:
     """`until` is on the monotonic clock, so a clock that is set blocks nobody longer; `mark` is the row's share of the
-    number that tells sets of rows apart."""
+    number that tells sets of rows apart. Where it goes in the list is worked out when it is made, so that taking up a
+    long list at once holds up nobody."""
 
     id: UUID
     network: str
     until: float
     mark: int
+    # IP version and length of the prefix, and the prefix as a number.
+    kind: tuple[int, int] = field(init=False)
+    number: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        parsed = ipaddress.ip_network(self.network)
+        self.kind = (parsed.version, parsed.prefixlen)
+        self.number = int(parsed.network_address) >> (parsed.max_prefixlen - parsed.prefixlen)
 
 
 def network_of(address: str) -> Network | None:
@@ -106,13 +115,12 @@ class Blocklist:
         """The entry that was there."""
         entry = self._by_id.pop(id, None)
         if entry:
-            kind, number = _bits(entry.network)
-            entries = self._by_bits.get(kind, {})
+            entries = self._by_bits.get(entry.kind, {})
             # A newer one for the same network may have taken the place.
-            if entries.get(number) is entry:
-                del entries[number]
+            if entries.get(entry.number) is entry:
+                del entries[entry.number]
             if not entries:
-                self._by_bits.pop(kind, None)
+                self._by_bits.pop(entry.kind, None)
             self._known.clear()
         return entry
 
@@ -125,9 +133,8 @@ class Blocklist:
         return [entry for id, entry in before.items() if id not in self._by_id]
 
     def _insert(self, entry: Entry) -> None:
-        kind, number = _bits(entry.network)
         self._by_id[entry.id] = entry
-        self._by_bits.setdefault(kind, {})[number] = entry
+        self._by_bits.setdefault(entry.kind, {})[entry.number] = entry
 
     def mark(self) -> int:
         """The marks of all that has not run out, in one; what has run out is forgotten."""
@@ -138,9 +145,3 @@ class Blocklist:
         for entry in self._by_id.values():
             mark ^= entry.mark
         return mark
-
-
-def _bits(network: str) -> tuple[tuple[int, int], int]:
-    parsed = ipaddress.ip_network(network)
-    number = int(parsed.network_address) >> (parsed.max_prefixlen - parsed.prefixlen)
-    return (parsed.version, parsed.prefixlen), number
