@@ -4,9 +4,10 @@ The stand-in locks a video to the account whose SID it is told; what it was sent
 """
 
 import asyncio
+import os
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import psutil
 import pytest
@@ -16,7 +17,11 @@ from tests.cookiefiles import SID, cookies_of, line, lock, signed_in
 from tests.fakes.youtube import YouTube
 from tests.fetching import order_for, settings_for
 from ytdl import netscape
-from ytdl.fetcher import Account, Cookie, Fetcher, FetchFailed, Locked
+from ytdl.child.frames import Fault, pack
+from ytdl.fetcher import Account, Cookie, Fetcher, FetchFailed, Locked, Settings
+from ytdl.fetcher.pipes import FrameReader, Voice
+from ytdl.fetcher.runs import _Job, at_once
+from ytdl.fetcher.watch import Watch
 from ytdl.log import Lines
 
 
@@ -232,3 +237,19 @@ async def test_a_bad_line_of_the_operators_file_is_not_logged(
         await fetcher.stop()
     logged = "".join(Lines().format(record) for record in caplog.records)
     assert "Traceback" in logged and SID not in logged
+
+
+async def test_a_child_that_asks_and_asks_gets_no_more() -> None:
+    """Ours asks twice at most; one that a page has taken over might fill the audit trail."""
+    frames, (answers, voice) = os.pipe(), os.pipe()
+    os.write(frames[1], pack(Locked()) * 5)
+    os.close(frames[1])
+    lender = Lender(signed_in())
+    job = _Job(cast(Any, None), 1, await FrameReader.open(frames[0]), cast(Any, None), await Voice.open(voice))
+    try:
+        fault = await job.follow(lambda _: None, at_once, lender, Watch(Settings(Path())))
+    finally:
+        job._frames.close()
+        job._voice.close()
+        os.close(answers)
+    assert isinstance(fault, Fault) and len(lender.asked) == 2
