@@ -51,6 +51,8 @@ async def test_multibyte_passwords_differ_beyond_what_bcrypt_reads(hasher: Hashe
 
 async def test_a_password_is_the_same_however_it_was_composed(hasher: Hasher) -> None:
     assert await hasher.verify("Cafe\u0301-123", await hasher.hash("Caf\u00e9-123"))
+    assert crypto.same_password("Cafe\u0301-123", "Caf\u00e9-123")
+    assert not crypto.same_password("Cafe\u0301-123", "Cafe-123")
 
 
 def test_the_cost_is_twelve_where_nothing_else_is_said() -> None:

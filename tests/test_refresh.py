@@ -37,6 +37,7 @@ async def test_a_token_that_was_spent_a_while_ago_ends_its_session_and_no_other(
 ) -> None:
     _, elsewhere = await login(service)
     _, pair = await refresh(service, alice.refresh_token)
+    assert await opens(service, pair["access_token"])
     await change(database_url, LATER)
     status, problem = await refresh(service, alice.refresh_token)
     assert (status, problem["code"]) == (401, "unauthorized")

@@ -11,7 +11,7 @@ import pytest
 from tests.conftest import PASSWORD, Person, Service, running
 from tests.redises import OwnRedis
 from tests.signing_in import change, counted, login, opens, post, refresh, second_process, trail
-from ytdl import errors
+from ytdl import errors, sessions
 from ytdl.api.keys import AUTH, EVENTS
 from ytdl.auth import Auth
 from ytdl.config import Config
@@ -191,6 +191,12 @@ async def test_use_is_noted_once_a_minute(service: Service, alice: Person, datab
     async with second_process(service) as other:
         await other.identify(alice.token)
     assert await counted(database_url, used_again) == 1
+
+
+async def test_of_two_processes_one_notes_a_use(service: Service, alice: Person, db: DB, database_url: str) -> None:
+    session = (await service.app[AUTH].identify(alice.token)).session_id
+    await change(database_url, "UPDATE sessions SET last_used_at = now() - interval '61 seconds'")
+    assert [await db.exec(sessions.q.note_use, session_id=session) for _ in range(2)] == [1, 0]
 
 
 async def test_a_database_that_takes_no_writes_keeps_nobody_from_looking(

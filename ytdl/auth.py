@@ -246,7 +246,7 @@ class Auth:
 def _refuse_new(change: PasswordChange, user: users.User) -> None:
     """Raises `errors.Invalid` with every rule that the new password breaks."""
     broken = passwords.faults(change.new_password, user.username, user.email)
-    if change.new_password == change.current_password:
+    if crypto.same_password(change.new_password, change.current_password):
         broken.append("must not be the current password")
     if broken:
         faults = tuple(Fault("new_password", message) for message in broken)

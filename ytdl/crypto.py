@@ -97,6 +97,11 @@ def _give_way() -> None:
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 5)
 
 
+def same_password(one: str, other: str) -> bool:
+    """Whether two texts are one password, however the keyboard composed them."""
+    return _prepare(one) == _prepare(other)
+
+
 def _prepare(password: str) -> bytes:
     """The same bytes however the keyboard composed them, and no more than bcrypt reads: none is cut off."""
     text = unicodedata.normalize("NFKC", password).encode()
