@@ -22,6 +22,7 @@ from ytdl import db as database
 from ytdl.auth import BELIEVED_SECONDS, Identity
 from ytdl.db import DB, Statements
 from ytdl.events import Events
+from ytdl.hidden import Hidden
 from ytdl.recent import LIMIT as REMEMBERED
 from ytdl.recent import Recent
 
@@ -60,7 +61,7 @@ class ApiKey(msgspec.Struct, frozen=True, kw_only=True):
     expires_at: datetime | None
 
 
-class MadeKey(ApiKey, frozen=True, kw_only=True):
+class MadeKey(Hidden, ApiKey, frozen=True, kw_only=True):
     """`key` is shown this once."""
 
     key: str

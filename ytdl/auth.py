@@ -18,6 +18,7 @@ from ytdl.crypto import AccessTokens, Claims, Hasher
 from ytdl.db import DB, Statements, Transaction
 from ytdl.errors import Fault
 from ytdl.events import Events
+from ytdl.hidden import Hidden
 from ytdl.lockout import Attempt, Lockout
 from ytdl.recent import Recent
 from ytdl.sessions import Opened, Sessions
@@ -32,7 +33,7 @@ TICKET_SECONDS = 60
 BELIEVED_SECONDS = 3.0
 
 
-class Credentials(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Credentials(Hidden, msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     # The limits only keep junk out: a password that an operator chose need not follow registration's rules.
     username: Annotated[str, Meta(max_length=254)]
     password: Annotated[str, Meta(max_length=1024)]
@@ -47,16 +48,16 @@ class Grant(Credentials, frozen=True, forbid_unknown_fields=True):
     client_secret: Annotated[str, Meta(max_length=254)] = ""
 
 
-class RefreshToken(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class RefreshToken(Hidden, msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     refresh_token: Annotated[str, Meta(max_length=512)]
 
 
-class PasswordChange(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class PasswordChange(Hidden, msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     current_password: Annotated[str, Meta(max_length=1024)]
     new_password: users.Password
 
 
-class Tokens(msgspec.Struct, frozen=True):
+class Tokens(Hidden, msgspec.Struct, frozen=True):
     """`expires_in` is the access token's life in seconds."""
 
     access_token: str
@@ -65,7 +66,7 @@ class Tokens(msgspec.Struct, frozen=True):
     token_type: Literal["bearer"] = "bearer"
 
 
-class Ticket(msgspec.Struct, frozen=True):
+class Ticket(Hidden, msgspec.Struct, frozen=True):
     ticket: str
     expires_in: int = TICKET_SECONDS
 

@@ -20,6 +20,7 @@ from msgspec import Meta
 from ytdl import audit, errors, metrics, netscape, sealed, sql
 from ytdl.db import DB, Statements
 from ytdl.fetcher import Account, Cookie
+from ytdl.hidden import Hidden
 from ytdl.queue import Claim
 from ytdl.vault import Unopened, Vault
 
@@ -33,13 +34,10 @@ _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(list[Cookie]).decode
 
 
-class NewCookies(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class NewCookies(Hidden, msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`cookies` is the text of a cookies.txt file; of that only what belongs to the site is kept."""
 
     cookies: Annotated[str, Meta(min_length=1, max_length=netscape.LARGEST)]
-
-    def __repr__(self) -> str:
-        return "NewCookies()"
 
 
 class CookieState(msgspec.Struct, frozen=True, kw_only=True):

@@ -17,6 +17,8 @@ from msgspec import Meta
 from ytdl import audit, crypto, errors, metrics, sql
 from ytdl.db import DB, Row, Statements
 from ytdl.events import Events
+from ytdl.hidden import Hidden
+from ytdl.log import redact
 from ytdl.record import Moment
 from ytdl.users import Credentials
 
@@ -28,7 +30,7 @@ GRACE_SECONDS = 10.0
 AGENT_LENGTH = 400
 
 
-class Opened(msgspec.Struct, frozen=True):
+class Opened(Hidden, msgspec.Struct, frozen=True):
     """What a pair of tokens is made of; `secret` is the refresh token."""
 
     user_id: UUID

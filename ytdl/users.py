@@ -20,6 +20,7 @@ from ytdl.config import Config
 from ytdl.crypto import Hasher
 from ytdl.db import DB, Statements
 from ytdl.errors import Fault
+from ytdl.hidden import Hidden
 
 log = logging.getLogger("ytdl.users")
 q = sql.load("users")
@@ -47,7 +48,7 @@ Password = Annotated[str, _said(format="password", minLength=8, maxLength=128)]
 FullName = Annotated[str, _said(minLength=1, maxLength=FULL_NAME_LENGTH)]
 
 
-class Registration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Registration(Hidden, msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     username: Username
     email: Email
     password: Password
@@ -72,7 +73,7 @@ class User(msgspec.Struct, frozen=True, kw_only=True):
     last_login: datetime | None
 
 
-class Credentials(msgspec.Struct, frozen=True):
+class Credentials(Hidden, msgspec.Struct, frozen=True):
     id: UUID
     password_hash: str
     password_changed_at: datetime

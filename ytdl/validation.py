@@ -10,6 +10,7 @@ import msgspec
 
 from ytdl import errors, texts, urls
 from ytdl.errors import Fault
+from ytdl.hidden import Hidden
 from ytdl.record import Format, Quality
 
 Kind = Literal["url", "file_type", "quality", "format", "text"]
@@ -18,14 +19,14 @@ TEXT_LENGTH = 1000
 FILE_TYPES = tuple(format for format in get_args(Format) if format != "any")
 
 
-class Question(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Question(Hidden, msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`text` is one line of at most 1000 characters."""
 
     kind: Kind
     value: Annotated[str, msgspec.Meta(max_length=16_384)]
 
 
-class Verdict(msgspec.Struct, frozen=True, kw_only=True):
+class Verdict(Hidden, msgspec.Struct, frozen=True, kw_only=True):
     """`value` is as the service would take it down: of a URL the canonical one, of a text its composed form. The last
     four are known of a valid URL only."""
 

@@ -11,12 +11,13 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
 from urllib.parse import quote_from_bytes
 from uuid import UUID
 
 import msgspec
 import yarl
-from aiohttp.test_utils import make_mocked_request
 
 from ytdl import apikeys, errors, netscape, networks, urls
 from ytdl.api import decoding
@@ -114,9 +115,9 @@ def body(data: bytes) -> None:
 
 
 def query(data: bytes) -> None:
+    asked: Any = SimpleNamespace(query=yarl.URL("/?" + quote_from_bytes(data, safe="=&+%[]"), encoded=True).query)
     try:
-        request = make_mocked_request("GET", "/?" + quote_from_bytes(data, safe="=&+%[]"))
-        value = _query.read(request)
+        value = _query.read(asked)
     except errors.Invalid as e:
         e.message.encode()
         return

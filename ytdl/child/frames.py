@@ -14,7 +14,16 @@ MAX_FRAME_BYTES = 256 * 1024
 Stage = Literal["extracting", "downloading", "processing", "verifying"]
 
 
-class Order(msgspec.Struct, frozen=True):
+class _Hidden:
+    """What holds secrets keeps them out of its repr, and so out of tracebacks and log lines."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}()"
+
+
+class Order(_Hidden, msgspec.Struct, frozen=True):
     """Everything one job needs to know. No text of a user reaches an option of yt-dlp through it.
 
     `url` is canonical, made by our own parser. `earlier_dirs` are folders of earlier attempts at the same
@@ -62,7 +71,7 @@ class Cookie(msgspec.Struct, frozen=True, array_like=True):
         return f"Cookie({self.name!r}, {self.host!r})"
 
 
-class Account(msgspec.Struct, frozen=True):
+class Account(_Hidden, msgspec.Struct, frozen=True):
     """The cookies that the download's own user has for the site, or why there are none that could be used."""
 
     cookies: list[Cookie] = []
@@ -138,7 +147,7 @@ class Fault(msgspec.Struct, frozen=True, tag="fault"):
 Frame = Locked | Metadata | Progress | Done | Fault
 
 
-class Setup(msgspec.Struct, frozen=True, tag="setup"):
+class Setup(_Hidden, msgspec.Struct, frozen=True, tag="setup"):
     """First message to a fork server: what is the same for all its jobs."""
 
     allowed_extractors: list[str]

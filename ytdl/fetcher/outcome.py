@@ -24,11 +24,11 @@ class Settings:
     runtime_dir: Path
     ffmpeg: str | None = None
     deno: str | None = None
-    proxy: str | None = None
+    proxy: str | None = field(default=None, repr=False)
     ca_file: str | None = None
     allowed_extractors: tuple[str, ...] = ("youtube",)
     allowed_networks: tuple[str, ...] = ()
-    extractor_args: str = ""
+    extractor_args: str = field(default="", repr=False)
     cookies_file: str | None = field(default=None, repr=False)
     socket_timeout_seconds: float = 20.0
     stall_seconds: float = 60.0
