@@ -32,7 +32,7 @@ log = logging.getLogger("ytdl.blocks")
 q = sql.load("blocks")
 
 # How long a block may be in force without this process, should the word of it be lost.
-COMPARE_SECONDS = 0.8
+COMPARE_SECONDS = 0.6
 PAGE = 500
 # With more words than this unread the whole is read anyway.
 UNREAD = 200
