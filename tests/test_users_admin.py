@@ -13,6 +13,7 @@ from tests.test_apikeys import made, recorded, script
 from tests.test_cancel_times import begun, nothing_is_left
 from ytdl.api.keys import AUTH, DB
 from ytdl.config import Config
+from ytdl.db import VIOLATIONS
 from ytdl.sql import Query
 
 LEFT = Query(
@@ -23,6 +24,11 @@ LEFT = Query(
 )  # fmt: skip
 RUNNING = Query("test.running", "value", "", b"SELECT count(*) FROM jobs WHERE state = 'running' AND user_id = %(id)s")
 JOBS = Query("test.jobs", "many", "", b"SELECT DISTINCT state FROM jobs")
+REFERENCES = Query(
+    "test.references", "many", "",
+    b"SELECT conname FROM pg_constraint WHERE contype = 'f'"
+    b" AND confrelid IN ('users'::regclass, 'sessions'::regclass, 'api_keys'::regclass)",
+)  # fmt: skip
 ADMINS = Query("test.admins", "value", "", b"SELECT count(*) FROM users WHERE role = 'admin' AND is_active")
 
 
@@ -257,6 +263,11 @@ async def test_what_is_asked_for_while_an_account_goes_does_not_stay(service: Se
     assert {a.status for a in answers} <= {202, 204, 401} and answers[10].status == 204
     assert (await service.app[DB].one(LEFT))["downloads"] == 0
     assert {row["state"] for row in await service.app[DB].many(JOBS)} <= {"cancelled"}
+
+
+async def test_whatever_refers_to_who_asks_says_so_when_they_are_gone(service: Service) -> None:
+    names = {row["conname"] for row in await service.app[DB].many(REFERENCES)}
+    assert names and names <= VIOLATIONS.keys()
 
 
 async def test_a_limit_of_concurrent_downloads_holds_and_ends(

@@ -10,6 +10,7 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from ytdl import apikeys, audit, errors, log, sql, users
+from ytdl import db as database
 from ytdl.auth import Auth
 from ytdl.db import DB, Row, Statements, Transaction
 from ytdl.downloads import Downloads
@@ -22,6 +23,15 @@ q = sql.load("accounts")
 NO_USER = "There is no such user."
 LAST_ADMIN = "This is the last active admin, who can be neither removed nor demoted nor deactivated."
 LIMITS = ("concurrent_downloads", "requests_per_minute", "file_bytes")
+
+
+# Whoever asks for something while the account or key they come with is being removed.
+for _constraint in (
+    *("api_keys_user_id_fkey", "blocks_created_by_fkey", "cookies_user_id_fkey", "downloads_user_id_fkey"),
+    *("idempotency_keys_user_id_fkey", "refresh_tokens_session_id_fkey", "sealed_values_owner_fkey"),
+    *("sessions_user_id_fkey", "tickets_key_id_fkey", "tickets_session_id_fkey"),
+):
+    database.VIOLATIONS[_constraint] = lambda: errors.Unauthorized("The account or key was just removed.")
 
 
 class AccountFilter(msgspec.Struct, forbid_unknown_fields=True, frozen=True):

@@ -18,7 +18,6 @@ import uuid_utils.compat as uuid
 from msgspec import Meta
 
 from ytdl import audit, crypto, errors, sql, texts
-from ytdl import db as database
 from ytdl.auth import BELIEVED_SECONDS, Identity
 from ytdl.db import DB, Statements
 from ytdl.events import Events
@@ -72,13 +71,6 @@ class Keys(msgspec.Struct, frozen=True):
 
     items: list[ApiKey]
     next_cursor: None = None
-
-
-def _gone() -> errors.Unauthorized:
-    return errors.Unauthorized(NOT_VALID)
-
-
-database.VIOLATIONS["tickets_key_id_fkey"] = _gone
 
 
 def is_key(token: str) -> bool:

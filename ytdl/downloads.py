@@ -14,7 +14,6 @@ import msgspec
 from psycopg.types.json import Jsonb
 from uuid_utils.compat import uuid7
 
-from ytdl import db as database
 from ytdl import errors, metrics, sql, urls
 from ytdl.db import DB, Row, Transaction
 from ytdl.disk import Disk
@@ -66,14 +65,6 @@ class Created:
 def check_idempotency_key(key: str | None) -> None:
     if key is not None and not _IDEMPOTENCY_KEY.fullmatch(key):
         raise errors.invalid("Idempotency-Key", "must have 1 to 255 printable ASCII characters")
-
-
-def _account_gone() -> errors.Unauthorized:
-    return errors.Unauthorized("This account was just removed.")
-
-
-database.VIOLATIONS["downloads_user_id_fkey"] = _account_gone
-database.VIOLATIONS["idempotency_keys_user_id_fkey"] = _account_gone
 
 
 class Downloads:
