@@ -25,7 +25,8 @@ class Fault:
 
     Sizes are bytes of one answer's body, times are seconds, rates are bytes a second of one connection. A drip is a
     byte now and then. A bomb is a small packed body that is large when unpacked: megabytes in `player_bomb`, no end
-    in `media_bomb`. Without sizes the player says nothing of any file's length. A locked video is refused, as the word
+    in `media_bomb`. Without sizes the player says nothing of any file's length. `player_mime` takes
+    the place of mp4 and webm in the media types that it names. A locked video is refused, as the word
     says, to all but the account whose cookie SID is `player_account`; to that too if it is `player_closed`.
     """
 
@@ -41,6 +42,7 @@ class Fault:
     player_garbage: bool = False
     player_delay: float = 0.0
     player_sizeless: bool = False
+    player_mime: str = ""
     player_bomb: int = 0
     player_locked: str = ""
     player_account: str = ""

@@ -116,7 +116,8 @@ class Origin:
             return web.Response(text='{"playabilityStatus": {"sta<html>', content_type="application/json")
         if fault.player_bomb:
             return await asyncio.to_thread(_bomb, fault.player_bomb)
-        return _json(await self._describe(_as_shown(seen, fault), fault.player_sizeless))
+        answer = await self._describe(_as_shown(seen, fault), fault.player_sizeless)
+        return _json(replies.with_kind(answer, fault.player_mime) if fault.player_mime else answer)
 
     async def _describe(self, video: Video, sizeless: bool) -> dict[str, Any]:
         change = self.faults.peek("media", video.id).media_change

@@ -70,6 +70,14 @@ def without_sizes(answer: Json) -> Json:
     return answer
 
 
+def with_kind(answer: Json, kind: str) -> Json:
+    """The same from a service that calls its files by another kind, from which the extractor takes the extension."""
+    streaming = answer.get("streamingData", {})
+    for row in (*streaming.get("formats", []), *streaming.get("adaptiveFormats", [])):
+        row["mimeType"] = re.sub(r"/[a-z0-9]+", lambda _: f"/{kind}", row["mimeType"], count=1)
+    return answer
+
+
 def initial_player(video: Video, premiere_at: int) -> Json:
     """The player answer inside /watch: it alone has the microformat; its formats are never used."""
     answer = player(video, [], premiere_at)

@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from ytdl.child.formats import Stream
+from ytdl.child.formats import CONTENT_TYPES, Stream
 from ytdl.child.values import whole
 
 LOCK = "lock"
 NOTE = ".note"
 PART = ".part"
+# Sites name extensions as they like; a folder of ours holds no `desktop`, `url`, `py` or `sh`.
+_OF_MEDIA = {*CONTENT_TYPES, "3gp", "aac", "flv", "mka", "mov", "ogg", "ts", "weba"}
 
 
 class Folder:
@@ -118,9 +120,9 @@ def take_lock(folder: Path, *, create: bool) -> int | None:
 
 
 def name_of(stream: Stream) -> str:
-    """The file name of a stream, the same in every attempt: its id, tamed, and its extension."""
+    """The file name of a stream, the same in every attempt: its id, tamed, and its extension, if that is of media."""
     ext = str(stream.get("ext"))
-    return f"{re.sub(r'[^A-Za-z0-9_-]', '_', str(stream['format_id']))[:60]}.{ext if ext.isalnum() else 'bin'}"
+    return f"{re.sub(r'[^A-Za-z0-9_-]', '_', str(stream['format_id']))[:60]}.{ext if ext in _OF_MEDIA else 'bin'}"
 
 
 def is_one_file(stream: Stream) -> bool:
