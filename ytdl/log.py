@@ -27,7 +27,8 @@ download_id: contextvars.ContextVar[str | None] = contextvars.ContextVar("downlo
 _SECRET_NAME = re.compile(r"password|secret|token|authorization|cookie|ticket|api_key", re.IGNORECASE)
 # What gives a secret away in a text: the word before it, the place in an address, or the form of what we make.
 _SECRET_TEXT = re.compile(
-    r"(?i:(\bbearer\s+|\bbasic\s+(?=[a-z0-9+/]{8})|[?&](?:ticket|(?:access_|refresh_)?token|api_key|password|secret)=))"
+    r"(?i:(\bbearer\s+|\bbasic\s+(?-i:(?=[A-Za-z0-9+/]{8})(?=\S*[0-9A-Z=]))"
+    r"|[?&](?:ticket|(?:access_|refresh_)?token|api_key|password|secret)=))"
     r"[^\s&\"'<>]+"
     r"|(\b[A-Za-z][A-Za-z0-9+.-]*://[^\s/:@\"']*:)[^\s/\"']+(?=@)"  # the password in an address
     r"|(\bytdl_)[0-9A-Za-z]{38}\b"  # an API key

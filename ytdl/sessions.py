@@ -175,7 +175,7 @@ def _clean(agent: str | None) -> str | None:
     """What a client calls itself, cut and made text: a header may hold bytes that are none."""
     if agent is None:
         return None
-    return agent[:AGENT_LENGTH].encode("utf-8", "replace").decode().replace("\0", "")
+    return redact(agent)[:AGENT_LENGTH].encode("utf-8", "replace").decode().replace("\0", "")
 
 
 async def sweep(db: Statements) -> int:
