@@ -331,8 +331,8 @@ def markdown() -> str:
         "<!-- Made by `ytdl config --markdown`; edit the table in ytdl/config.py. -->",
         "",
         "Every setting is an environment variable, and every one has a default. A secret (marked so) is also read",
-        "from the file that `NAME_FILE` names. `ytdl config` shows what is in force, `ytdl config --check` says",
-        "what is wrong with it.",
+        "from the file that `NAME_FILE` names; the log tells at the start of one that every account of the machine may",
+        "read. `ytdl config` shows what is in force, `ytdl config --check` says what is wrong with it.",
     ]
     for section, names in sections().items():
         lines += ["", f"## {section}", "", "| name | default | meaning |", "| --- | --- | --- |"]
