@@ -1,6 +1,7 @@
 """What admins do with accounts: looking, changing, limiting, shutting out, removing. One admin always stays."""
 
 import asyncio
+import dataclasses
 from typing import Any
 from uuid import uuid4
 
@@ -28,6 +29,16 @@ REFERENCES = Query(
     "test.references", "many", "",
     b"SELECT conname FROM pg_constraint WHERE contype = 'f'"
     b" AND confrelid IN ('users'::regclass, 'sessions'::regclass, 'api_keys'::regclass)",
+)  # fmt: skip
+# As when somebody tries a download again while it is being removed: a job that no record speaks of.
+LATE_FUNCTION = Query(
+    "test.late", "exec", "",
+    b"CREATE FUNCTION late() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN INSERT INTO jobs (kind, subject, user_id)"
+    b" VALUES (''download'', OLD.id, OLD.user_id); RETURN NULL; END'",
+)  # fmt: skip
+LATE_TRIGGER = Query(
+    "test.late", "exec", "",
+    b"CREATE TRIGGER late AFTER DELETE ON downloads FOR EACH ROW EXECUTE FUNCTION late()",
 )  # fmt: skip
 ADMINS = Query("test.admins", "value", "", b"SELECT count(*) FROM users WHERE role = 'admin' AND is_active")
 
@@ -232,6 +243,12 @@ async def test_an_identity_says_what_its_user_may_ask(service: Service, root: Pe
         assert (await client.get("/auth/profile")).status == 200
 
 
+@pytest.fixture
+def downloading_config(downloading_config: Config) -> Config:
+    """A beat is ten seconds away, so it is not what brings the end of a download."""
+    return dataclasses.replace(downloading_config, download_lease_seconds=30.0)
+
+
 async def test_a_removed_account_leaves_nothing_running_and_nothing_of_its_own(
     downloading: Service, ann: Person, youtube: YouTube
 ) -> None:
@@ -263,6 +280,16 @@ async def test_what_is_asked_for_while_an_account_goes_does_not_stay(service: Se
     assert {a.status for a in answers} <= {202, 204, 401} and answers[10].status == 204
     assert (await service.app[DB].one(LEFT))["downloads"] == 0
     assert {row["state"] for row in await service.app[DB].many(JOBS)} <= {"cancelled"}
+
+
+async def test_a_job_that_came_at_the_very_last_moment_is_cancelled(service: Service, root: Person) -> None:
+    db = service.app[DB]
+    await db.exec(LATE_FUNCTION)
+    await db.exec(LATE_TRIGGER)
+    async with service.person("ann") as ann:
+        await ask(ann, "https://youtu.be/many_910000")
+        assert (await root.delete(f"/auth/users/{ann.user_id}")).status == 204
+    assert [row["state"] for row in await db.many(JOBS)] == ["cancelled"]
 
 
 async def test_whatever_refers_to_who_asks_says_so_when_they_are_gone(service: Service) -> None:
