@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from tests.fetching import fail, fetch
+from tests.fakes.youtube import YouTube
+from tests.fetching import fail, fetch, order_for
 from ytdl.child.frames import Order, Setup
 from ytdl.child.guard import Forbidden, Guard, resolve_proxy
 from ytdl.fetcher import Fetcher, Settings, find_ffmpeg
@@ -385,6 +386,33 @@ async def test_a_manifest_cannot_point_inside(
     manifest.write_text(manifest.read_text().replace("film1.ts", segment))
     failure = await fail(open_fetcher, Order("1.1", film[0], "best", "mp4", str(tmp_path / "work")))
     assert failure.failure.code in codes
+
+
+DASH = """<?xml version="1.0"?><MPD xmlns="urn:mpeg:dash:schema:mpd:2011" type="static"
+mediaPresentationDuration="PT6S"><Period><AdaptationSet mimeType="video/mp4"><SegmentTemplate timescale="1" duration="3"
+startNumber="1" media="{place}$Number$.m4s" initialization="{place}0.m4s"/><Representation id="1" bandwidth="1"
+width="320" height="180" codecs="avc1.4d401e"/></AdaptationSet></Period></MPD>"""
+
+
+@pytest.mark.parametrize("place", ["http://[::1]:9/", "https://169.254.169.254/"])
+async def test_a_dash_manifest_cannot_point_inside(
+    tmp_path: Path, film: tuple[str, Path], open_fetcher: Fetcher, place: str
+) -> None:
+    (film[1] / "film.mpd").write_text(DASH.replace("{place}", place))
+    url = film[0].replace("m3u8", "mpd")
+    failure = await fail(open_fetcher, Order("1.1", url, "best", "mp4", str(tmp_path / "work")))
+    assert failure.failure.code == "address_forbidden"
+
+
+async def test_pictures_subtitles_and_lists_are_not_asked_for(
+    fetcher: Fetcher, youtube: YouTube, tmp_path: Path
+) -> None:
+    """What a site names there leads nowhere, since nobody goes."""
+    youtube.forget()
+    await fetch(fetcher, order_for(youtube, tmp_path, embed_metadata=True))
+    asked = {(seen.host, seen.path.split("/")[1]) for seen in youtube.requests}
+    assert {host for host, _ in asked} <= {"www.youtube.com", "rr1---sn-standin.googlevideo.com"}
+    assert {path for _, path in asked} <= {"watch", "youtubei", "videoplayback", "iframe_api", "s"}
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "2130706433", "0x7f000001", "[::ffff:127.0.0.1]"])
