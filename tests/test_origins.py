@@ -84,3 +84,13 @@ async def test_browsers_are_told_to_come_by_https_where_that_is_how_they_come(se
         plain.client.get("/healthz") as answer,
     ):
         assert "Strict-Transport-Security" not in answer.headers
+
+
+@pytest.mark.parametrize(("headers", "status"), [({}, 401), ({"Origin": OURS}, 401), ({"Origin": THEIRS}, 403)])
+async def test_a_form_is_not_taken_from_another_sites_page(
+    service: Service, headers: dict[str, str], status: int
+) -> None:
+    """A browser posts a form for any page; with it a page could have its visitors sign in wrongly."""
+    form = {"grant_type": "password", "username": "nobody", "password": "Wrong-guess-9"}
+    async with service.client.post("/api/v1/security/token", data=form, headers=headers) as answer:
+        assert answer.status == status

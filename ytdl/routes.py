@@ -7,7 +7,21 @@ nowhere else. Rows are wrapped by hand, to be read as a table.
 from typing import Any
 
 from ytdl.accounts import Account, AccountChange, AccountFilter, AccountPage
-from ytdl.api import accounts, apikeys, auth, blocks, cookies, docs, downloads, events, limits, security, service, streams, validation
+from ytdl.api import (
+    accounts,
+    apikeys,
+    auth,
+    blocks,
+    cookies,
+    docs,
+    downloads,
+    events,
+    limits,
+    security,
+    service,
+    streams,
+    validation,
+)
 from ytdl.api.http import Route
 from ytdl.apikeys import Keys, MadeKey, NewKey
 from ytdl.auth import Credentials, Grant, PasswordChange, RefreshToken, Ticket, Tokens
@@ -49,11 +63,11 @@ ROUTES: tuple[Route, ...] = (
 
     # security
     Route("POST", "/security/token", security.token, "anyone", body=Grant, form=True, returns=Tokens,
-          limit="login", problems=("unauthorized", "locked")),
+          limit="login", problems=("unauthorized", "forbidden", "locked")),
     Route("POST", "/security/refresh", security.refresh, "anyone", body=RefreshToken, returns=Tokens,
           limit="login", problems=("unauthorized",)),
-    Route("POST", "/security/validate", validation.validate, "user", scope="read", body=Question, returns=Verdict),
     Route("GET", "/security/rate-limit/{policy}", limits.state, "user", returns=State),
+    Route("POST", "/security/validate", validation.validate, "user", scope="read", body=Question, returns=Verdict),
     Route("GET", "/security/events", events.page, "admin", query=EventFilter, returns=EventPage),
     Route("GET", "/security/stats", events.stats, "admin", query=Window, returns=Stats),
     Route("POST", "/security/report", events.report, "admin", scope="read", body=ReportWish, returns=Report,

@@ -14,6 +14,7 @@ import msgspec
 from aiohttp import hdrs, web
 
 from ytdl import errors, metrics
+from ytdl.api import origins
 
 # msgspec tells of half a pair at the very end of a body as if the body were cut off.
 _LONE = re.compile(rb"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])")
@@ -38,6 +39,7 @@ async def body(request: web.Request, decoder: "msgspec.json.Decoder[Any]", *, fo
     if not request.can_read_body:
         raise errors.Malformed("A JSON body is needed, and there is none.")
     if form and request.content_type == "application/x-www-form-urlencoded":
+        origins.check_page(request)
         return _form(await _read(request), decoder.type)
     charset = (request.charset or "utf-8").lower()
     if not JSON_TYPE.fullmatch(request.content_type) or charset not in ("utf-8", "utf8"):

@@ -51,15 +51,16 @@ def mark(request: web.Request, headers: "CIMultiDict[str]") -> None:
         headers[hdrs.ACCESS_CONTROL_EXPOSE_HEADERS] = SHOWN
 
 
-def check_socket(request: web.Request) -> None:
-    """Raises `errors.Forbidden` for a WebSocket that a page of an unlisted site opens (RFC 6455, section 10.2).
+def check_page(request: web.Request) -> None:
+    """Raises `errors.Forbidden` for a page of an unlisted site; scripts send no Origin.
 
-    Browsers ask nobody before they open one, so CORS does not keep anybody from it. Scripts send no Origin.
+    For what browsers do without asking first, so that CORS keeps nobody from it: WebSockets (RFC 6455, section 10.2),
+    and forms, by which a page could have its visitors sign in wrongly until they are blocked.
     """
     origin = request.headers.get(hdrs.ORIGIN)
     if origin is None or _is_listed(request) or _is_own(request, origin):
         return
-    raise errors.Forbidden("Pages of that site may not open WebSockets here; CORS_ALLOWED_ORIGINS lists who may.")
+    raise errors.Forbidden("Pages of that site may not do this here; CORS_ALLOWED_ORIGINS lists those that may.")
 
 
 def _is_listed(request: web.Request) -> bool:

@@ -222,7 +222,7 @@ async def _sse(request: web.Request, only: UUID | None) -> web.StreamResponse:
 
 async def _websocket(request: web.Request, only: UUID | None) -> web.StreamResponse:
     """Both directions at once: what the client says is thrown away, but that is how its going is noticed."""
-    origins.check_socket(request)
+    origins.check_page(request)
     if not web.WebSocketResponse().can_prepare(request):
         raise errors.Malformed("This address is for WebSockets; the request does not ask for one.")
     _check_room(request)
