@@ -21,7 +21,7 @@ q = sql.load("lockout")
 LOCKED = "Too many failed sign-ins under this name; try again later."
 # All tries of a name may be under way at once, as when a script signs in twenty times: whoever is too many waits for
 # one to end, so that right passwords lock nobody out. After so long it is turned away as when the service is busy.
-WAIT_SECONDS = 5.0
+WAIT_SECONDS = 10.0
 # How often it is asked whether a try has ended in another process; those of this process are known at once.
 ASK_SECONDS = 0.1
 
