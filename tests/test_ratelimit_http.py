@@ -246,3 +246,11 @@ def test_the_limits_are_settings() -> None:
     with pytest.raises(settings.ConfigError):
         settings.load({"RATE_LIMIT_PER_MINUTE": "0"})
     assert gcra.policy("p", settings.MOST).interval == 1
+
+
+async def test_the_document_tells_of_the_headers(service: Service) -> None:
+    async with service.client.get("/openapi.json") as response:
+        document = await response.json()
+    for path, counted in (("/api/v1/downloads", True), ("/docs", True), ("/metrics", False)):
+        answers = document["paths"][path]["get"]["responses"]
+        assert ("429" in answers) == ("RateLimit" in answers["200"].get("headers", {})) == counted

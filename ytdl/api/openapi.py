@@ -29,6 +29,9 @@ runs the service when something is wrong.
 Sign in at `POST /api/v1/auth/login` and send `Authorization: Bearer <access_token>`. Where a browser cannot
 set a header, a ticket from `POST /api/v1/auth/ticket` stands in for it once: `?ticket=<ticket>`. Scripts send
 an API key from `POST /api/v1/auth/api-keys` instead of the token; a `read` key changes nothing.
+
+The headers `RateLimit` and `RateLimit-Policy` say how many requests are left; who asks too often gets 429 with
+`Retry-After`, and the policies' names in `violated-policies`. `GET /api/v1/security/rate-limit/api` tells it too.
 """
 
 MEANINGS = {
@@ -55,6 +58,19 @@ HEADERS: dict[str, dict[str, Schema]] = {
     **{
         code: {"Retry-After": {"description": "Seconds.", "schema": {"type": "integer"}}}
         for code in ("blocked", "locked", "rate_limited", "unavailable")
+    },
+}
+# In every answer to a counted request.
+LIMITS: dict[str, Schema] = {
+    "RateLimit": {
+        "description": "What is left under each policy: `r` requests, and `t` seconds until there is one more.",
+        "schema": {"type": "string"},
+        "example": '"api";r=599;t=1, "address";r=2999;t=1',
+    },
+    "RateLimit-Policy": {
+        "description": "The policies that counted the request: `q` requests in `w` seconds, which may come at once.",
+        "schema": {"type": "string"},
+        "example": '"api";q=600;w=60, "address";q=3000;w=60',
     },
 }
 
@@ -111,6 +127,7 @@ def document(rows: tuple[Route, ...]) -> dict[str, Any]:
         "paths": paths,
         "components": {
             "schemas": components,
+            "headers": LIMITS,
             "responses": {code: _problem(code) for code in problems.STATUS},
             "securitySchemes": SECURITY_SCHEMES,
         },
@@ -187,9 +204,10 @@ def _success(row: Route, status: int, schema: Schema | None) -> Schema:
         answer["content"] |= {media: {"schema": {"type": "string"}} for media in row.other_media}
     elif row.media != "application/json":
         answer["content"] = {row.media: {"schema": EVENT if row.media == "text/event-stream" else {"type": "string"}}}
+    headers: Schema = {name: {"$ref": f"#/components/headers/{name}"} for name in LIMITS if row.limit}
     if row.tagged and status == row.status:
-        answer["headers"] = {"ETag": {"schema": {"type": "string"}}}
-    return answer
+        headers["ETag"] = {"schema": {"type": "string"}}
+    return answer | ({"headers": headers} if headers else {})
 
 
 def codes(row: Route) -> tuple[str, ...]:
