@@ -245,8 +245,8 @@ async def test_an_identity_says_what_its_user_may_ask(service: Service, root: Pe
 
 @pytest.fixture
 def downloading_config(downloading_config: Config) -> Config:
-    """A beat is ten seconds away, so it is not what brings the end of a download."""
-    return dataclasses.replace(downloading_config, download_lease_seconds=30.0)
+    """A beat is far away, so it is not what brings the end of a download."""
+    return dataclasses.replace(downloading_config, download_lease_seconds=120.0)
 
 
 async def test_a_removed_account_leaves_nothing_running_and_nothing_of_its_own(
