@@ -16,6 +16,7 @@ from tests.servers import Servers
 from ytdl import health
 from ytdl.api import docs, http, serving
 from ytdl.api.keys import AUTH, CONFIG, HEALTH
+from ytdl.api.keys import DB as DB_KEY
 from ytdl.config import Config
 from ytdl.db import DB
 from ytdl.health import Health
@@ -203,7 +204,7 @@ async def nothing(request: web.Request) -> None:
 
 async def test_a_row_for_admins_refuses_users(service: Service, alice: Person, root: Person) -> None:
     app = http.application()
-    app[CONFIG], app[AUTH] = service.config, service.app[AUTH]
+    app[CONFIG], app[AUTH], app[DB_KEY] = service.config, service.app[AUTH], service.app[DB_KEY]
     http.register(app, (http.Route("GET", "/nothing", nothing, "admin", status=204),))
     runner = serving.Runner(app)
     await runner.setup()
