@@ -92,7 +92,7 @@ ROUTES: tuple[Route, ...] = (
     Route("POST", "/downloads/{id}/retry", downloads.retry, "user", returns=Download, status=202,
           limit="create", problems=("conflict",)),
     Route("GET", "/downloads/{id}/file", downloads.file, "user", ticket=True, stream=True,
-          media="application/octet-stream", also={206: None, 304: None}, headers={
+          media="video/*", other_media=("audio/*",), also={206: None, 304: None}, headers={
               "Range": "One range of bytes; several, or none that can be read, mean the whole file.",
               "If-Range": "An ETag; for another file than that one the range does not count.",
               "If-None-Match": "An ETag; for the same file the answer is 304."},
@@ -124,5 +124,6 @@ ROUTES: tuple[Route, ...] = (
     Route("GET", "/api/docs", docs.api_docs, "anyone", media="text/html", plain=True),
     Route("GET", "/redoc", docs.redoc, "anyone", media="text/html", plain=True),
     Route("GET", "/openapi.json", docs.document, "anyone", returns=dict[str, Any], plain=True),
-    Route("GET", "/static/{name}", docs.asset, "anyone", media="application/octet-stream", plain=True),
+    Route("GET", "/static/{name}", docs.asset, "anyone", media="text/css",
+          other_media=("text/javascript", "image/svg+xml"), plain=True),
 )

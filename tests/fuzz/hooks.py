@@ -20,6 +20,8 @@ WHO: dict[str, Any] = json.loads(os.environ["FUZZ"])
 # What ends the session it is asked with; each gets one of its own.
 ENDS_ITS_SESSION = ("/api/v1/auth/logout", "/api/v1/auth/change-password", "/api/v1/auth/sessions/{id}")
 KNOWN_ONE_IN = 3
+# Parameters of paths that are no ids, with values that are known.
+NAMES = {"name": ("swagger-ui.css",), "policy": ("api", "login")}
 VIDEO = "https://www.youtube.com/watch?v="
 CHARACTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 COOKIES = "# Netscape HTTP Cookie File\n" + "".join(
@@ -30,6 +32,7 @@ NEW_PASSWORD = "Battery-staple-7"
 _session = requests.Session()
 _lock = threading.Lock()
 _shared: list[str] = []
+_tickets: set[str] = set()
 
 
 def _days_ago(days: int) -> str:
@@ -96,20 +99,23 @@ def _token() -> str:
 
 @schemathesis.hook
 def after_call(context: Any, case: Any, response: Any) -> None:
-    """A token that was refused is not used again."""
+    """A token that was refused is not used again, and a ticket that was given is known."""
     sent = (response.request.headers.get("Authorization") or "").removeprefix("Bearer ")
     with _lock:
         if response.status_code == 401 and sent in _shared:
             _shared.clear()
+    if case.operation.path == "/api/v1/auth/ticket" and response.status_code == 200:
+        _tickets.add(response.json()["ticket"])
 
 
 @schemathesis.hook
 def map_path_parameters(context: Any, path_parameters: dict[str, Any] | None) -> dict[str, Any] | None:
-    """Now and then the id of something that is there: a random one never is."""
-    if path_parameters and "id" in path_parameters and random.randrange(KNOWN_ONE_IN) == 0:
-        ids = WHO["finished"] if context.operation.path.endswith("/file") else WHO["ids"]
-        return {**path_parameters, "id": random.choice(ids)}
-    return path_parameters
+    """Now and then something that is there: what is made up never is."""
+    if not path_parameters or random.randrange(KNOWN_ONE_IN):
+        return path_parameters
+    ids = WHO["finished"] if context.operation.path.endswith("/file") else WHO["ids"]
+    known = {"id": ids, **NAMES}
+    return {name: random.choice(known[name]) if name in known else value for name, value in path_parameters.items()}
 
 
 @schemathesis.hook
@@ -121,6 +127,9 @@ def before_call(context: Any, case: Any, kwargs: dict[str, Any]) -> None:
         if "Idempotency-Key" in (case.headers or {}):
             # A key is good for one body.
             case.headers = {**case.headers, "Idempotency-Key": str(uuid4())}
+    if (case.query or {}).get("ticket") in _tickets:
+        # It was learnt from an answer; what schemathesis makes up itself it expects to be refused.
+        case.query = {**case.query, "ticket": "made-up"}
     if case.method.upper() in ("PUT", "DELETE") and (case.path_parameters or {}).get("id") in WHO["kept"]:
         case.path_parameters = {**case.path_parameters, "id": str(uuid4())}
 

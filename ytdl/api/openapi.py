@@ -202,8 +202,9 @@ def _success(row: Route, status: int, schema: Schema | None) -> Schema:
     if schema is not None:
         answer["content"] = {row.media: {"schema": schema}}
         answer["content"] |= {media: {"schema": {"type": "string"}} for media in row.other_media}
-    elif row.media != "application/json":
-        answer["content"] = {row.media: {"schema": EVENT if row.media == "text/event-stream" else {"type": "string"}}}
+    elif row.media != "application/json" and status != HTTPStatus.NOT_MODIFIED:
+        schema = EVENT if row.media == "text/event-stream" else {"type": "string"}
+        answer["content"] = {media: {"schema": schema} for media in (row.media, *row.other_media)}
     headers: Schema = {name: {"$ref": f"#/components/headers/{name}"} for name in LIMITS if row.limit}
     if row.tagged and status == row.status:
         headers["ETag"] = {"schema": {"type": "string"}}
