@@ -115,7 +115,7 @@ async def test_children_see_no_secret_of_the_service(
         task: Run = asyncio.create_task(fetcher.run(order_for(youtube, tmp_path, wanted="mp3"), lambda frame: None))
         await until(lambda: is_encoding(fetcher))
         family = [psutil.Process(fetcher.zygote_pid), *descendants(fetcher)]
-        known = {"PATH", "HOME", "LANG", "PYTHONPATH", "PWD", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"}
+        known = {"PATH", "HOME", "LANG", "PYTHONPATH", "PWD", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "DENO_DIR"}
         for process in family:
             assert set(process.environ()) <= known
         await cancel(task)
