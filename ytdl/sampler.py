@@ -19,9 +19,7 @@ LAG_SECONDS = 0.5
 
 
 class Sampler:
-    def __init__(
-        self, config: Config, db: DB, disk: Disk, cookies: Cookies, fetcher: Fetcher, health: Health
-    ) -> None:
+    def __init__(self, config: Config, db: DB, disk: Disk, cookies: Cookies, fetcher: Fetcher, health: Health) -> None:
         self._interval = config.metrics_collection_interval
         self._db = db
         self._disk = disk
