@@ -226,10 +226,9 @@ OPTIONS: list[dict[str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize("more", OPTIONS, ids=str)
-async def test_metube_pull_950_a_request_sets_no_option_of_yt_dlp(alice: Person, more: dict[str, Any]) -> None:
-    response = await alice.post("/downloads", {"url": URL, **more})
-    assert response.status == 422
+async def test_metube_pull_950_a_request_sets_no_option_of_yt_dlp(alice: Person) -> None:
+    statuses = {str(more): (await alice.post("/downloads", {"url": URL, **more})).status for more in OPTIONS}
+    assert statuses == dict.fromkeys(map(str, OPTIONS), 422)
 
 
 # CVE-2023-46121 (GHSA-3ch3-jhc6-5r8x): what was smuggled in an address set a proxy and headers.
@@ -299,29 +298,24 @@ async def test_metube_ghsa_vh67_cve_2026_55404_a_title_is_no_part_of_a_path_and_
 # metube before 0072d34: every site's page could use the API of who was signed in.
 
 
-@pytest.mark.parametrize("origin", ["https://evil.example", "null", "http://localhost:8000.evil.example"])
-async def test_metube_0072d34_pages_of_other_sites_may_not_read_answers(service: Service, origin: str) -> None:
-    asks = {
-        "Origin": origin,
-        "Access-Control-Request-Method": "POST",
-        "Access-Control-Request-Headers": "authorization",
-    }
-    for method in ("OPTIONS", "GET"):
-        async with service.client.request(method, "/api/v1/downloads", headers=asks) as response:
-            allowed = [name for name in response.headers if name.lower().startswith("access-control-allow")]
-            assert allowed == []
+async def test_metube_0072d34_pages_of_other_sites_may_not_read_answers(service: Service) -> None:
+    asks = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization"}
+    for origin in ("https://evil.example", "null", f"{service.url}.evil.example"):
+        for method in ("OPTIONS", "GET"):
+            headers = {"Origin": origin, **asks}
+            async with service.client.request(method, "/api/v1/downloads", headers=headers) as response:
+                assert not [name for name in response.headers if name.lower().startswith("access-control-allow")]
 
 
 # reclip's issue 78: an address that begins with dashes was read as an option (--batch-file=/etc/passwd).
 
+DASHES = ["--batch-file=/etc/passwd", "-a/etc/passwd", "--exec=id", f"--config-locations=x {URL}"]
 
-@pytest.mark.parametrize(
-    "url", ["--batch-file=/etc/passwd", "-a/etc/passwd", "--exec=id", f"--config-locations=x {URL}"]
-)
-async def test_reclip_78_an_option_is_no_address(alice: Person, url: str) -> None:
-    response = await alice.post("/downloads", {"url": url})
-    assert response.status == 422
-    assert (await response.json())["errors"][0]["field"] == "url"
+
+async def test_reclip_78_an_option_is_no_address(alice: Person) -> None:
+    for url in DASHES:
+        response = await alice.post("/downloads", {"url": url})
+        assert response.status == 422 and (await response.json())["errors"][0]["field"] == "url"
 
 
 # The releases that mended what cannot be seen from here.

@@ -199,7 +199,7 @@ async def test_a_proxy_is_not_asked_for_what_is_inside(
     """Nobody but the proxy sees the address that it connects to, and it may stand in the same house."""
     proxy, first = forwarder[0], "http://www.example.com/film.m3u8"
     # What yt-dlp fetches in pieces it tries again for seconds.
-    places = BEHIND[:2] if way == "list" else BEHIND
+    places = BEHIND[:1] if way == "list" else BEHIND
     for number, place in enumerate(places):
         proxy.page, proxy.place = LIST.replace("{place}", place), place if way == "redirect" else ""
         failure = await fail(behind, Order(f"1.{number}", first, "best", "any", str(tmp_path / f"work{number}")))
@@ -234,7 +234,7 @@ except Exception:
     print(guard.refused_address, any(heard))
 """
 THROUGH = [("socks5h", "127.0.0.1"), ("socks5", "localhost"), ("socks5h", "127.1"), ("socks4", "10.0.0.1")]
-THROUGH += [("socks5h", "router"), ("socks4a", "2130706433"), ("socks5", "[::1]")]
+THROUGH += [("socks4a", "2130706433")]
 
 
 @pytest.mark.parametrize(("kind", "host"), [*THROUGH, ("socks5h", "www.example.com")])
