@@ -70,7 +70,7 @@ class Config:
     block_minutes: float = setting(10.0, "How long an address is blocked; doubles with each block within a week, up to a day.", section="Accounts", least=0.01)
     rate_limit_per_minute: int = setting(600, "Requests a minute of one user, and of one API key; all of them may come at once.", section="Limits", least=1)
     rate_limit_address_per_minute: int = setting(0, "The same of one address (IPv6: a network of 64 bits), whoever asks; 0 means 5 times RATE_LIMIT_PER_MINUTE.", section="Limits", least=0)
-    rate_limit_login_per_minute: int = setting(0, "Sign-ins, refreshes, registrations and changes of passwords of one address; 0 means a 20th of RATE_LIMIT_PER_MINUTE.", section="Limits", least=0)
+    rate_limit_login_per_minute: int = setting(0, "Sign-ins, refreshes, registrations and changes of passwords of one address; 0 means a 5th of RATE_LIMIT_PER_MINUTE.", section="Limits", least=0)
     rate_limit_create_per_minute: int = setting(0, "Downloads that one user may ask for; 0 means a 5th of RATE_LIMIT_PER_MINUTE.", section="Limits", least=0)
     registration_open: bool = setting(True, "Whether anyone may make an account.", section="Accounts")
     admin_username: str = setting("admin", "Name of the admin that is made when there is none.", section="Accounts")

@@ -45,7 +45,7 @@ def policies_of(config: Config) -> dict[str, Policy]:
         "api": general,
         "keys": 2 * general,
         "create": config.rate_limit_create_per_minute or max(1, general // 5),
-        "login": config.rate_limit_login_per_minute or max(1, general // 20),
+        "login": config.rate_limit_login_per_minute or max(1, general // 5),
         "url": general,
         "address": config.rate_limit_address_per_minute or 5 * general,
     }
