@@ -9,7 +9,7 @@ import itertools
 import re
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-# In small letters, without what is neither letter nor digit.
+# In small letters, without what stands between words.
 SAMPLES = frozenset(
     {
         *("admin", "administrator", "admin123", "admin1234", "default", "example", "letmein", "none", "null", "pass"),
@@ -35,7 +35,7 @@ def is_sample(text: str) -> bool:
     """Whether this is a well-known sample, or asks to be replaced."""
     lower = text.strip().lower()
     words = re.sub(r"[^a-z0-9]+", "_", lower)
-    return words.replace("_", "") in SAMPLES or bool(ASKS.search(words) or ASKS.search(lower))
+    return re.sub(r"[\s_.-]+", "", lower) in SAMPLES or bool(ASKS.search(words) or ASKS.search(lower))
 
 
 def is_weak(key: str) -> bool:

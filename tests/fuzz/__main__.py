@@ -6,6 +6,7 @@ Prints a line for each with its figures and its seed, the words of whatever foun
 import argparse
 import asyncio
 import importlib.util
+import logging
 import random
 import re
 import subprocess
@@ -31,12 +32,14 @@ def main() -> int:
     parser.add_argument("--parser-seconds", type=int, default=30, help="for each parser; 0 leaves them out")
     parser.add_argument("--seed", type=int, default=random.randrange(SEEDS), help="of an earlier run")
     arguments = parser.parse_args()
+    # What the service thinks of such requests fills pages; a fault of its own is shown.
+    logging.basicConfig(level=logging.ERROR)
     found = []
     if arguments.parser_seconds:
         found += [_parse(name, arguments.parser_seconds, arguments.seed) for name in TARGETS]
     if arguments.seconds:
         found += asyncio.run(_ask(arguments.seconds // len(ROLES), arguments.seed))
-    print(f"{sum(found)} of {len(found)} found something; --seed {arguments.seed} asks the same again.")
+    print(f"{sum(found)} of {len(found)} found something; --seed {arguments.seed} begins in the same way.")
     return int(any(found))
 
 
