@@ -26,6 +26,7 @@ COPY = Query("test.copy", "exec", "", b"UPDATE sealed_values SET sealed = s.seal
 FILL = Query("test.fill", "exec", "", b"INSERT INTO sealed_values (id, kind, owner, name, sealed, key_id)"
     b" SELECT gen_random_uuid(), 'webhook', %(owner)s::uuid, v.name, v.value, %(key_id)s"
     b" FROM unnest(%(names)s::text[], %(values)s::bytea[]) AS v (name, value)")  # fmt: skip
+HOLD_LAST = Query("test.hold", "exec", "", b"SELECT id FROM sealed_values ORDER BY id DESC LIMIT 1 FOR UPDATE")
 DROP_USER = Query("test.drop", "exec", "", b"DELETE FROM users WHERE id = %(id)s")
 EVENTS = Query("test.events", "many", "", b"SELECT object_id, detail FROM audit_events WHERE type = 'secret_rotated'")
 
@@ -207,19 +208,21 @@ async def test_the_command_fails_for_what_does_not_open(db: DB, env: dict[str, s
 
 async def test_a_rotation_that_is_killed_leaves_every_value_readable(db: DB, env: dict[str, str]) -> None:
     newest, former = (Vault([vault.key_of(text)]) for text in (KEY, FORMER))
-    await fill(db, former, None, 5000)
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "ytdl", "secrets", "rotate", env=env, stdout=subprocess.DEVNULL
-    )
-    while newest.newest not in await sealed.by_key(db):  # noqa: ASYNC110
-        await asyncio.sleep(0.002)
-    process.kill()
-    await process.wait()
-    between = await sealed.by_key(db)
-    assert 0 < between[former.newest] < 5000
-    assert (await sealed.check(db, vault.Vault([vault.key_of(KEY), vault.key_of(FORMER)]))).unopened == {}
+    await fill(db, former, None, 2 * sealed.BATCH + 5)
+    async with db.transaction() as tx:
+        # It comes as far as the last of three batches.
+        await tx.exec(HOLD_LAST)
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "ytdl", "secrets", "rotate", env=env, stdout=subprocess.DEVNULL
+        )
+        while (await sealed.by_key(db)).get(newest.newest) != 2 * sealed.BATCH:  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+        process.kill()
+        await process.wait()
+    assert await sealed.by_key(db) == {newest.newest: 2 * sealed.BATCH, former.newest: 5}
+    assert (await sealed.check(db, Vault([vault.key_of(KEY), vault.key_of(FORMER)]))).unopened == {}
     assert (await asyncio.to_thread(ytdl, "secrets", "rotate", env=env)).returncode == 0
-    assert await sealed.by_key(db) == {newest.newest: 5000}
+    assert await sealed.by_key(db) == {newest.newest: 2 * sealed.BATCH + 5}
 
 
 async def test_a_secret_is_in_no_line_of_the_log_and_no_event(
