@@ -19,7 +19,7 @@ def faults(password: str, username: str, email: str) -> list[str]:
 
 def make(username: str) -> str:
     """A random one that keeps the rules, for the person of this name."""
-    while faults(password := secrets.token_urlsafe(15), username, ""):
+    while faults(password := secrets.token_urlsafe(18), username, ""):
         pass
     return password
 

@@ -3,7 +3,7 @@
 from aiohttp import hdrs, web
 
 from ytdl import users
-from ytdl.api.http import client_ip, path_uuid, who
+from ytdl.api.http import Answer, client_ip, path_uuid, who
 from ytdl.api.keys import AUTH, CONFIG, DB
 from ytdl.auth import Credentials, PasswordChange, Ticket, Tokens
 from ytdl.sessions import SessionFilter, SessionPage
@@ -30,12 +30,14 @@ async def login(request: web.Request, body: Credentials) -> Tokens:
     return await request.app[AUTH].sign_in(body.username, body.password, ip=ip, agent=agent)
 
 
-async def logout(request: web.Request) -> None:
+async def logout(request: web.Request) -> Answer:
     """Sign out.
 
     Ends this session: its access tokens and its refresh token stop working at once, here and everywhere.
     """
     await request.app[AUTH].sign_out(who(request))
+    # Single resources may be kept by a browser, to be asked about again; they are to go with their user.
+    return Answer(None, headers={"Clear-Site-Data": '"cache"'})
 
 
 async def profile(request: web.Request) -> Profile:

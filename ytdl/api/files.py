@@ -71,7 +71,7 @@ class FileAnswer(web.StreamResponse):
         self.headers[hdrs.ACCEPT_RANGES] = "bytes"
         self.headers[hdrs.CONTENT_DISPOSITION] = disposition(file.name)
         self.headers[hdrs.CACHE_CONTROL] = "private, no-cache"
-        self.headers["Content-Security-Policy"] = "sandbox; default-src 'none'"
+        self.headers["Content-Security-Policy"] = "sandbox; default-src 'none'; base-uri 'none'; frame-ancestors 'none'"
 
     async def send(self, request: web.Request) -> web.StreamResponse:
         """Everything, body included. Raises `errors.Gone`, before anything was sent, when there is no file any more."""

@@ -8,12 +8,14 @@ import asyncio
 import contextlib
 import logging
 import socket
+from collections.abc import Mapping
 from typing import Any, cast
 
 from aiohttp import web
 
 from ytdl import errors, metrics
 from ytdl.api import blocking, middleware, problems
+from ytdl.api.keys import HEADERS
 
 log = logging.getLogger("ytdl.http")
 KEEPALIVE_SECONDS = 75.0
@@ -86,9 +88,10 @@ class Connection(web.RequestHandler):
             log.error("http.failed", exc_info=exc)
         sentence = problems.SENTENCES["malformed" if status < 500 else "internal"]
         error = errors.Malformed(sentence) if status < 500 else errors.Error(sentence)
-        blocking.unparsed(getattr(self._manager, "app", {}), request.remote, status)
+        app: Mapping[Any, Any] = getattr(self._manager, "app", {})
+        blocking.unparsed(app, request.remote, status)
         response = problems.answer(error, id, status=status)
-        response.headers.update(middleware.HEADERS | {"X-Request-Id": id, "Server": "ytdl"})
+        response.headers.update({**app.get(HEADERS, middleware.HEADERS), "X-Request-Id": id, "Server": "ytdl"})
         response.force_close()
         return response
 
