@@ -21,11 +21,15 @@ from yt_dlp.compat import compat_etree_fromstring
 from tests.conftest import PASSWORD, Person, Service, running
 from tests.front import NGINX, SOURCE, fronting
 from tests.instance import ROOT
+from tests.queueing import sql
 from tests.shape.source import imports, modules
 from ytdl import apikeys, crypto, log, passwords
 from ytdl.api.docs import ASSETS, STATIC
+from ytdl.api.files import FileAnswer
+from ytdl.api.keys import DB
 from ytdl.config import Config
 from ytdl.crypto import Hasher
+from ytdl.record import File
 from ytdl.routes import ROUTES
 
 OWN_SCRIPTS = sorted(STATIC.glob("*.js"))
@@ -80,6 +84,12 @@ async def test_an_answer_may_be_framed_by_nobody_and_loads_nothing(service: Serv
     for path in EVERYWHERE:
         async with service.client.get(path) as answer:
             assert CLOSED.items() <= policy_of(answer.headers).items(), path
+
+
+def test_a_file_is_saved_and_never_shown_as_a_page() -> None:
+    answer = FileAnswer(Path("x"), File('<script>"x".mp4', 1, "video/mp4", "0" * 64, "/x"))
+    assert answer.headers["Content-Disposition"].startswith("attachment; ")
+    assert (CLOSED | {"sandbox": ""}).items() <= policy_of(answer.headers).items()
 
 
 async def test_what_is_no_request_gets_the_headers_of_every_answer(service: Service) -> None:
@@ -167,6 +177,12 @@ async def test_each_sign_in_opens_a_session_of_its_own(service: Service, alice: 
 @pytest.mark.parametrize("password", ["Ytdl-2026!", "YouTube#1", "D0wnload!9", "!Video-77!", "Adm1n-2026"])
 def test_words_of_this_service_make_no_password(password: str) -> None:
     assert passwords.faults(password, "carol", "carol@example.org") == ["is among the most common passwords"]
+
+
+async def test_an_old_password_is_as_good_as_a_new_one(service: Service, alice: Person) -> None:
+    await sql(service.app[DB], "UPDATE users SET password_changed_at = now() - interval '10 years'")
+    async with service.client.post("/api/v1/auth/login", json=SIGN_IN) as answer:
+        assert answer.status == 200
 
 
 @pytest.fixture
