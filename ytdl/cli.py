@@ -114,6 +114,8 @@ def serve(arguments: argparse.Namespace) -> int:
     log.set_up(settings.log_level)
     for name in config.exposed():
         logging.getLogger("ytdl.config").warning("config.readable_by_all", extra={"setting": f"{name}_FILE"})
+    for sentence in config.doubtful(settings):
+        logging.getLogger("ytdl.config").warning("config.doubtful", extra={"doubt": sentence})
     return asyncio.run(server.serve(settings))
 
 

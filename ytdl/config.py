@@ -216,22 +216,34 @@ def _combined(c: Config) -> list[str]:
         faults.append("OUTBOUND_CA_FILE holds no certificate.")
     # Which part is wrong is not said, as it may be one of the password.
     unread_faults = [f"{name} cannot be read as an address." for name in unread]
-    return network_faults + faults + unread_faults + _given_away(c, key_length)
+    return network_faults + faults + unread_faults + _given_away(c)
 
 
-def _given_away(c: Config, key_length: int) -> list[str]:
-    """Secrets that are none: samples in any of them, and keys that nobody made at random."""
-    set_ones = {name: str(getattr(c, f.name)) for name, f in FIELDS.items() if f.metadata["secret"]}
-    faults = []
-    for name, text in set_ones.items():
-        entries = _entries(text) if name in LISTS_OF_SECRETS else (text,)
-        if any("://" not in entry and samples.is_sample(entry) for entry in entries):
-            faults.append(f"{name} is a sample from documentation; choose one of your own.")
-        elif any("://" in entry and samples.has_sample_password(entry) for entry in entries):
-            faults.append(f"{name} has a sample from documentation for its password, on a server elsewhere.")
-        elif name.endswith("_KEY") and len(text) >= key_length and samples.is_weak(text):
-            faults.append(f"{name} is too regular for a key; make one with: openssl rand -hex 32")
-    return faults
+def _given_away(c: Config) -> list[str]:
+    """Secrets that are none, because whoever reads documentation has them too."""
+    return [
+        f"{name} is a sample from documentation; choose one of your own."
+        for name, entries in _secrets(c).items()
+        if any("://" not in entry and samples.is_sample(entry) for entry in entries)
+    ]
+
+
+def doubtful(c: Config) -> list[str]:
+    """A sentence for each secret that can be guessed, but is not refused: a database's password is its own business,
+    and a service that has run with a regular key so far must still start."""
+    found = []
+    for name, entries in _secrets(c).items():
+        if any("://" in entry and samples.has_sample_password(entry) for entry in entries):
+            found.append(f"{name} has a sample from documentation for its password, on a server elsewhere.")
+        elif name.endswith("_KEY") and any(samples.is_weak(entry) for entry in entries):
+            found.append(f"{name} is too regular for a key; make one with: openssl rand -hex 32")
+    return found
+
+
+def _secrets(c: Config) -> dict[str, tuple[str, ...]]:
+    """By setting, the secrets that are set."""
+    texts = {name: str(getattr(c, f.name)) for name, f in FIELDS.items() if f.metadata["secret"]}
+    return {name: _entries(text) if name in LISTS_OF_SECRETS else (text,) for name, text in texts.items() if text}
 
 
 def _entries(text: str) -> tuple[str, ...]:

@@ -1,7 +1,7 @@
 """Secrets that are none: what stands in documentation and tutorials, and what a finger that leans on a key types.
 
-Who reads can enter a server that has one of them, so `config` refuses it at the start. Nothing here judges what people
-choose as passwords; that is `passwords`'.
+Who reads can enter a server that has one of them, so `config` refuses it at the start, or warns of it. Nothing here
+judges what people choose as passwords; that is `passwords`'.
 """
 
 import ipaddress
