@@ -116,6 +116,8 @@ def test_a_secrets_file_that_all_may_read_is_told_at_the_start(given: dict[str, 
     (tmp_path / "key").write_text(given.pop("JWT_SECRET_KEY"))
     (tmp_path / "key").chmod(0o644)
     with serving(given | {"JWT_SECRET_KEY_FILE": str(tmp_path / "key")}, until="readable_by_all") as process:
+        # Before it listens, SIGTERM may find nobody who hears it.
+        assert process.stderr and any("serve.listening" in line for line in process.stderr)
         process.terminate()
         assert process.wait(timeout=10) == 0
 
