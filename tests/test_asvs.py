@@ -12,6 +12,7 @@ import re
 import xml.etree.ElementTree as ET
 from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
@@ -20,7 +21,7 @@ from yt_dlp.compat import compat_etree_fromstring
 
 from tests.conftest import PASSWORD, Person, Service, running
 from tests.front import NGINX, SOURCE, fronting
-from tests.instance import ROOT
+from tests.instance import ROOT, free_port
 from tests.queueing import sql
 from tests.shape.source import imports, modules
 from ytdl import apikeys, crypto, log, passwords
@@ -325,4 +326,29 @@ async def test_what_nginx_answers_itself_is_as_closed_as_the_rest(service: Servi
             assert answer.headers.getall("X-Content-Type-Options") == ["nosniff"]
             [policy] = answer.headers.getall("Content-Security-Policy")
             assert "default-src 'none'" in policy and "frame-ancestors 'none'" in policy
-        assert own.headers["Content-Type"] == "text/html; charset=utf-8"
+        assert traced.headers["Content-Type"] == "text/html; charset=utf-8"
+
+
+@pytest.mark.skipif(NGINX is None, reason="nginx is not installed")
+async def test_what_nginx_refuses_is_a_problem_like_all_others(service: Service) -> None:
+    nobody = f"http://127.0.0.1:{free_port()}"
+    async with fronting([service.url]) as front, fronting([nobody]) as alone, aiohttp.ClientSession() as client:
+        large = {"data": io.BytesIO(b"x" * 2**21)}
+        assert await refusal(client, "POST", f"{front.addresses[0]}/api/v1/downloads", **large) == (
+            413,
+            "too_large",
+            32,
+        )
+        assert await refusal(client, "GET", f"{front.addresses[0]}/metrics") == (404, "not_found", 32)
+        assert await refusal(client, "GET", f"{alone.addresses[0]}/healthz") == (502, "unavailable", 32)
+        # What a service says passes as it is, under the service's own id.
+        assert await refusal(client, "GET", f"{front.addresses[0]}/none") == (404, "not_found", 16)
+
+
+async def refusal(client: aiohttp.ClientSession, method: str, url: str, **more: Any) -> tuple[int, str, int]:
+    """The status, the code, and how long the id is."""
+    async with client.request(method, url, **more) as answer:
+        assert answer.content_type == "application/problem+json"
+        document = await answer.json(content_type=None)
+        assert document["status"] == answer.status
+        return answer.status, document["code"], len(document["request_id"])
