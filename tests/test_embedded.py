@@ -19,6 +19,7 @@ import pytest
 from redis.asyncio import Redis
 
 from ytdl import embedded, errors
+from ytdl.embedded import folder
 from ytdl.embedded.process import package_folder
 
 ROOT = Path(__file__).parent.parent
@@ -282,6 +283,32 @@ async def test_a_long_path_gets_a_short_folder_for_its_sockets(tmp_path: Path) -
             sockets = (data_dir / "run").readlink()
             assert len(os.fsencode(sockets)) < 60
         assert not sockets.exists()
+
+
+@pytest.fixture
+def long_temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / ("temporary" * 12)
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    return folder
+
+
+async def test_a_long_path_of_temporary_files_is_none_for_sockets(tmp_path: Path, long_temporary: Path) -> None:
+    data_dir = tmp_path / ("long" * 30)
+    async with running(data_dir) as servers:
+        await remember(*servers)
+        sockets = (data_dir / "run").readlink()
+    assert not sockets.exists() and not list(long_temporary.iterdir())
+
+
+async def test_where_no_path_is_short_enough_the_way_out_is_told(
+    tmp_path: Path, long_temporary: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(folder, "SHORT_FOLDERS", (tmp_path / "not" / "there",))
+    for _ in range(2):
+        # The lock is free again at the second time.
+        with pytest.raises(errors.Unavailable, match="set DATA_DIR or TMPDIR to a shorter one"):
+            await embedded.claim(tmp_path / ("long" * 30), patience_s=0)
 
 
 async def test_a_failed_start_gives_the_last_words_of_the_server(data_dir: Path) -> None:

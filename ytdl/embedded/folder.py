@@ -1,6 +1,7 @@
 """The data folder: one service at a time, and where the sockets of its servers lie."""
 
 import asyncio
+import contextlib
 import fcntl
 import os
 import shutil
@@ -14,6 +15,8 @@ from ytdl import errors
 
 LONGEST_SOCKET = "pg/.s.PGSQL.5432"
 SOCKET_PATH_BYTES = 107  # sun_path of Linux, without its closing zero
+# TMPDIR may be as long as the data folder; these are there on every Linux, and open to all.
+SHORT_FOLDERS = (Path("/tmp"), Path("/var/tmp"))
 POLL_SECONDS = 0.025
 
 
@@ -34,7 +37,8 @@ class Claim:
 async def claim(data_dir: Path, patience_s: float = 3.0) -> Claim:
     """Make the folder if needed and lock it; waits `patience_s` for a predecessor that is ending.
 
-    Raises `errors.Locked` when another service has it, `errors.Unavailable` when it can't be written.
+    Raises `errors.Locked` when another service has it, `errors.Unavailable` when it can't be written, or when its path
+    is too long for sockets and so is that of every folder for temporary files.
     """
     folder = data_dir.resolve()
     try:
@@ -50,7 +54,11 @@ async def claim(data_dir: Path, patience_s: float = 3.0) -> Claim:
             file.close()
             raise errors.Locked(f"Another ytdl (process {owner}) uses the data folder {folder}.")
         await asyncio.sleep(POLL_SECONDS)
-    return Claim(folder, _socket_folder(folder), file)
+    try:
+        return Claim(folder, _socket_folder(folder), file)
+    except BaseException:
+        file.close()
+        raise
 
 
 def _lock(file: IO[str]) -> bool:
@@ -72,11 +80,27 @@ def _socket_folder(folder: Path) -> Path:
         if old.name.startswith("ytdl-") and old.exists() and old.stat().st_uid == os.geteuid():
             shutil.rmtree(old, ignore_errors=True)
         run.unlink()
-    if len(os.fsencode(run / LONGEST_SOCKET)) > SOCKET_PATH_BYTES:
-        target = Path(tempfile.mkdtemp(prefix="ytdl-"))
+    if not _fits(run):
+        target = _short_folder()
         shutil.rmtree(run, ignore_errors=True)
         run.symlink_to(target)
         run = target
     run.mkdir(exist_ok=True)
     run.chmod(0o711 if os.geteuid() == 0 else 0o700)  # Postgres' own user has to pass
     return run
+
+
+def _fits(folder: Path) -> bool:
+    return len(os.fsencode(folder / LONGEST_SOCKET)) <= SOCKET_PATH_BYTES
+
+
+def _short_folder() -> Path:
+    """A new one of this user's own, in the first place for temporary files that is short enough and can be written."""
+    for place in (Path(tempfile.gettempdir()), *SHORT_FOLDERS):
+        if _fits(place / "ytdl-12345678"):
+            with contextlib.suppress(OSError):
+                return Path(tempfile.mkdtemp(prefix="ytdl-", dir=place))
+    raise errors.Unavailable(
+        "The paths of the data folder and of the folders for temporary files are too long for sockets: set DATA_DIR "
+        "or TMPDIR to a shorter one."
+    )
