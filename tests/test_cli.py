@@ -122,6 +122,21 @@ def test_a_secrets_file_that_all_may_read_is_told_at_the_start(given: dict[str, 
         assert process.wait(timeout=10) == 0
 
 
+def test_a_stop_before_the_start_is_a_stop_in_order(given: dict[str, str], tmp_path: Path) -> None:
+    secret = tmp_path / "key"
+    os.mkfifo(secret)
+    given.pop("JWT_SECRET_KEY")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "ytdl", "serve"], env=given | {"JWT_SECRET_KEY_FILE": str(secret)},
+        text=True, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    # This waits until it reads its settings, which then waits for what is never written.
+    with secret.open("w"):
+        process.terminate()
+        _, said = process.communicate(timeout=10)
+    assert (process.returncode, said) == (0, "ytdl: Stopped, with nothing running.\n")
+
+
 def test_config_check_says_that_all_is_well(tmp_path: Path) -> None:
     assert ytdl("config", "--check", env=settings(tmp_path)).stdout == "The settings are in order.\n"
 

@@ -11,6 +11,7 @@ import getpass
 import http.client
 import json
 import logging
+import signal
 import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -108,6 +109,15 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def serve(arguments: argparse.Namespace) -> int:
+    # Until the service listens to signals itself nothing has been started, so there is nothing to end in order.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        return _serve()
+    except KeyboardInterrupt:
+        return _complain("Stopped, with nothing running.", code=0)
+
+
+def _serve() -> int:
     from ytdl import server
 
     settings = config.load()
