@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from tests.conftest import PASSWORD, Person, Service, running
-from tests.signing_in import login, opens, refresh, second_process, trail
-from ytdl import errors
+from tests.signing_in import change, login, opens, refresh, second_process, trail
+from ytdl import errors, metrics
 from ytdl.api.keys import AUTH, EVENTS
+from ytdl.api.keys import DB as DB_KEY
 from ytdl.auth import PasswordChange
 from ytdl.config import Config
 from ytdl.crypto import Hasher
@@ -20,6 +21,11 @@ from ytdl.sql import Query
 
 NEW = "Another-horse-10"
 HASH = Query("test.hash", "value", "", b"SELECT password_hash FROM users WHERE username = 'alice'")
+MANY = """
+    INSERT INTO sessions (id, user_id, expires_at)
+    SELECT gen_random_uuid(), users.id, now() + interval '1 day' FROM users, generate_series(1, 300)
+    WHERE username = 'alice'
+"""
 
 
 async def change_password(person: Person, current: str = PASSWORD, new: str = NEW) -> tuple[int, Any]:
@@ -48,6 +54,15 @@ async def test_every_other_session_ends_at_once_with_its_tickets_and_this_one_st
     for person in (alice, bob):
         assert await opens(service, person.token)
         assert (await refresh(service, person.refresh_token))[0] == 200
+
+
+async def test_the_end_of_many_sessions_is_one_word(service: Service, alice: Person, database_url: str) -> None:
+    await change(database_url, MANY)
+    before = metrics.REGISTRY.get_sample_value("ytdl_kv_call_seconds_count", {"call": "tell"}) or 0.0
+    assert (await change_password(alice))[0] == 204
+    [event] = await trail(service.app[DB_KEY], "authn_token_revoked")
+    assert event["detail"] == {"reason": "password", "sessions": 300}
+    assert metrics.REGISTRY.get_sample_value("ytdl_kv_call_seconds_count", {"call": "tell"}) == before + 1
 
 
 async def test_other_sessions_end_in_other_processes_and_so_do_their_streams(service: Service, alice: Person) -> None:

@@ -7,11 +7,13 @@ from pathlib import Path
 from urllib.parse import unquote
 from uuid import UUID, uuid4
 
+import msgspec
 import pytest
 
 from tests.fakes.gate import Gate
 from ytdl import events as module
-from ytdl.events import Event, Events, Mailbox, order
+from ytdl import metrics
+from ytdl.events import Event, Events, Mailbox, Word, order
 from ytdl.kv import KV
 
 ANN, BEN = uuid4(), uuid4()
@@ -98,6 +100,28 @@ async def test_a_word_is_heard_in_every_process_and_by_its_kind_only(events: Eve
     assert heard[0] == ("here", "7")
     await until(lambda: ("there", "7") in heard)
     assert ("wrong", "7") not in heard
+
+
+def words_sent() -> float:
+    return metrics.REGISTRY.get_sample_value("ytdl_kv_call_seconds_count", {"call": "tell"}) or 0.0
+
+
+async def test_many_values_go_in_a_few_words_and_each_is_heard(events: Events, other: Events) -> None:
+    values = [str(uuid4()) for _ in range(2 * module.WORD_VALUES + 1)]
+    here, there = list[str](), list[str]()
+    events.hear("revoked", here.append)
+    other.hear("revoked", there.append)
+    before = words_sent()
+    await events.tell_all("revoked", values)
+    assert (here[: len(values)], words_sent() - before) == (values, 3)
+    await until(lambda: there == values)
+    await events.tell_all("revoked", [])
+    assert words_sent() - before == 3
+
+
+async def test_a_word_of_one_value_is_what_it_always_was() -> None:
+    assert msgspec.json.encode(Word("wake", "7")) == b'{"kind":"wake","value":"7"}'
+    assert msgspec.json.encode(Word("wake", "7", ["8"])) == b'{"kind":"wake","value":"7","more":["8"]}'
 
 
 # mailboxes

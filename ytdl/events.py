@@ -10,7 +10,7 @@ import contextlib
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 from uuid import UUID
 
@@ -26,6 +26,8 @@ KEEP_SECONDS = 3600
 MAILBOX_LIMIT = 256
 # After this long a silence Redis is asked whether it is still there; after twice as long it is not.
 SILENCE_SECONDS = 3.0
+# So many values go into one word, some 20 kB of ids.
+WORD_VALUES = 500
 
 
 class Event(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -38,11 +40,12 @@ class Event(msgspec.Struct, frozen=True, omit_defaults=True):
     id: str = ""
 
 
-class Word(msgspec.Struct, frozen=True):
-    """A word from process to process: `kind` says who listens, `value` what it is about."""
+class Word(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A word from process to process: `kind` says who listens, `value` what it is about, `more` what else."""
 
     kind: str
     value: str
+    more: list[str] = []
 
 
 _event = msgspec.json.Decoder(Event)
@@ -146,10 +149,20 @@ class Events:
 
     async def tell(self, kind: str, value: str) -> None:
         """To this process at once, to the others as far as Redis is there."""
-        word = Word(kind, value)
-        self._dispatch(word)
+        await self.tell_all(kind, [value])
+
+    async def tell_all(self, kind: str, values: Iterable[str]) -> None:
+        """As `tell`, of each value: in as few words as they fit into, one after the other."""
+        given = list(values)
+        firsts = range(0, len(given), WORD_VALUES)
+        words = [Word(kind, given[at], given[at + 1 : at + WORD_VALUES]) for at in firsts]
+        for word in words:
+            self._dispatch(word)
+            if word.more:
+                await asyncio.sleep(0)
         with contextlib.suppress(Down):
-            await self._kv.call("tell", self._kv.client.publish(self._words, msgspec.json.encode(word)))
+            for word in words:
+                await self._kv.call("tell", self._kv.client.publish(self._words, msgspec.json.encode(word)))
 
     async def publish(self, user: UUID, download: UUID, type: str, data: dict[str, Any]) -> None:
         self._touched(download)
@@ -209,8 +222,10 @@ class Events:
             box.put(event)
 
     def _dispatch(self, word: Word) -> None:
-        for callback in self._listeners.get(word.kind, ()):
-            callback(word.value)
+        listeners = self._listeners.get(word.kind, ())
+        for value in (word.value, *word.more):
+            for callback in listeners:
+                callback(value)
 
     async def _listen(self) -> None:
         """Holds the subscription for ever. Words may be missed while it is down, so caches must ask `live`."""

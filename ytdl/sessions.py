@@ -4,7 +4,6 @@ A session is one sign-in; all its tokens die with it. `Sessions(db, events, key,
 access tokens and tickets are `auth`'s.
 """
 
-import asyncio
 import contextlib
 from collections.abc import Iterable
 from typing import Annotated
@@ -148,7 +147,7 @@ class Sessions:
 
     async def tell(self, session_ids: Iterable[UUID]) -> None:
         """Has every process forget what it believed of these sessions, and end their streams."""
-        await asyncio.gather(*(self._events.tell("revoked", str(id)) for id in session_ids))
+        await self._events.tell_all("revoked", map(str, session_ids))
 
     async def page(self, user_id: UUID, f: SessionFilter, *, current: UUID | None) -> SessionPage:
         """A user's sessions that have not ended, newest first."""
