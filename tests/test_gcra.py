@@ -73,11 +73,18 @@ def test_a_minute_gives_back_the_limit_and_no_more() -> None:
 
 
 def test_what_is_not_needed_yet_is_given_only_of_plenty() -> None:
-    assert gcra.grant(1, 100, [80, 800]) == 10
-    assert gcra.grant(1, 100, [7]) == 1
-    assert gcra.grant(20, 100, [80]) == 20
-    assert gcra.grant(20, 100, [80, 5]) == 5
-    assert gcra.grant(1, 1, [80, 0]) == 0
+    assert gcra.grant(1, 100, [(80, 80), (800, 800)]) == 10
+    assert gcra.grant(1, 100, [(7, 7)]) == 1
+    assert gcra.grant(20, 100, [(80, 80)]) == 20
+    assert gcra.grant(20, 100, [(80, 80), (5, 80)]) == 5
+    assert gcra.grant(1, 1, [(80, 80), (0, 80)]) == 0
+
+
+def test_nothing_is_given_for_later_once_half_is_used() -> None:
+    assert gcra.grant(1, 100, [(800, 1000)]) == 100
+    assert gcra.grant(1, 100, [(540, 1000)]) == 40
+    assert gcra.grant(1, 100, [(500, 1000)]) == 1
+    assert gcra.grant(1, 100, [(900, 900), (499, 1000)]) == 1
 
 
 def test_whoever_is_refused_by_one_policy_uses_nothing_of_the_others() -> None:

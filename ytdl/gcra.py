@@ -12,8 +12,10 @@ from typing import NamedTuple
 
 WINDOW_SECONDS = 60
 MICROSECONDS = 1_000_000
-# Of what is left no more than this part goes to a caller who has not asked for it yet.
+# Of what is left no more than this part goes to a caller who has not asked for it yet, and of the limit no more than
+# the other: what nobody uses of that is lost, so it must not be all there is.
 SHARE = 8
+AHEAD = 2
 
 
 class Policy(NamedTuple):
@@ -42,10 +44,15 @@ def policy(name: str, limit: int) -> Policy:
     return Policy(name, limit, math.ceil(WINDOW_SECONDS * MICROSECONDS / limit))
 
 
-def grant(need: int, want: int, left: Sequence[int]) -> int:
-    """How many of `want` units all policies give of what they have left. What is needed now is given while there is
-    any; what would be kept for later only as a small part of what is left."""
-    return min(want, *(max(min(need, units), units // SHARE) for units in left))
+def grant(need: int, want: int, left: Sequence[tuple[int, int]]) -> int:
+    """How many of `want` units all policies give; `left` is what each has left, and its limit. What is needed now is
+    given while there is any; what would be kept for later only as a small part of what is left, and only while more
+    than half of the limit is."""
+    return min(want, *(max(min(need, units), _ahead(units, limit)) for units, limit in left))
+
+
+def _ahead(units: int, limit: int) -> int:
+    return min(units // SHARE, units - limit // AHEAD)
 
 
 class Tally:
@@ -73,7 +80,7 @@ class Tally:
     ) -> tuple[int, list[int]]:
         """Units given, and the debts after that."""
         debts = [min(self.debt(key, now), each.full) for each, key in zip(policies, keys, strict=True)]
-        given = grant(need, want, [each.units(debt) for each, debt in zip(policies, debts, strict=True)])
+        given = grant(need, want, [(each.units(debt), each.limit) for each, debt in zip(policies, debts, strict=True)])
         if given:
             debts = [debt + given * each.interval for each, debt in zip(policies, debts, strict=True)]
             for key, debt in zip(keys, debts, strict=True):

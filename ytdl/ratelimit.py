@@ -4,9 +4,12 @@ Redis counts for all processes, by one script for all policies of a request (GCR
 It lends in small blocks (`leases`), so most requests of somebody who asks often ask nobody else.
 
 The bound: what is leased, by all processes together, is never more than limit + rate * t in any t seconds, and each
-request was leased at most half a second before it passes; so in t seconds at most limit + rate * (t + 0.5) pass. From
-rest exactly the limit passes at once, however many ask in however many processes. While Redis is away each process
-counts by itself, from what Redis last told it of a caller: the bound then holds for each process.
+request was leased at most half a second before it passes; so in t seconds at most limit + rate * (t + 0.5) pass, and
+of any number at once never more than the limit. Fewer pass where blocks end unused: each loses at most what its caller
+used in the half second before, and nothing is lent ahead of need once half of a limit is used, so of those who come at
+once at least half of the limit passes, and all of it where it is asked for in one process, from one address and for
+one kind of thing. While Redis is away each process counts by itself, from what Redis last told it of a caller: the
+bound then holds for each process.
 """
 
 import asyncio
