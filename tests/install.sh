@@ -1,8 +1,32 @@
 #!/usr/bin/env bash
 # Installs the Debian packages that tests use, each only if its program is missing. Where that is not allowed it says
 # what would be installed; the tests then run with the programs that .venv carries. nginx is in no .venv: the tests
-# that have one in front of two processes then have a client that goes round both, and say so in their names.
+# that have one in front of two processes then have a client that goes round both, and say so in their names. Without
+# promtool the tests that try the alert rules with it are skipped.
 set -eu
+
+# Of the package prometheus only this one program is wanted, and not its service, that service's user and a dozen
+# packages for its pages. So it is taken out of the package, which no rights are needed for.
+unpack_promtool() {
+    local folder
+    folder=$(mktemp -d)
+    echo "Unpacking promtool of the Debian package prometheus into .venv/bin"
+    if (cd "$folder" && { apt-get -qq download prometheus || { apt-get -qq update && apt-get -qq download prometheus; }; }) \
+        2>/dev/null &&
+        dpkg-deb --fsys-tarfile "$folder"/prometheus_*.deb | tar -xC "$folder" ./usr/bin/promtool; then
+        install -m 755 "$folder/usr/bin/promtool" .venv/bin/
+    else
+        echo "apt could not download prometheus."
+    fi
+    rm -rf "$folder"
+}
+if ! command -v promtool >/dev/null && [ ! -x .venv/bin/promtool ]; then
+    if command -v apt-get >/dev/null && [ -d .venv/bin ]; then
+        unpack_promtool
+    else
+        echo "Not installed: promtool, of the Debian package prometheus."
+    fi
+fi
 
 packages=()
 command -v ffmpeg >/dev/null && command -v ffprobe >/dev/null || packages+=(ffmpeg)
