@@ -156,7 +156,7 @@ class ApiKeys:
     async def _read(self, key: str, hashed: bytes) -> _Known:
         """The key's state from the database, remembered unless a revocation came while it was read."""
         if not is_whole(key):
-            raise errors.Unauthorized(NOT_VALID, offence="forgery")
+            raise errors.Unauthorized(NOT_VALID, offence="forgery", evidence=hashed)
         changes = self._known.changes
         row = await self._db.maybe(q.identify, hash=hashed)
         if row is None:

@@ -151,7 +151,7 @@ class AccessTokens:
         try:
             claims = self._decoded(token)
         except (jwt.InvalidSignatureError, jwt.InvalidAlgorithmError) as e:
-            raise errors.Unauthorized(NOT_VALID, offence="forgery") from e
+            raise errors.Unauthorized(NOT_VALID, offence="forgery", evidence=digest(token)) from e
         except (jwt.PyJWTError, ValueError, TypeError) as e:
             raise errors.Unauthorized(NOT_VALID) from e
         if claims.expires <= time.time():

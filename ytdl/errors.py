@@ -24,7 +24,8 @@ class Error(Exception):
     """An expected failure with a sentence for the user; anything else is a bug and answers as `internal`.
 
     `extra` becomes members of the problem document; `retry_after` is in seconds. `offence` is set where an address
-    that does this often should be blocked.
+    that does this often should be blocked. `evidence` is a digest of the credential that was refused: an honest client
+    brings the same old one again and again, which counts once; somebody who tries his luck brings many.
     """
 
     code = "internal"
@@ -36,6 +37,7 @@ class Error(Exception):
         faults: tuple[Fault, ...] = (),
         retry_after: float | None = None,
         offence: Offence | None = None,
+        evidence: bytes = b"",
         **extra: object,
     ) -> None:
         super().__init__(message)
@@ -43,6 +45,7 @@ class Error(Exception):
         self.faults = faults
         self.retry_after = retry_after
         self.offence = offence
+        self.evidence = evidence
         self.extra = extra
 
 

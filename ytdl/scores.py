@@ -15,6 +15,10 @@ from ytdl.kv import KV, Down
 
 # In this time points up to the limit drain to nothing.
 DRAIN_SECONDS = 600.0
+# What is kept of a digest; who finds two that begin alike gains an offence that is not counted.
+EVIDENCE_BYTES = 12
+# So long the same evidence counts once.
+AGAIN_SECONDS = 600
 # More than so many times the limit says nothing more.
 MOST = 2
 # Addresses that a process remembers by itself.
@@ -23,12 +27,14 @@ REMEMBERED = 10_000
 
 @dataclass(frozen=True)
 class Gain:
-    """What is added: `points` in all, for an offence that came so many times."""
+    """What is added: `points` in all, for an offence that came so many times. What has `evidence` is added only where
+    no process has added the same to this network within `AGAIN_SECONDS`."""
 
     network: str
     points: int
     offence: str
     times: int = 1
+    evidence: bytes = b""
 
 
 @dataclass
@@ -57,9 +63,9 @@ class Scores:
 
     async def _add_shared(self, gains: Sequence[Gain]) -> dict[str, dict[str, int]]:
         keys = [self._key(gain.network) for gain in gains]
-        args: list[object] = [self._drain, MOST * self.limit, self.limit]
+        args: list[object] = [self._drain, MOST * self.limit, self.limit, AGAIN_SECONDS]
         for gain in gains:
-            args += [gain.points, gain.offence, gain.times]
+            args += [gain.points, gain.offence, gain.times, gain.evidence[:EVIDENCE_BYTES].hex()]
         answers = await self._kv.script("score", keys, args)
         over = {}
         for gain, (_, *parts) in zip(gains, answers, strict=True):

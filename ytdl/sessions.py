@@ -108,7 +108,7 @@ class Sessions:
             raise _refused("wrong")
         if row["spent"] and not (row["alive"] and row["is_active"] and row["lost_answer"]):
             await self._stolen(row["session_id"], row["user_id"])
-            raise _refused("reused")
+            raise _refused("reused", hashes["hash"])
         if not row["spent"]:
             raise _refused("expired" if row["is_active"] else "inactive")
         return row
@@ -165,9 +165,9 @@ class Sessions:
         return row
 
 
-def _refused(outcome: str) -> errors.Unauthorized:
+def _refused(outcome: str, spent: bytes = b"") -> errors.Unauthorized:
     metrics.auth_refreshes.labels(outcome).inc()
-    return errors.Unauthorized(REFUSED, offence="reuse" if outcome == "reused" else None)
+    return errors.Unauthorized(REFUSED, offence="reuse" if spent else None, evidence=spent)
 
 
 def _clean(agent: str | None) -> str | None:

@@ -44,7 +44,7 @@ async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
         return await handler(request)
     except errors.Error as e:
         if e.offence:
-            request.app[OFFENCES].note(address, e.offence)
+            request.app[OFFENCES].note(address, e.offence, e.evidence)
         raise
     except web.HTTPException:
         if request.match_info.http_exception is not None:
