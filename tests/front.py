@@ -28,8 +28,11 @@ TEMPORARY = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
 SOURCE = Path(__file__).parent.parent / "nginx" / "nginx.conf"
 
 
-def config_for(folder: Path, port: int, urls: Sequence[str]) -> str:
-    """The project's nginx.conf for that port and those services, without root's folders."""
+def config_for(folder: Path, port: int, urls: Sequence[str], before: str = "") -> str:
+    """The project's nginx.conf for that port and those services, without root's folders.
+
+    `before` is the address of what ends TLS in front of it, if anything does.
+    """
     servers = "\n".join(f"server {url.removeprefix('http://')} max_fails=0;" for url in urls)
     temporary = "\n".join(f"{kind}_temp_path {folder}/{kind};" for kind in TEMPORARY)
     changed = {
@@ -41,6 +44,11 @@ def config_for(folder: Path, port: int, urls: Sequence[str]) -> str:
         "listen 8080;": f"listen 127.0.0.1:{port};\nadd_header X-Answered-By $upstream_addr always;",
         "limit_conn addresses 256;": "limit_conn addresses 2000;",
     }
+    if before:
+        changed |= {
+            "# set_real_ip_from 192.0.2.10;": f"set_real_ip_from {before};",
+            "# real_ip_header X-Forwarded-For;": "real_ip_header X-Forwarded-For;",
+        }
     text = SOURCE.read_text()
     for old, new in changed.items():
         assert text.count(old) == 1, old
@@ -78,14 +86,14 @@ def answered_by(answer: aiohttp.ClientResponse) -> str:
 
 
 @asynccontextmanager
-async def fronting(urls: Sequence[str]) -> AsyncIterator[Front]:
-    """What stands before the processes at `urls`, until the end of the block."""
+async def fronting(urls: Sequence[str], before: str = "") -> AsyncIterator[Front]:
+    """What stands before the processes at `urls`, until the end of the block; `before` as in `config_for`."""
     if NGINX is None:
         yield Front(list(urls))
         return
     with tempfile.TemporaryDirectory(prefix="ytdl-nginx-") as name:
         folder, port = Path(name), free_port()
-        (folder / "nginx.conf").write_text(config_for(folder, port, urls))
+        (folder / "nginx.conf").write_text(config_for(folder, port, urls, before))
         async with _nginx(NGINX, folder, port):
             yield Front([f"http://127.0.0.1:{port}"])
 
