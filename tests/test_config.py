@@ -4,9 +4,11 @@ import re
 import secrets
 from pathlib import Path
 
+import msgspec
 import pytest
 
-from ytdl import config
+from ytdl import config, config_pages, passwords
+from ytdl.auth import Credentials
 from ytdl.config import HIDDEN, Config, ConfigError
 
 KEY = "4c1f0a9e7d5b38266e0fd1c2a4b39785"
@@ -85,6 +87,8 @@ def test_each_type_is_read() -> None:
         ("OUTBOUND_PROXY", "h:3128", "OUTBOUND_PROXY must begin with http://, https:// or socks5://."),
         ("PUBLIC_URL", "example.org", "PUBLIC_URL must begin with http:// or https://."),
         ("OUTBOUND_CA_FILE", "/none", "OUTBOUND_CA_FILE names a file that is not there."),
+        ("ADMIN_PASSWORD", "Rh3inf4ll" * 120, "ADMIN_PASSWORD must have at most 1024 characters."),
+        ("ADMIN_PASSWORD", "Rh3inf4ll\udce9", "ADMIN_PASSWORD holds bytes that are not UTF-8."),
         ("TRUSTED_PROXIES", "proxy", "TRUSTED_PROXIES has 'proxy', which is not a network."),
         ("ALLOWED_PRIVATE_NETWORKS", "lan", "ALLOWED_PRIVATE_NETWORKS has 'lan', which is not a network."),
     ],
@@ -135,6 +139,50 @@ def test_a_secrets_file_that_all_may_read_is_found(tmp_path: Path) -> None:
         file.chmod(mode)
     assert config.exposed({f"{name}_FILE": str(file) for name, file in files.items()}) == ["ADMIN_PASSWORD"]
     assert config.exposed({"PORT_FILE": str(files["ADMIN_PASSWORD"])}) == []
+
+
+@pytest.mark.parametrize("name", config.FIELDS)
+def test_bytes_that_are_no_text_are_a_sentence_for_every_setting(name: str) -> None:
+    assert f"{name} holds bytes that are not UTF-8." in faults(**{name: "Rh3inf4ll\udce9"})
+
+
+@pytest.mark.parametrize("name", SECRETS)
+@pytest.mark.parametrize(
+    ("held", "sentence"),
+    [
+        (b"", "{0} is empty in the file that {0}_FILE names."),
+        (b"\n", "{0} is empty in the file that {0}_FILE names."),
+        (b"Rh3inf4ll\0", "{0} holds a NUL character."),
+        (b"Rh3inf4ll\xe9", "{0} cannot be read from the file that {0}_FILE names."),
+    ],
+    ids=["nothing", "a line", "nul", "latin-1"],
+)
+def test_a_secrets_file_without_a_usable_secret_is_refused(
+    name: str, held: bytes, sentence: str, tmp_path: Path
+) -> None:
+    (tmp_path / "secret").write_bytes(held)
+    assert faults(**{f"{name}_FILE": str(tmp_path / "secret")}) == [sentence.format(name)]
+
+
+def test_a_sign_in_reads_as_long_a_password_as_the_settings_take() -> None:
+    password = "Rh3!" * (passwords.LONGEST // 4)
+    config.load({"ADMIN_PASSWORD": password})
+    assert msgspec.convert({"username": "admin", "password": password}, Credentials).password == password
+    with pytest.raises(msgspec.ValidationError):
+        msgspec.convert({"username": "admin", "password": password + "x"}, Credentials)
+
+
+@pytest.mark.parametrize("name", ["TRUSTED_PROXIES", "ALLOWED_PRIVATE_NETWORKS"])
+def test_an_ipv4_network_written_in_ipv6_is_read_as_ipv4(name: str) -> None:
+    found = config.load({name: "::ffff:10.0.0.1, ::ffff:a01:0/112, 0:0:0:0:0:ffff:a02:3/128, ::1, fd00::/8, ::/0"})
+    expected = ("10.0.0.1/32", "10.1.0.0/16", "10.2.0.3/32", "::1", "fd00::/8", "::/0")
+    assert getattr(found, name.lower()) == expected
+
+
+@pytest.mark.parametrize("network", ["0.0.0.0/0", "::/0", "128.0.0.0/1", "2000::/3", "::ffff:0:0/96"])
+def test_trusting_everybody_is_doubtful(network: str) -> None:
+    (doubt,) = doubts(TRUSTED_PROXIES=f"10.0.0.0/8, {network}, fc00::/7")
+    assert doubt.startswith("TRUSTED_PROXIES has ") and doubt.endswith(": each can say to be anybody.")
 
 
 def test_only_secrets_are_read_from_files(tmp_path: Path) -> None:
@@ -219,7 +267,7 @@ def test_shown_settings_hide_secrets_that_are_set() -> None:
 
 
 def test_the_example_sets_nothing_and_reads_back_as_the_defaults() -> None:
-    lines = config.env_example().splitlines()
+    lines = config_pages.env_example().splitlines()
     assert all(not line or line.startswith("#") for line in lines)
     pairs = [line[1:].partition("=") for line in lines if line.startswith("#") and line[1:2].isupper() and "=" in line]
     assert config.load({name: value for name, _, value in pairs if value}) == Config()

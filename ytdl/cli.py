@@ -299,7 +299,9 @@ async def _verify_audit(settings: Config, heads: dict[int, bytes], *, at_rest: b
 
 def show_config(arguments: argparse.Namespace) -> int:
     if arguments.markdown or arguments.env:
-        print(config.markdown() if arguments.markdown else config.env_example(), end="")
+        from ytdl import config_pages
+
+        print(config_pages.markdown() if arguments.markdown else config_pages.env_example(), end="")
         return 0
     settings = config.load()
     if arguments.check:

@@ -1,7 +1,7 @@
 """Every setting, declared once: the fields of `Config` are the table, a line each however long.
 
 A setting is read from the environment variable of its upper-case name; a secret also from the file that
-`NAME_FILE` names. `docs/CONFIGURATION.md` and `.env.example` are made from this table, and a test keeps them equal.
+`NAME_FILE` names. What people read is made from this table by `config_pages`.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 import psycopg.conninfo
 
-from ytdl import samples
+from ytdl import networks, passwords, samples
 
 HIDDEN = "********"
 PROXIES = ("http://", "https://", "socks4://", "socks4a://", "socks5://", "socks5h://")
@@ -124,13 +124,26 @@ def _read(name: str, secret: bool, env: Mapping[str, str]) -> str | None:
     file = env.get(f"{name}_FILE") if secret else None
     if not file:
         # Set to nothing is the same as not set.
-        return env.get(name) or None
+        return _whole(env.get(name, "")) or None
     if env.get(name):
         raise ValueError(f"and {name}_FILE are both set; set one of them")
     try:
-        return Path(file).read_text().strip()
+        text = Path(file).read_text("utf-8").strip()
     except (OSError, UnicodeDecodeError):
         raise ValueError(f"cannot be read from the file that {name}_FILE names") from None
+    if not text:
+        raise ValueError(f"is empty in the file that {name}_FILE names")
+    return _whole(text)
+
+
+def _whole(text: str) -> str:
+    """Python keeps bytes that are no UTF-8 as halves of characters, which nothing can take later; its own complaint
+    would tell one character of a secret."""
+    if "\0" in text:
+        raise ValueError("holds a NUL character")
+    if not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text):
+        raise ValueError("holds bytes that are not UTF-8")
+    return text
 
 
 def exposed(env: Mapping[str, str] = os.environ) -> list[str]:
@@ -161,8 +174,17 @@ _READERS: dict[Any, Callable[[str], Any]] = {
     float: _number(float, "a number"),
     bool: _bool,
     Path: Path,
-    tuple[str, ...]: lambda text: tuple(part.strip() for part in text.split(",") if part.strip()),
+    tuple[str, ...]: lambda text: tuple(map(_plain, _entries(text))),
 }
+
+
+def _plain(entry: str) -> str:
+    """An IPv4 network that is written in IPv6, as IPv4: every address is compared in that form."""
+    if not _network(entry):
+        return entry
+    network = ipaddress.ip_network(entry)
+    plain = networks.unmapped(network)
+    return entry if plain is network else str(plain)
 
 
 # Beyond these no server and no clock can follow; three years are this many seconds.
@@ -197,6 +219,7 @@ def _combined(c: Config) -> list[str]:
         (bool(c.database_url) and not c.jwt_secret_key, "JWT_SECRET_KEY must be set when DATABASE_URL is set."),
         (0 < len(c.jwt_secret_key) < key_length, f"JWT_SECRET_KEY must have at least {key_length} characters."),
         (0 < len(c.jwt_secret_key_previous) < key_length, f"JWT_SECRET_KEY_PREVIOUS must have at least {key_length} characters."),
+        (len(c.admin_password) > passwords.LONGEST, f"ADMIN_PASSWORD must have at most {passwords.LONGEST} characters."),
         (not re.fullmatch(r"[A-Za-z0-9_.-]{3,50}", c.admin_username), "ADMIN_USERNAME must be 3 to 50 letters, digits, _, - or dots."),
         (bool(c.encryption_key) and not ENCRYPTION_KEY.fullmatch(c.encryption_key), "ENCRYPTION_KEY must be 32 bytes as 64 hexadecimal digits or base64."),
         (not all(map(ENCRYPTION_KEY.fullmatch, former_keys_of(c.encryption_key_previous))), "ENCRYPTION_KEY_PREVIOUS must list keys in the form of ENCRYPTION_KEY."),
@@ -229,15 +252,21 @@ def _given_away(c: Config) -> list[str]:
 
 
 def doubtful(c: Config) -> list[str]:
-    """A sentence for each secret that can be guessed, but is not refused: a database's password is its own business,
-    and a service that has run with a regular key so far must still start."""
-    found = []
+    """A sentence for each setting that is unsafe, but is not refused: a database's password is its own business, and
+    a service that has run with a regular key so far must still start."""
+    wide = [text for text in c.trusted_proxies if _is_wide(ipaddress.ip_network(text))]
+    found = [f"TRUSTED_PROXIES has {text}, so large that clients are in it: each can say to be anybody." for text in wide]
     for name, entries in _secrets(c).items():
         if any("://" in entry and samples.has_sample_password(entry) for entry in entries):
             found.append(f"{name} has a sample from documentation for its password, on a server elsewhere.")
         elif name.endswith("_KEY") and any(samples.is_weak(entry) for entry in entries):
             found.append(f"{name} is too regular for a key; make one with: openssl rand -hex 32")
     return found
+
+
+def _is_wide(network: networks.Network) -> bool:
+    """Whether a network is larger than every private one, so that strangers are in it."""
+    return network.prefixlen < (8 if network.version == 4 else 7)
 
 
 def _secrets(c: Config) -> dict[str, tuple[str, ...]]:
@@ -325,42 +354,3 @@ def text_of(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     return ",".join(value) if isinstance(value, tuple) else f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def sections() -> dict[str, list[str]]:
-    """The names of the settings by section, in the table's order."""
-    found: dict[str, list[str]] = {}
-    for name, field in FIELDS.items():
-        found.setdefault(field.metadata["section"], []).append(name)
-    return found
-
-
-def markdown() -> str:
-    """The text of docs/CONFIGURATION.md."""
-    lines = [
-        "# Settings",
-        "",
-        "<!-- Made by `ytdl config --markdown`; edit the table in ytdl/config.py. -->",
-        "",
-        "Every setting is an environment variable, and every one has a default. A secret (marked so) is also read",
-        "from the file that `NAME_FILE` names; the log tells at the start of one that every account of the machine may",
-        "read. `ytdl config` shows what is in force, `ytdl config --check` says what is wrong with it.",
-    ]
-    for section, names in sections().items():
-        lines += ["", f"## {section}", "", "| name | default | meaning |", "| --- | --- | --- |"]
-        for name in names:
-            field = FIELDS[name]
-            default = f"`{text}`" if (text := text_of(field.default)) else ""
-            secret = " Secret." if field.metadata["secret"] else ""
-            lines.append(f"| `{name}` | {default} | {field.metadata['help']}{secret} |")
-    return "\n".join(lines) + "\n"
-
-
-def env_example() -> str:
-    """The text of .env.example, in which every setting stands with its default, commented out."""
-    lines = ["# Made by `ytdl config --env`. Take the hash off a line to change what it sets."]
-    for section, names in sections().items():
-        lines += ["", f"# --- {section} ---"]
-        for name in names:
-            lines += ["", f"# {FIELDS[name].metadata['help']}", f"#{name}={text_of(FIELDS[name].default)}"]
-    return "\n".join(lines) + "\n"

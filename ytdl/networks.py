@@ -88,6 +88,12 @@ def _unwrap(address: Address) -> Address:
     return getattr(address, "ipv4_mapped", None) or address
 
 
+def unmapped(network: Network) -> Network:
+    """A network of IPv4 addresses in IPv6 as the IPv4 network that is meant; any other as it is."""
+    mapped = network.network_address.ipv4_mapped if isinstance(network, ipaddress.IPv6Network) else None
+    return ipaddress.ip_network((mapped, network.prefixlen - 96)) if mapped and network.prefixlen >= 96 else network
+
+
 def is_public(address: Address) -> bool:
     """Whether an address is on the public internet, judged by the address that is meant in the end."""
     address = _unwrap(address)

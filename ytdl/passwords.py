@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 LENGTH = range(8, 129)
+# As many as a sign-in reads.
+LONGEST = 1024
 LOOKALIKES = (str.maketrans("013457@$!8", "oleastasib"), str.maketrans("013457@$!8", "oieastaslb"))
 
 
@@ -22,6 +24,15 @@ def make(username: str) -> str:
     while faults(password := secrets.token_urlsafe(18), username, ""):
         pass
     return password
+
+
+def unusable(password: str) -> str | None:
+    """Why nobody could ever sign in with this password, as an end of a sentence: no request may hold it."""
+    if len(password) > LONGEST:
+        return f"must have at most {LONGEST} characters"
+    if any(c == "\0" or "\ud800" <= c <= "\udfff" for c in password):
+        return "must not hold NUL characters or halves of others"
+    return None
 
 
 def _faults(password: str, username: str, email: str) -> Iterator[str]:

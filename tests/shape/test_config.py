@@ -1,17 +1,17 @@
 """The settings' table and what is made from it are the same."""
 
 from tests.shape.source import ROOT, attributes_of
-from ytdl import config
+from ytdl import config, config_pages
 
 
 def test_the_configuration_page_is_up_to_date() -> None:
-    assert (ROOT / "docs/CONFIGURATION.md").read_text() == config.markdown(), (
+    assert (ROOT / "docs/CONFIGURATION.md").read_text() == config_pages.markdown(), (
         "run: ytdl config --markdown > docs/CONFIGURATION.md"
     )
 
 
 def test_the_example_is_up_to_date() -> None:
-    assert (ROOT / ".env.example").read_text() == config.env_example(), "run: ytdl config --env > .env.example"
+    assert (ROOT / ".env.example").read_text() == config_pages.env_example(), "run: ytdl config --env > .env.example"
 
 
 def test_every_setting_is_used() -> None:

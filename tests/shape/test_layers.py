@@ -26,8 +26,8 @@ LAYERS = (
     ("events", "loops", "scores"),
     ("crypto", "db", "embedded", "fetcher", "kv", "netscape", "outbound", "storage", "urls", "vault"),
     (
-        *("blocklist", "config", "errors", "gcra", "hidden", "log", "metrics", "networks", "passwords", "reasons"),
-        *("samples", "sql", "texts", "titles"),
+        *("blocklist", "config", "config_pages", "errors", "gcra", "hidden", "log", "metrics", "networks"),
+        *("passwords", "reasons", "samples", "sql", "texts", "titles"),
     ),
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
