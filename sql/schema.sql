@@ -2,9 +2,10 @@
 
 CREATE FUNCTION public.await_link() RETURNS trigger
     LANGUAGE plpgsql
+    SET search_path TO '$user', 'public'
     AS $$
 BEGIN
-    INSERT INTO audit_pending (event_id) VALUES (NEW.id);
+    INSERT INTO audit_pending (event_id) VALUES (NEW.id) ON CONFLICT DO NOTHING;
     RETURN NULL;
 END $$;
 

@@ -45,6 +45,12 @@ class Servers:
         self._admin(f"CREATE DATABASE {name} TEMPLATE {TEMPLATE} STRATEGY FILE_COPY")
         return named(self.postgres_url, name)
 
+    def empty(self) -> str:
+        """A fresh database without any table; the URL of it."""
+        name = next(self._names)
+        self._admin(f"CREATE DATABASE {name} TEMPLATE template0")
+        return named(self.postgres_url, name)
+
     def drop(self, url: str) -> None:
         name = url.rpartition("?")[0].rpartition("/")[2]
         self._admin(f"DROP DATABASE {name} WITH (FORCE)")

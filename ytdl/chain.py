@@ -36,6 +36,8 @@ TOLD = "audit.sealed"
 # So many are hashed in a few milliseconds.
 BATCH = 200
 BATCHES_A_ROUND = 50
+# After a backup was put back all its events may wait, most of them with a link.
+LINKED_BEFORE = 10_000
 LINK_SECONDS = 1.0
 TELL_SECONDS = 60.0
 # How long a stop waits for the last links.
@@ -100,7 +102,8 @@ def told_heads(lines: Iterable[str]) -> list[Head]:
 async def extend(db: DB) -> int:
     """Links the oldest events that wait, in one transaction; how many, none where another process is at it.
 
-    An event that waits but was taken away in that second is left out, and said in the log.
+    An event that waits but was taken away in that second is left out, and said in the log; one that has its link
+    already, as when rows of a backup are put back, waits no more.
     """
     async with db.transaction() as tx:
         if not await tx.value(q.lock_chain):
@@ -113,6 +116,11 @@ async def extend(db: DB) -> int:
 
 async def _append(tx: Transaction, ids: list[UUID]) -> None:
     events = await _events(tx, ids)
+    known = {row["event_id"] for row in await tx.many(q.known, ids=ids)}
+    if known:
+        count = await tx.exec(q.linked_before, limit=LINKED_BEFORE)
+        log.warning("audit.linked_before", extra={"events": count})
+    ids = [id for id in ids if id not in known]
     if lost := [str(id) for id in ids if id not in events]:
         metrics.audit_breaks.inc()
         log.error("audit.lost", extra={"events": lost})

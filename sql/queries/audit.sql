@@ -39,6 +39,16 @@ FROM unnest(%(ids)s::uuid[], %(hashes)s::bytea[]) WITH ORDINALITY AS link (event
 -- What was linked waits no more.
 DELETE FROM audit_pending WHERE event_id = ANY(%(ids)s::uuid[]);
 
+-- name: known :many
+-- Of some events those that have their link already.
+SELECT event_id FROM audit_chain WHERE event_id = ANY(%(ids)s::uuid[]);
+
+-- name: linked_before :exec
+-- Of the oldest events that wait, those that have their link already wait no more.
+DELETE FROM audit_pending WHERE event_id IN (
+    SELECT event_id FROM audit_pending JOIN audit_chain USING (event_id) ORDER BY event_id LIMIT %(limit)s
+);
+
 -- name: links :many
 -- The next links of the chain.
 SELECT seq, event_id, hash FROM audit_chain WHERE seq >= %(first)s::bigint ORDER BY seq LIMIT %(limit)s;
