@@ -2,6 +2,7 @@
 
 import functools
 import ipaddress
+import re
 from collections.abc import Awaitable
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ from ytdl.api.keys import API_KEYS, AUTH, CHALLENGE, CONFIG, DB, IDENTITY, ROUTE
 if TYPE_CHECKING:
     from ytdl.auth import Identity
 
+_WITH_PORT = re.compile(r"([0-9.]+):[0-9]{1,5}|\[([^\]]*:[^\]]*)\](?::[0-9]{1,5})?")
 SIGN_IN = "Sign in first: this needs the header Authorization: Bearer <access token or API key>."
 
 
@@ -71,7 +73,7 @@ def client_ip(request: web.Request) -> str:
     if not proxies:
         return address
     hops = ",".join(request.headers.getall(hdrs.X_FORWARDED_FOR, ())).split(",")
-    while hops and _within(address, proxies) and (hop := plain(hops.pop().strip())):
+    while hops and _within(address, proxies) and (hop := _hop(hops.pop().strip())):
         address = hop
     return address
 
@@ -79,6 +81,13 @@ def client_ip(request: web.Request) -> str:
 @functools.lru_cache(maxsize=4096)
 def _within(address: str, networks: tuple[str, ...]) -> bool:
     return bool(address) and any(ipaddress.ip_address(address) in ipaddress.ip_network(n) for n in networks)
+
+
+@functools.lru_cache(maxsize=4096)
+def _hop(text: str) -> str:
+    """A forwarded address; some proxies write the client's port behind it, and then an IPv6 address in brackets."""
+    with_port = _WITH_PORT.fullmatch(text)
+    return plain((with_port[1] or with_port[2]) if with_port else text)
 
 
 @functools.lru_cache(maxsize=4096)
