@@ -16,10 +16,11 @@ from ytdl.auth import PasswordChange
 from ytdl.config import Config
 from ytdl.crypto import Hasher
 from ytdl.db import DB
-from ytdl.events import Mailbox
+from ytdl.events import Mailbox, Reader
 from ytdl.sql import Query
 
 NEW = "Another-horse-10"
+PENDING = Query("test.pending", "one", "", b"SELECT pending, failures FROM sign_in_attempts")
 HASH = Query("test.hash", "value", "", b"SELECT password_hash FROM users WHERE username = 'alice'")
 MANY = """
     INSERT INTO sessions (id, user_id, expires_at)
@@ -69,7 +70,8 @@ async def test_other_sessions_end_in_other_processes_and_so_do_their_streams(ser
     _, elsewhere = await login(service)
     async with second_process(service) as other:
         identity = await other.identify(elsewhere["access_token"])
-        with service.app[EVENTS].subscribe(alice.user_id, identity.session_id) as stream:
+        reader = Reader(alice.user_id, identity.credential_id, "")
+        with service.app[EVENTS].subscribe(alice.user_id, reader) as stream:
             assert (await change_password(alice))[0] == 204
             await asyncio.sleep(0.3)
             assert isinstance(stream, Mailbox) and stream.closed
@@ -99,11 +101,6 @@ async def test_a_sign_in_under_way_with_the_old_password_opens_nothing(service: 
     assert (await signing_in)[0] == 401
     auth.hasher.close()
     auth.hasher = own
-
-
-async def test_of_two_changes_at_once_one_is_made(service: Service, alice: Person) -> None:
-    answers = await asyncio.gather(*(change_password(alice, new=new) for new in (NEW, "A-third-horse-11")))
-    assert sorted(status for status, _ in answers) == [204, 422]
 
 
 @pytest.mark.parametrize(
@@ -142,6 +139,53 @@ async def test_wrong_current_passwords_count_like_failed_sign_ins(strict: Servic
         assert (status, problem["code"]) == (423, "locked")
         assert (await login(strict, "carol"))[0] == 423
         assert await opens(strict, carol.token)
+
+
+class Slow(Hasher):
+    """Takes its time with each password, so that all requests have come before the first is answered."""
+
+    async def verify(self, password: str, hashed: str) -> bool:
+        await asyncio.sleep(0.3)
+        return await super().verify(password, hashed)
+
+
+@pytest.fixture
+async def slow(strict: Service) -> AsyncIterator[Service]:
+    auth, own = strict.app[AUTH], strict.app[AUTH].hasher
+    auth.hasher = Slow(cost=4)
+    yield strict
+    auth.hasher.close()
+    auth.hasher = own
+
+
+FAILURES = ("authn_password_change_fail", "authn_login_lock")
+
+
+async def test_of_right_changes_at_once_one_is_made_and_the_others_count_for_nothing(slow: Service, db: DB) -> None:
+    async with slow.person("carol") as carol:
+        answers = await asyncio.gather(*(change_password(carol, new=f"Another-horse-1{n}") for n in range(6)))
+        assert sorted((status, problem and problem["code"]) for status, problem in answers) == [
+            (204, None), *[(409, "conflict")] * 5
+        ]  # fmt: skip
+        assert await db.one(PENDING) == {"pending": 0, "failures": 0}
+        assert await trail(db, *FAILURES) == []
+
+
+async def test_of_changes_at_two_processes_one_is_made(slow: Service, db: DB) -> None:
+    async with slow.person("carol") as carol, second_process(slow) as other:
+        identity = await other.identify(carol.token)
+        change = PasswordChange(PASSWORD, "A-third-horse-11")
+        changes = (auth.change_password(identity, change) for auth in (slow.app[AUTH], other))
+        made, refused = sorted(await asyncio.gather(*changes, return_exceptions=True), key=bool)
+        assert made is None and isinstance(refused, errors.Conflict) and refused.offence is None
+        assert await trail(db, *FAILURES) == []
+
+
+async def test_of_wrong_changes_at_once_each_counts(slow: Service, db: DB) -> None:
+    async with slow.person("carol") as carol:
+        answers = await asyncio.gather(*(change_password(carol, "wrong") for _ in range(6)))
+        assert sorted(status for status, _ in answers) == [422] * 3 + [423] * 3
+        assert len(await trail(db, *FAILURES)) == 4
 
 
 async def test_a_weak_new_password_is_no_failure(strict: Service) -> None:

@@ -26,6 +26,7 @@ from ytdl.sessions import Opened, Sessions
 q = sql.load("auth")
 
 WRONG = "The user name or the password is wrong."
+CHANGED_MEANWHILE = "The password was changed meanwhile."
 NO_TICKET = "The ticket is spent, expired or unknown; ask for a new one."
 TICKET_SECONDS = 60
 # How long this process believes what it read of a session. A revocation is heard at once; this bounds what
@@ -130,25 +131,25 @@ class Auth:
         """Ends every other session of the user. API keys stay: each was made on purpose and is taken back by itself.
 
         Raises `errors.Invalid` for a new password that breaks the rules and for a current one that is wrong, which
-        counts like a failed sign-in, `errors.Locked` after too many of those, and `errors.Unavailable`.
+        counts like a failed sign-in, `errors.Locked` after too many of those, `errors.Conflict`, which counts for
+        nothing, where another change came first, and `errors.Unavailable`.
         """
         user = await users.by_id(self._db, identity.user_id)
         _refuse_new(change, user)
         self.hasher.turn_away()
+        # Before a try is waited for: a change that is made meanwhile makes no wrong password of a right one.
+        account = await users.credentials(self._db, user.username)
         async with self.lockout.attempt(user.username) as attempt:
-            account = await users.credentials(self._db, user.username)
             right = account is not None and await self.hasher.verify(change.current_password, account.password_hash)
             if account is None or not right:
                 raise await self._change_failed(attempt, user.id)
             hashed = await self.hasher.hash(change.new_password)
             async with self._db.transaction() as tx:
                 seen = account.password_changed_at
-                changed = await tx.exec(q.change_password, id=user.id, hash=hashed, seen=seen)
-                if changed:
-                    await attempt.right(tx)
-                    ended = await self._changed(tx, identity)
-            if not changed:
-                raise await self._change_failed(attempt, user.id)
+                if not await tx.exec(q.change_password, id=user.id, hash=hashed, seen=seen):
+                    raise errors.Conflict(CHANGED_MEANWHILE)
+                await attempt.right(tx)
+                ended = await self._changed(tx, identity)
         await self.sessions.tell(ended)
 
     async def identify(self, token: str) -> Identity:

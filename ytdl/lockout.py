@@ -41,8 +41,8 @@ class Lockout:
     async def attempt(self, username: str) -> AsyncIterator["Attempt"]:
         """Raises `errors.Locked`, and `errors.Unavailable` when other tries take too long to end.
 
-        A try that ends in `errors.Unavailable` is given back. One that ends without a word, as when the process is
-        killed, counts until the time of a lock has passed.
+        A try that ends in `errors.Unavailable` or `errors.Conflict` is given back. One that ends without a word, as
+        when the process is killed, counts until the time of a lock has passed.
         """
         digest = self._digest(username)
         deadline = time.monotonic() + WAIT_SECONDS
@@ -51,7 +51,7 @@ class Lockout:
             attempt = Attempt(digest, self._limits)
             try:
                 yield attempt
-            except errors.Unavailable:
+            except (errors.Unavailable, errors.Conflict):
                 if not attempt.failed:
                     await self._db.exec(q.give_back, digest=digest)
                 raise

@@ -47,7 +47,7 @@ ROUTES: tuple[Route, ...] = (
     Route("PUT", "/auth/profile", auth.change_profile, "user", session=True, body=ProfileChange, returns=Profile,
           problems=("conflict",)),
     Route("POST", "/auth/change-password", auth.change_password, "user", session=True, body=PasswordChange,
-          limit="login", status=204, problems=("locked",)),
+          limit="login", status=204, problems=("locked", "conflict")),
     Route("GET", "/auth/sessions", auth.sessions, "user", session=True, query=SessionFilter, returns=SessionPage),
     Route("DELETE", "/auth/sessions/{id}", auth.end_session, "user", session=True, status=204),
     Route("POST", "/auth/ticket", auth.issue_ticket, "user", scope="read", returns=Ticket),

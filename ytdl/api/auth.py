@@ -54,7 +54,8 @@ async def change_profile(request: web.Request, body: ProfileChange) -> Profile:
 async def change_password(request: web.Request, body: PasswordChange) -> None:
     """Change your password.
 
-    Every other session of yours ends. A wrong current password counts like a failed sign-in.
+    Every other session of yours ends. A wrong current password counts like a failed sign-in. Of changes at once one is
+    made; the others get 409, which counts for nothing.
     """
     await request.app[AUTH].change_password(who(request), body)
 
