@@ -83,6 +83,15 @@ async def test_the_log_line_says_what_the_event_says(db: DB, caplog: pytest.LogC
     assert expected.items() <= line.items() and line["levelname"] == "WARNING"
 
 
+async def test_a_log_line_is_as_bad_as_its_event(db: DB, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    for type in audit.TYPES:
+        await audit.record(db, type)
+    logged = {record.message: record.levelname for record in caplog.records if record.name == "ytdl.audit"}
+    levels = {"info": "INFO", "warning": "WARNING", "critical": "ERROR"}
+    assert logged == {type: levels[severity] for type, severity in audit.TYPES.items()}
+
+
 async def test_an_event_that_did_not_happen_is_not_logged(db: DB, caplog: pytest.LogCaptureFixture) -> None:
     with pytest.raises(RuntimeError):
         async with db.transaction() as tx:

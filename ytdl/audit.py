@@ -51,6 +51,7 @@ TYPES: dict[str, Severity] = {
     "sys_startup": "info",
     "sys_shutdown": "info",
 }
+_LEVELS = {"info": logging.INFO, "warning": logging.WARNING, "critical": logging.ERROR}
 # A detail is a few facts; levels are those of objects and lists in it.
 DETAIL_BYTES = 2048
 DETAIL_DEPTH = 3
@@ -127,4 +128,4 @@ def _seen(text: str) -> str:
 
 def _tell(type: str, severity: str, fields: dict[str, Any]) -> None:
     metrics.audit_events.labels(type).inc()
-    log.log(logging.INFO if severity == "info" else logging.WARNING, type, extra=fields)
+    log.log(_LEVELS[severity], type, extra=fields)
