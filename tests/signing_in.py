@@ -1,8 +1,9 @@
 """Steps of tests about accounts: signing in and refreshing over HTTP, another process, changes behind the back."""
 
 import asyncio
+import dataclasses
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import psycopg
@@ -55,20 +56,22 @@ async def listening(events: Events) -> None:
 
 
 @asynccontextmanager
-async def second_process(service: Service) -> AsyncIterator[Auth]:
+async def second_process(service: Service, key: str = SECRET, *, previous: str = "") -> AsyncIterator[Auth]:
     """What another process of the service has: its own connections, caches and subscription."""
-    db = DB(service.config.database_url)
-    kv = KV(service.config.redis_url, service.config.redis_prefix)
-    events = Events(kv)
-    await db.open()
-    await events.start()
-    await listening(events)
-    other = Auth(db, events, service.config, SECRET.encode(), hasher=Hasher(cost=4))
-    yield other
-    await other.close()
-    await events.stop()
-    await kv.close()
-    await db.close()
+    config = dataclasses.replace(service.config, jwt_secret_key=key, jwt_secret_key_previous=previous)
+    async with AsyncExitStack() as stack:
+        db = DB(config.database_url)
+        stack.push_async_callback(db.close)
+        await db.open()
+        kv = KV(config.redis_url, config.redis_prefix)
+        stack.push_async_callback(kv.close)
+        events = Events(kv)
+        stack.push_async_callback(events.stop)
+        await events.start()
+        await listening(events)
+        other = Auth(db, events, config, key.encode(), hasher=Hasher(cost=4))
+        stack.push_async_callback(other.close)
+        yield other
 
 
 def lines(caplog: pytest.LogCaptureFixture, event: str) -> list[dict[str, Any]]:

@@ -5,13 +5,14 @@ from collections import Counter
 
 import pytest
 
-from tests.conftest import Person, Service
-from tests.signing_in import change, counted, lines, login, opens, post, refresh, trail
+from tests.conftest import SECRET, Person, Service
+from tests.signing_in import change, counted, lines, login, opens, post, refresh, second_process, trail
 from ytdl import errors
 from ytdl.api.keys import AUTH
 from ytdl.auth import Auth
 from ytdl.db import DB
 
+NEW = "the-key-after-a-change-of-it-0123456789"
 LATER = "UPDATE refresh_tokens SET used_at = used_at - interval '11 seconds'"
 
 
@@ -75,6 +76,27 @@ async def test_a_reuse_is_recorded_once_and_held_against_the_address_each_time(
         with pytest.raises(errors.Unauthorized) as refused:
             await auth.refresh(alice.refresh_token)
         assert refused.value.offence == "reuse"
+    assert len(await trail(db, "authn_token_reuse")) == 1
+
+
+async def test_a_client_that_lost_the_answer_gets_it_again_after_a_change_of_the_key(
+    service: Service, alice: Person
+) -> None:
+    _, first = await refresh(service, alice.refresh_token)
+    async with second_process(service, NEW, previous=SECRET) as changed:
+        again = await changed.refresh(alice.refresh_token)
+        assert again.refresh_token == first["refresh_token"]
+        assert await changed.identify(again.access_token)
+        assert (await changed.refresh(again.refresh_token)).refresh_token != first["refresh_token"]
+
+
+async def test_a_process_with_the_old_key_takes_nobody_for_a_thief(service: Service, alice: Person, db: DB) -> None:
+    async with second_process(service, NEW, previous=SECRET) as changed:
+        first = await changed.refresh(alice.refresh_token)
+        assert (await refresh(service, alice.refresh_token))[0] == 503
+        assert (await changed.refresh(alice.refresh_token)).refresh_token == first.refresh_token
+        await changed.refresh(first.refresh_token)
+        assert (await refresh(service, alice.refresh_token))[0] == 401
     assert len(await trail(db, "authn_token_reuse")) == 1
 
 

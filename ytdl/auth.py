@@ -98,9 +98,9 @@ class Auth:
     def __init__(self, db: DB, events: Events, config: Config, key: bytes, *, hasher: Hasher | None = None) -> None:
         self.hasher = hasher or Hasher()
         self._db = db
-        self.sessions = Sessions(db, events, key, days=config.jwt_refresh_token_expire_days)
-        self.lockout = Lockout(db, key, attempts=config.max_login_attempts, minutes=config.lockout_duration_minutes)
         previous = config.jwt_secret_key_previous.encode()
+        self.sessions = Sessions(db, events, key, days=config.jwt_refresh_token_expire_days, previous=previous)
+        self.lockout = Lockout(db, key, attempts=config.max_login_attempts, minutes=config.lockout_duration_minutes)
         self._tokens = AccessTokens(key, config.jwt_algorithm, previous=previous)
         self._access_seconds = config.jwt_access_token_expire_minutes * 60
         self._known: Recent[str, Identity] = Recent(events, seconds=BELIEVED_SECONDS)

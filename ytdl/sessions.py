@@ -23,6 +23,7 @@ from ytdl.users import Credentials
 
 q = sql.load("sessions")
 REFUSED = "The refresh token is not valid; sign in again."
+CHANGING = "A key is being changed; try again in a moment."
 NO_SESSION = "There is no such session."
 # A client that did not get the answer to its refresh asks once more with the same token. Later it is a thief's.
 GRACE_SECONDS = 10.0
@@ -61,12 +62,12 @@ class SessionPage(msgspec.Struct, frozen=True):
 
 class Sessions:
     """A refresh token's successor is made of it with `key`, so the same one can be answered again without being kept;
-    `days` is how long a session lasts."""
+    one that was made with the `previous` key is answered again too. `days` is how long a session lasts."""
 
-    def __init__(self, db: DB, events: Events, key: bytes, *, days: int) -> None:
+    def __init__(self, db: DB, events: Events, key: bytes, *, days: int, previous: bytes = b"") -> None:
         self._db = db
         self._events = events
-        self._key = crypto.derived(key, "refresh tokens")
+        self._keys = [crypto.derived(each, "refresh tokens") for each in (key, previous) if each]
         self._days = days
 
     async def open(self, db: Statements, account: Credentials, ip: str | None, agent: str | None) -> Opened | None:
@@ -89,26 +90,30 @@ class Sessions:
 
         Within ten seconds the token that was spent last is answered with the same next one again, as long as that is
         unspent itself. Any other spent one ends the session, for one of the two who hold it is a thief. Raises
-        `errors.Unauthorized`.
+        `errors.Unauthorized`, and `errors.Unavailable` where the next one was made with a key that is not known here:
+        while a key is changed, another process knows it.
         """
-        successor = crypto.successor(self._key, secret)
-        hashes = {"hash": crypto.digest(secret), "successor": crypto.digest(successor)}
-        row = await self._db.maybe(q.rotate, **hashes)
+        successors = {crypto.digest(made): made for made in (crypto.successor(key, secret) for key in self._keys)}
+        hashed, newest = crypto.digest(secret), next(iter(successors))
+        row = await self._db.maybe(q.rotate, hash=hashed, successor=newest)
         if row is None:
-            row = await self._again(hashes)
+            row = await self._again(hashed, list(successors))
             metrics.auth_refreshes.labels("again").inc()
         else:
             metrics.auth_refreshes.labels("ok").inc()
+        successor = successors.get(row["successor"])
+        if successor is None:
+            raise errors.Unavailable(CHANGING, retry_after=1)
         return Opened(row["user_id"], row["session_id"], successor)
 
-    async def _again(self, hashes: dict[str, bytes]) -> Row:
+    async def _again(self, hashed: bytes, successors: list[bytes]) -> Row:
         """Whose a spent token is, for a client that did not get its answer. Raises `errors.Unauthorized`."""
-        row = await self._db.maybe(q.refused, grace_seconds=GRACE_SECONDS, **hashes)
+        row = await self._db.maybe(q.refused, grace_seconds=GRACE_SECONDS, hash=hashed, successors=successors)
         if row is None:
             raise _refused("wrong")
-        if row["spent"] and not (row["alive"] and row["is_active"] and row["lost_answer"]):
+        if row["spent"] and not (row["alive"] and row["is_active"] and row["successor"]):
             await self._stolen(row["session_id"], row["user_id"])
-            raise _refused("reused", hashes["hash"])
+            raise _refused("reused", hashed)
         if not row["spent"]:
             raise _refused("expired" if row["is_active"] else "inactive")
         return row

@@ -24,17 +24,23 @@ WITH spent AS (
     INSERT INTO refresh_tokens (hash, session_id) SELECT %(successor)s, id FROM spent
 )
 UPDATE sessions SET last_used_at = now() FROM spent WHERE sessions.id = spent.id
-RETURNING sessions.id AS session_id, sessions.user_id;
+RETURNING sessions.id AS session_id, sessions.user_id, %(successor)s::bytea AS successor;
 
 -- name: refused :maybe
--- Why a refresh token was refused: whether it was spent, by whom, and whether that may be the same client, which did
--- not get its answer: moments ago, and what it was spent for has not been used.
+-- Why a refresh token was refused: whether it was spent, by whom, and what for, where that may be the same client, which
+-- did not get its answer: moments ago, and what follows it is unspent. That is known by the keys that it can have been
+-- made with, and where it was another key by there being none of its session that was spent later.
 SELECT sessions.id AS session_id, sessions.user_id, users.is_active,
     sessions.revoked_at IS NULL AND sessions.expires_at > now() AS alive,
     spent.used_at IS NOT NULL AS spent,
-    coalesce(spent.used_at > now() - make_interval(secs => %(grace_seconds)s) AND EXISTS (
-        SELECT FROM refresh_tokens WHERE hash = %(successor)s AND session_id = sessions.id AND used_at IS NULL
-    ), false) AS lost_answer
+    (
+        SELECT next.hash FROM refresh_tokens next
+        WHERE next.session_id = sessions.id AND next.used_at IS NULL
+            AND spent.used_at > now() - make_interval(secs => %(grace_seconds)s)
+            AND (next.hash = ANY(%(successors)s) OR NOT EXISTS (
+                SELECT FROM refresh_tokens later WHERE later.session_id = sessions.id AND later.used_at > spent.used_at
+            ))
+    ) AS successor
 FROM refresh_tokens spent JOIN sessions ON sessions.id = spent.session_id JOIN users ON users.id = sessions.user_id
 WHERE spent.hash = %(hash)s;
 
