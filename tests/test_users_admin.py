@@ -12,6 +12,7 @@ from tests.fakes.youtube import YouTube
 from tests.following import ask, ended, fetched, told
 from tests.test_apikeys import made, recorded, script
 from tests.test_cancel_times import begun, nothing_is_left
+from ytdl import users
 from ytdl.api.keys import AUTH, DB
 from ytdl.config import Config
 from ytdl.db import VIOLATIONS
@@ -210,6 +211,18 @@ async def test_of_two_admins_who_remove_each_other_one_stays(service: Service, r
         done = await asyncio.gather(act(root, rita, first), act(rita, root, second))
     assert sorted(done) in ([200, 409], [204, 409], [200, 401], [204, 401], [200, 403])
     assert await service.app[DB].value(ADMINS) == 1
+
+
+async def test_only_who_changes_who_rules_waits_for_another_who_does(
+    service: Service, root: Person, alice: Person
+) -> None:
+    async with service.app[DB].transaction() as tx:
+        await users.hold_admins(tx)
+        await asyncio.wait_for(changed(root, alice, full_name="A", limits={"file_bytes": 1000}), 5)
+        ruling = asyncio.create_task(changed(root, alice, role="admin"))
+        await asyncio.wait({ruling}, timeout=0.3)
+        assert not ruling.done()
+    assert (await ruling)["role"] == "admin"
 
 
 async def test_a_locked_account_is_shown_and_unlocked(service: Service, root: Person, alice: Person) -> None:

@@ -114,6 +114,8 @@ class Accounts:
         """
         _check(wish)
         async with self._db.transaction() as tx:
+            if wish.role is not UNSET or wish.is_active is not UNSET:
+                await users.hold_admins(tx)
             before = await self._held(tx, id)
             after = before | _wanted(wish)
             await self._spare_last_admin(tx, id, before, after)
@@ -136,6 +138,7 @@ class Accounts:
         Raises `errors.Conflict` for the last active admin, `errors.NotFound`.
         """
         async with self._db.transaction() as tx:
+            await users.hold_admins(tx)
             before = await self._held(tx, id)
             after = before | {"is_active": False}
             await self._spare_last_admin(tx, id, before, after)
@@ -145,6 +148,7 @@ class Accounts:
         await self._auth.sessions.tell(ended)
         await self._downloads.cancel_all(id)
         async with self._db.transaction() as tx:
+            await users.hold_admins(tx)
             if (await self._held(tx, id))["is_active"]:
                 raise errors.Conflict("The account was activated again meanwhile; look at it again.")
             files = await self._downloads.delete_all(tx, id)
@@ -165,8 +169,8 @@ class Accounts:
         return [_view(row, locked.get(row["username"])) for row in rows]
 
     async def _held(self, tx: Statements, id: UUID) -> Row:
-        """The account as it is now; nobody else changes it, nor who is an admin, until the transaction ends."""
-        await tx.exec(q.lock_admins)
+        """The account as it is now; nobody else changes it until the transaction ends. Whoever holds the admins as well
+        does that before, so that two cannot wait in a circle."""
         row = await tx.maybe(q.lock, id=id)
         if row is None:
             raise errors.NotFound(NO_USER)

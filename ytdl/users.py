@@ -193,12 +193,17 @@ async def first_admin(db: DB, hasher: Hasher, *, username: str, password: str) -
         log.warning("user_password_weak", extra={"setting": "ADMIN_PASSWORD"})
     hashed = await hasher.hash(chosen)
     async with db.transaction() as tx:
-        await tx.exec(q.lock_first_admin)
+        await hold_admins(tx)
         if await tx.value(q.has_admin):
             return None
         # No address can be registered without a dot in its domain, so this one is never taken by a user.
         await _insert(tx, username, f"{username}@localhost", "Administrator", hashed, "admin")
     return None if password else chosen
+
+
+async def hold_admins(tx: Statements) -> None:
+    """Until the transaction ends, who is an active admin is changed by this one alone."""
+    await tx.exec(q.lock_admins)
 
 
 async def credentials(db: Statements, username: str) -> Credentials | None:

@@ -20,10 +20,6 @@ FROM users WHERE id = %(id)s;
 SELECT email, full_name, username, role, is_active, concurrent_downloads, requests_per_minute, file_bytes
 FROM users WHERE id = %(id)s FOR UPDATE;
 
--- name: lock_admins :exec
--- Held until the transaction ends, so that of two admins who go at the same time one sees that the other has gone.
-SELECT pg_advisory_xact_lock(7402002);
-
 -- name: has_other_admin :value
 -- Whether anyone else is an active admin.
 SELECT EXISTS (SELECT FROM users WHERE role = 'admin' AND is_active AND id <> %(id)s) AS has_other_admin;

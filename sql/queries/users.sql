@@ -31,8 +31,9 @@ SELECT count(*) AS downloads,
     coalesce(sum(file_bytes) FILTER (WHERE status = 'completed'), 0)::bigint AS stored_bytes
 FROM downloads WHERE user_id = %(id)s;
 
--- name: lock_first_admin :exec
--- Held until the transaction ends, so that of several processes one makes the first admin.
+-- name: lock_admins :exec
+-- Held until the transaction ends, so that of several processes one makes the first admin, and of two admins who go at
+-- the same time one sees that the other has gone.
 SELECT pg_advisory_xact_lock(7402002);
 
 -- name: has_admin :value
