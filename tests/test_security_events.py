@@ -255,3 +255,33 @@ def test_no_word_of_a_report_is_a_mark(text: str) -> None:
     bare = [re.sub(r"\\.", "", line) for line in lines]
     assert not [line for line in bare if re.search(r"[<>\[\]`*]|://|www\.", line)]
     assert [line.count("|") for line in bare] == [line.count("|") for line in expected]
+
+
+# The first and the last of these have no moment in UTC; the last but one has no day before it.
+EDGES = ["0001-01-01T00:00:00+23:59", "9999-12-31T23:59:59-23:59", "0001-01-01T00:00:00Z"]
+
+
+@pytest.mark.parametrize("moment", EDGES)
+async def test_a_window_that_ends_at_an_edge_of_the_calendar_is_refused_by_its_field(root: Person, moment: str) -> None:
+    answer = await root.get(STATS, params={"to": moment})
+    assert answer.status == 422
+    assert (await answer.json())["errors"][0]["field"] in ("to", "from")
+
+
+@pytest.mark.parametrize("path", [EVENTS, STATS, "/downloads"])
+@pytest.mark.parametrize("field", ["from", "to"])
+@pytest.mark.parametrize("moment", EDGES[:2])
+async def test_a_moment_that_has_none_in_utc_is_refused_in_every_query(
+    root: Person, path: str, field: str, moment: str
+) -> None:
+    answer = await root.get(path, params={field: moment})
+    assert (answer.status, (await answer.json())["errors"][0]["field"]) == (422, field)
+
+
+@pytest.mark.parametrize("form", ["json", "csv", "markdown"])
+@pytest.mark.parametrize("moment", EDGES)
+async def test_a_report_from_an_edge_of_the_calendar_is_made_or_refused(root: Person, form: str, moment: str) -> None:
+    near = "9999-12-31T20:00:00Z" if moment.startswith("9") else "0001-01-02T00:00:00Z"
+    window = {"from": near, "to": moment} if moment.startswith("9") else {"from": moment, "to": near}
+    answer = await root.post(REPORT, window | {"format": form})
+    assert answer.status == (200 if moment == EDGES[2] else 422)

@@ -158,7 +158,7 @@ async def events(db: Statements, f: EventFilter) -> EventPage:
 async def stats(db: Statements, window: Window) -> Stats:
     """Raises `errors.Invalid`."""
     to = window.to or datetime.now(UTC)
-    from_ = window.from_ or to - STATS_WINDOW
+    from_ = window.from_ or _day_before(to)
     _check(from_, to, longest=LONGEST_WINDOW)
     bounds = {"since": from_, "until": to}
     counts = await db.many(q.counts, **bounds)
@@ -189,6 +189,13 @@ async def report(db: Statements, wish: ReportWish) -> Report:
         top_users=[Person(**row) for row in await db.many(q.top_users, **bounds, limit=TOP)],
         notable=[_event(row) for row in await db.many(q.critical, **bounds, limit=NOTABLE)],
     )
+
+
+def _day_before(to: datetime) -> datetime:
+    try:
+        return to.astimezone(UTC) - STATS_WINDOW
+    except OverflowError:
+        raise errors.invalid("to", "must be a day later than the first there is") from None
 
 
 def _check(from_: datetime | None, to: datetime | None, *, longest: timedelta | None = None) -> None:

@@ -4,9 +4,11 @@ What PostgreSQL cannot hold (NUL characters, lone surrogates) is refused here, o
 """
 
 import asyncio
+import functools
 import inspect
 import re
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -45,7 +47,7 @@ async def body(request: web.Request, decoder: "msgspec.json.Decoder[Any]", *, fo
     if not JSON_TYPE.fullmatch(request.content_type) or charset not in ("utf-8", "utf8"):
         raise errors.Unsupported("The body must be JSON in UTF-8: send Content-Type: application/json.")
     raw = await _read(request)
-    value = _decode(raw, decoder)
+    value = _reckoned(_decode(raw, decoder))
     if b"\\u0000" in raw:
         _refuse_nul(msgspec.to_builtins(value, str_keys=True))
     return value
@@ -96,7 +98,7 @@ class Query:
         self.ignore = ignore
         fields = msgspec.inspect.type_info(type_).fields  # type: ignore[attr-defined]
         self.many = frozenset(f.encode_name for f in fields if _takes_many(f.type))
-        self.moments = frozenset(f.encode_name for f in fields if _is_moment(f.type))
+        self.moments = frozenset(field for _, field in _moments(type_))
 
     def read(self, request: web.Request) -> Any:
         """Raises `Invalid`; a parameter may be repeated only where the field is a list."""
@@ -129,9 +131,31 @@ def _is_moment(type_: msgspec.inspect.Type) -> bool:
 def _convert(values: dict[str, Any], type_: Any) -> Any:
     _refuse_nul(values)
     try:
-        return msgspec.convert(values, type_, strict=False)
+        return _reckoned(msgspec.convert(values, type_, strict=False))
     except msgspec.ValidationError as e:
         raise fault(str(e), type_) from None
+
+
+def _reckoned(value: Any) -> Any:
+    """The same. A moment so near to an end of the calendar that it has none in UTC is refused: nobody can reckon with
+    it."""
+    for name, field in _moments(type(value)):
+        moment = getattr(value, name)
+        try:
+            if isinstance(moment, datetime):
+                moment.astimezone(UTC)
+        except OverflowError:
+            raise errors.invalid(field, "must be within the years 1 to 9999 of UTC") from None
+    return value
+
+
+@functools.cache
+def _moments(type_: type) -> tuple[tuple[str, str], ...]:
+    """The attribute and the name of each field that is a moment."""
+    if not issubclass(type_, msgspec.Struct):
+        return ()
+    fields = msgspec.inspect.type_info(type_).fields  # type: ignore[attr-defined]
+    return tuple((f.name, f.encode_name) for f in fields if _is_moment(f.type))
 
 
 def _refuse_nul(value: Any) -> None:
