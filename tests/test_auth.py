@@ -94,6 +94,24 @@ async def test_the_token_route_takes_a_form_and_json(service: Service, alice: Pe
     assert status == 401
 
 
+async def test_a_form_may_hold_parameters_that_nobody_here_knows_and_json_may_not(
+    service: Service, alice: Person
+) -> None:
+    grant = {"username": "alice", "password": PASSWORD, "audience": "x", "grant_type": "", "scope": ""}
+    assert (await post(service, "/security/token", data=grant))[0] == 200
+    status, problem = await post(
+        service, "/security/token", {"username": "alice", "password": PASSWORD, "audience": ""}
+    )
+    assert (status, problem["errors"][0]["field"]) == (422, "audience")
+
+
+@pytest.mark.parametrize("name", ["username", "password", "grant_type", "audience"])
+async def test_a_form_with_a_parameter_that_comes_twice_is_refused(service: Service, alice: Person, name: str) -> None:
+    form = [("grant_type", "password"), ("username", "alice"), ("password", PASSWORD), ("audience", "x"), (name, "")]
+    status, problem = await post(service, "/security/token", data=form)
+    assert (status, problem["errors"][0]["field"]) == (422, name)
+
+
 async def test_a_form_is_not_taken_where_json_is_wanted(service: Service, alice: Person) -> None:
     status, _ = await post(service, "/auth/login", data={"username": "alice", "password": PASSWORD})
     assert status == 415

@@ -41,7 +41,8 @@ class Credentials(Hidden, msgspec.Struct, frozen=True, forbid_unknown_fields=Tru
 
 
 class Grant(Credentials, frozen=True, forbid_unknown_fields=True):
-    """The OAuth 2 password grant; what is not a name or a password is accepted and has no meaning here."""
+    """The OAuth 2 password grant; of what is not a name or a password nothing has a meaning here. As a form it may hold
+    other parameters too, as JSON only these."""
 
     grant_type: Literal["password"] = "password"
     scope: Annotated[str, Meta(max_length=1024)] = ""

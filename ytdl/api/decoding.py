@@ -34,7 +34,7 @@ _KIND_WORDS = {"str": "characters", "array": "items", "object": "members", "byte
 
 
 async def body(request: web.Request, decoder: "msgspec.json.Decoder[Any]", *, form: bool = False) -> Any:
-    """The body as the decoder's type; `form` takes an HTML form's encoding as well.
+    """The body as the decoder's type; `form` takes an HTML form's encoding as well, by the rules of OAuth 2.
 
     Raises `Unsupported`, `Malformed`, `Invalid`, and aiohttp's own refusal of what is beyond the application's limit.
     """
@@ -87,7 +87,17 @@ def _form(raw: bytes, type_: Any) -> Any:
         pairs = parse_qsl(raw.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=100)
     except ValueError:
         raise errors.Malformed("The body is not a form in UTF-8.") from None
-    return _convert(dict(pairs), type_)
+    return _convert(_parameters(pairs, type_), type_)
+
+
+def _parameters(pairs: list[tuple[str, str]], type_: Any) -> dict[str, str]:
+    """RFC 6749, section 3.2: a parameter without a value was not sent, an unknown one is passed over, and none may
+    come twice."""
+    names = [name for name, _ in pairs]
+    if repeated := next((name for name in names if names.count(name) > 1), None):
+        raise errors.invalid(repeated[:100], "is given more than once")
+    known = {field.encode_name for field in msgspec.structs.fields(type_)}
+    return {name: value for name, value in pairs if value and name in known}
 
 
 class Query:

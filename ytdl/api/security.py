@@ -10,7 +10,8 @@ from ytdl.auth import Grant, RefreshToken, Tokens
 async def token(request: web.Request, body: Grant) -> Tokens:
     """Sign in by the OAuth 2 password grant, as a form or as JSON.
 
-    The same as signing in at `/auth/login`; the documentation page's Authorize uses it.
+    The same as signing in at `/auth/login`; the documentation page's Authorize uses it. In a form, parameters that are
+    not known are passed over, and one that comes twice is refused.
     """
     return await auth.login(request, body)
 
