@@ -342,14 +342,15 @@ CREATE TABLE public.sessions (
 
 CREATE TABLE public.sign_in_attempts (
     name_digest bytea NOT NULL,
-    pending integer DEFAULT 0 NOT NULL,
     failures integer DEFAULT 0 NOT NULL,
     lockouts integer DEFAULT 0 NOT NULL,
     locked_until timestamp with time zone DEFAULT '-infinity'::timestamp with time zone NOT NULL,
     expires_at timestamp with time zone NOT NULL,
-    CONSTRAINT sign_in_attempts_failures_count CHECK ((failures >= 0)),
-    CONSTRAINT sign_in_attempts_pending_counts CHECK ((pending >= 0))
+    pending timestamp with time zone[] DEFAULT '{}'::timestamp with time zone[] NOT NULL,
+    CONSTRAINT sign_in_attempts_failures_count CHECK ((failures >= 0))
 );
+
+COMMENT ON COLUMN public.sign_in_attempts.expires_at IS 'When failures count no more.';
 
 CREATE TABLE public.tickets (
     hash bytea NOT NULL,

@@ -167,7 +167,7 @@ async def test_of_right_changes_at_once_one_is_made_and_the_others_count_for_not
         assert sorted((status, problem and problem["code"]) for status, problem in answers) == [
             (204, None), *[(409, "conflict")] * 5
         ]  # fmt: skip
-        assert await db.one(PENDING) == {"pending": 0, "failures": 0}
+        assert await db.one(PENDING) == {"pending": [], "failures": 0}
         assert await trail(db, *FAILURES) == []
 
 

@@ -22,6 +22,9 @@ LOCKED = "Too many failed sign-ins under this name; try again later."
 # All tries of a name may be under way at once, as when a script signs in twenty times: whoever is too many waits for
 # one to end, so that right passwords lock nobody out. After so long it is turned away as when the service is busy.
 WAIT_SECONDS = 10.0
+# A try that has not ended by then has died with its process, or could not be given back: the wait for a hash, the hash
+# and what is written after it take less.
+ALIVE_SECONDS = 60.0
 # How often it is asked whether a try has ended in another process; those of this process are known at once.
 ASK_SECONDS = 0.1
 
@@ -42,18 +45,19 @@ class Lockout:
         """Raises `errors.Locked`, and `errors.Unavailable` when other tries take too long to end.
 
         A try that ends in `errors.Unavailable` or `errors.Conflict` is given back. One that ends without a word, as
-        when the process is killed, counts until the time of a lock has passed.
+        when the process is killed or the database is away, counts for a minute from its begin.
         """
         digest = self._digest(username)
         deadline = time.monotonic() + WAIT_SECONDS
         async with self._door(digest, deadline):
-            await self._enter(digest, deadline)
-            attempt = Attempt(digest, self._limits)
+            attempt = Attempt(digest, await self._enter(digest, deadline), self._limits)
             try:
                 yield attempt
             except (errors.Unavailable, errors.Conflict):
                 if not attempt.failed:
-                    await self._db.exec(q.give_back, digest=digest)
+                    # It runs out by itself where the database is what failed.
+                    with contextlib.suppress(errors.Unavailable):
+                        await attempt.give_back(self._db)
                 raise
 
     @contextlib.asynccontextmanager
@@ -69,14 +73,17 @@ class Lockout:
         finally:
             door.release()
 
-    async def _enter(self, digest: bytes, deadline: float) -> None:
-        while not await self._db.maybe(q.reserve, digest=digest, **self._limits):
+    async def _enter(self, digest: bytes, deadline: float) -> datetime:
+        """When the try began, by which it is known among those of its name."""
+        while (row := await self._db.maybe(q.reserve, digest=digest, alive=ALIVE_SECONDS, **self._limits)) is None:
             seconds = await self._db.value(q.locked_seconds, digest=digest)
             if seconds is not None:
                 raise errors.Locked(LOCKED, retry_after=seconds)
             if time.monotonic() > deadline:
                 raise _busy()
             await asyncio.sleep(ASK_SECONDS)
+        began: datetime = row["began"]
+        return began
 
     async def unlock(self, db: Statements, username: str) -> None:
         """Forgets the failures of a name; for an admin."""
@@ -95,19 +102,22 @@ class Lockout:
 class Attempt:
     """One try of a name's password; `right` or `wrong` ends it."""
 
-    def __init__(self, digest: bytes, limits: dict[str, float]) -> None:
-        self._digest = digest
+    def __init__(self, digest: bytes, began: datetime, limits: dict[str, float]) -> None:
+        self._known = {"digest": digest, "began": began}
         self._limits = limits
         self.failed = False
 
+    async def give_back(self, db: Statements) -> None:
+        await db.exec(q.give_back, **self._known)
+
     async def right(self, db: Statements) -> None:
-        await db.exec(q.right, digest=self._digest)
+        await db.exec(q.right, **self._known)
 
     async def wrong(self, db: Statements, user_id: UUID | None) -> None:
         """Counts a failure, and records the lock that may come of it; `user_id` is that of an account, if there is
         one by that name."""
         self.failed = True
-        state = await db.maybe(q.wrong, digest=self._digest, **self._limits)
+        state = await db.maybe(q.wrong, **self._known, **self._limits)
         if state and state["locked"]:
             await audit.record(db, "authn_login_lock", result="denied", user_id=user_id, lockouts=state["lockouts"])
 
@@ -117,4 +127,4 @@ def _busy() -> errors.Unavailable:
 
 
 async def sweep(db: Statements) -> int:
-    return await db.exec(q.sweep)
+    return await db.exec(q.sweep, alive=ALIVE_SECONDS)

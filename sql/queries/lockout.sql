@@ -1,13 +1,17 @@
 -- name: reserve :maybe
--- Enters a try before its password is looked at; no row while the name is locked or all of its tries are taken.
+-- Enters a try before its password is looked at, and says by which moment it is known; no row while the name is locked
+-- or all of its tries are taken. Tries that began too long ago are dropped.
 INSERT INTO sign_in_attempts AS known (name_digest, pending, expires_at)
-VALUES (%(digest)s, 1, now() + make_interval(secs => %(seconds)s))
+VALUES (%(digest)s, ARRAY[clock_timestamp()], now() + make_interval(secs => %(seconds)s))
 ON CONFLICT (name_digest) DO UPDATE SET
-    pending = 1 + CASE WHEN known.expires_at > now() THEN known.pending ELSE 0 END,
+    pending = ARRAY(SELECT began FROM unnest(known.pending) AS began WHERE began > now() - make_interval(secs => %(alive)s))
+        || greatest(clock_timestamp(), known.pending[cardinality(known.pending)] + interval '1 microsecond'),
     failures = CASE WHEN known.expires_at > now() THEN known.failures ELSE 0 END,
     expires_at = excluded.expires_at
-WHERE known.locked_until <= now() AND (known.expires_at <= now() OR known.pending + known.failures < %(most)s)
-RETURNING pending;
+WHERE known.locked_until <= now() AND %(most)s >
+    (SELECT count(*) FROM unnest(known.pending) AS began WHERE began > now() - make_interval(secs => %(alive)s))
+    + CASE WHEN known.expires_at > now() THEN known.failures ELSE 0 END
+RETURNING pending[cardinality(pending)] AS began;
 
 -- name: locked_seconds :value
 -- How long a name will yet be locked; null where it is not.
@@ -16,16 +20,17 @@ FROM sign_in_attempts WHERE name_digest = %(digest)s AND locked_until > now();
 
 -- name: give_back :exec
 -- A try that came to nothing: no password was looked at.
-UPDATE sign_in_attempts SET pending = greatest(pending - 1, 0) WHERE name_digest = %(digest)s;
+UPDATE sign_in_attempts SET pending = array_remove(pending, %(began)s) WHERE name_digest = %(digest)s;
 
 -- name: right :exec
 -- A try that was right; with it what was wrong before is forgotten.
-UPDATE sign_in_attempts SET pending = greatest(pending - 1, 0), failures = 0, lockouts = 0, locked_until = '-infinity'
+UPDATE sign_in_attempts
+SET pending = array_remove(pending, %(began)s), failures = 0, lockouts = 0, locked_until = '-infinity'
 WHERE name_digest = %(digest)s;
 
 -- name: wrong :maybe
 -- A try that was wrong. The last that is allowed locks the name, twice as long as a lock that ended within a day.
-UPDATE sign_in_attempts SET pending = greatest(pending - 1, 0),
+UPDATE sign_in_attempts SET pending = array_remove(pending, %(began)s),
     failures = CASE WHEN failures + 1 < %(most)s THEN failures + 1 ELSE 0 END,
     lockouts = CASE WHEN failures + 1 < %(most)s THEN lockouts
         WHEN locked_until > now() - interval '1 day' THEN lockouts + 1 ELSE 1 END,
@@ -49,4 +54,5 @@ WHERE name_digest = ANY(%(digests)s) AND locked_until > now();
 -- name: sweep :exec
 -- Removes what counts for nothing any more.
 DELETE FROM sign_in_attempts
-WHERE expires_at <= now() AND locked_until <= now() - interval '1 day';
+WHERE expires_at <= now() AND locked_until <= now() - interval '1 day'
+    AND (pending[cardinality(pending)] > now() - make_interval(secs => %(alive)s)) IS NOT TRUE;
