@@ -13,10 +13,11 @@ import pytest
 
 from tests.fakes.gate import Gate
 from tests.redises import OwnRedis
-from ytdl import errors, gcra, leases, metrics, ratelimit
+from ytdl import denials, errors, gcra, leases, metrics, ratelimit
 from ytdl.auth import Identity
 from ytdl.config import Config
 from ytdl.db import DB
+from ytdl.denials import Denials
 from ytdl.kv import KV
 from ytdl.ratelimit import Kind, Limiter
 from ytdl.sql import Query
@@ -336,11 +337,11 @@ async def test_the_audit_trail_has_one_event_for_a_caller_however_often_it_is_re
 
 
 async def test_a_crowd_of_offenders_fills_neither_memory_nor_the_audit_trail(kv: KV, db: DB) -> None:
-    offenders = ratelimit.Offenders(db)
+    offenders = Denials(db, "excess_rate_limit_exceeded")
     for n in range(10_000):
-        offenders.tell(gcra.policy("api", 1), f"caller {n}")
+        offenders.tell(f"caller {n}", object=("policy", "api"), limit=1)
     await offenders.close()
-    assert len(await db.many(EVENTS)) == ratelimit.TOLD_AT_MOST == len(offenders._told)
+    assert len(await db.many(EVENTS)) == denials.AT_MOST == len(offenders._told)
 
 
 async def test_callers_are_remembered_in_bounded_number() -> None:

@@ -25,6 +25,7 @@ from ytdl.api.keys import (
     CONFIG,
     COOKIES,
     DB,
+    DENIALS,
     DOWNLOADS,
     EVENTS,
     FIRST_PASSWORD,
@@ -46,6 +47,7 @@ from ytdl.chain import Linker
 from ytdl.config import Config, proxies_of
 from ytdl.cookies import Cookies
 from ytdl.crypto import Hasher
+from ytdl.denials import Denials
 from ytdl.disk import Disk
 from ytdl.downloads import Downloads
 from ytdl.egress import Egress, lanes_of
@@ -123,6 +125,8 @@ async def _start(app: web.Application, stack: AsyncExitStack) -> None:
 
     limiter = app[LIMITER] = Limiter(policies_of(config), kv, db)
     stack.push_async_callback(limiter.close)
+    denials = app[DENIALS] = Denials(db, "authz_fail")
+    stack.push_async_callback(denials.close)
 
     storage = Storage(config.data_dir)
     await asyncio.to_thread(storage.open)

@@ -85,6 +85,9 @@ ratelimit_forgotten = _counter("ytdl_ratelimit_forgotten_total", "Requests allow
 ratelimit_denied = _counter("ytdl_ratelimit_denied_total", "Requests refused, by the policies that had nothing left.", policy=LIMIT_POLICIES, where=COUNTED_WHERE)
 ratelimit_degraded = _gauge("ytdl_ratelimit_degraded", "1 while this process counts by itself because Redis does not answer.")
 
+# access
+access_denied = _counter("ytdl_access_denied_total", "Requests refused to somebody signed in, by what was missing.", reason=("role", "session", "scope"))
+
 # audit: types are those of `audit.TYPES`.
 audit_events = _counter("ytdl_audit_events_total", "Events written to the audit trail.", type=())
 audit_pending = _gauge("ytdl_audit_pending_events", "Events that have no link in the audit chain yet, counted up to 10,000.")

@@ -12,17 +12,16 @@ one kind of thing. While Redis is away each process counts by itself, from what 
 bound then holds for each process.
 """
 
-import asyncio
 import ipaddress
-import logging
 import time
 from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
-from ytdl import audit, errors, gcra, metrics
+from ytdl import errors, gcra, metrics
 from ytdl.config import Config
 from ytdl.db import Statements
+from ytdl.denials import Denials
 from ytdl.gcra import MICROSECONDS, Policy
 from ytdl.kv import KV
 from ytdl.leases import REMEMBERED, Caller, Lender
@@ -30,13 +29,8 @@ from ytdl.leases import REMEMBERED, Caller, Lender
 if TYPE_CHECKING:
     from ytdl.auth import Identity
 
-log = logging.getLogger("ytdl.ratelimit")
-
 # What is counted beside the address and who asks.
 Kind = Literal["general", "login", "create", "url"]
-# One event for each caller in this time, and not more events than this for all of them.
-TELL_SECONDS = 60.0
-TOLD_AT_MOST = 200
 TOO_MANY = "Too many requests; try again later."
 UNKNOWN = "There is no policy of that name, or none that counts you."
 
@@ -77,12 +71,12 @@ class Limiter:
         self._policies = policies
         self._kv = kv
         self._lender = Lender(kv)
-        self._offenders = Offenders(db)
+        self._denials = Denials(db, "excess_rate_limit_exceeded")
         self._callers: dict[object, Caller] = {}
 
     async def close(self) -> None:
         await self._lender.close()
-        await self._offenders.close()
+        await self._denials.close()
 
     def caller(self, kind: Kind, ip: str, who: "Identity | None" = None, url: str = "") -> Caller:
         """`ip` is empty for a socket without addresses, whose users count as one; `url` names a temporary URL."""
@@ -149,39 +143,6 @@ class Limiter:
         violated = caller.violated()
         for policy, key in violated:
             metrics.ratelimit_denied.labels(policy.name, self._lender.where).inc()
-            self._offenders.tell(policy, key)
+            self._denials.tell(key, object=("policy", policy.name), limit=policy.limit)
         names = [policy.name for policy, _ in violated]
         return errors.RateLimited(TOO_MANY, policies=names, retry_after=caller.wait_seconds())
-
-
-class Offenders:
-    """Tells the audit trail of those who go over a limit: of each once in a minute, and of so many in a minute only."""
-
-    def __init__(self, db: Statements | None) -> None:
-        self._db = db
-        # In the order of time, so the first is the oldest.
-        self._told: dict[str, float] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
-
-    async def close(self) -> None:
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-
-    def tell(self, policy: Policy, key: str) -> None:
-        now = time.monotonic()
-        while self._told and now - self._told[first := next(iter(self._told))] >= TELL_SECONDS:
-            del self._told[first]
-        if self._db is None or key in self._told or len(self._told) >= TOLD_AT_MOST:
-            return
-        self._told[key] = now
-        # A refusal costs little, so nobody waits for this; the task keeps who asks and from where.
-        task = asyncio.create_task(self._record(self._db, policy))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def _record(self, db: Statements, policy: Policy) -> None:
-        try:
-            await audit.record(
-                db, "excess_rate_limit_exceeded", result="denied", object=("policy", policy.name), limit=policy.limit
-            )
-        except errors.Unavailable:
-            log.warning("ratelimit.not_recorded", extra={"policy": policy.name})

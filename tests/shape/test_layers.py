@@ -22,7 +22,7 @@ LAYERS = (
         *("health", "lockout", "offences", "queue", "ratelimit", "security", "security_report", "sessions"),
         *("users", "validation"),
     ),
-    ("audit", "chain", "leases", "recent", "record", "sealed"),
+    ("audit", "chain", "denials", "leases", "recent", "record", "sealed"),
     ("events", "loops", "scores"),
     ("crypto", "db", "embedded", "fetcher", "kv", "netscape", "outbound", "storage", "urls", "vault"),
     (

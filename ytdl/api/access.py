@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from aiohttp import hdrs, web
 
-from ytdl import apikeys, audit, errors, log
-from ytdl.api.keys import API_KEYS, AUTH, CHALLENGE, CONFIG, DB, IDENTITY, ROUTE
+from ytdl import apikeys, errors, log, metrics
+from ytdl.api.keys import API_KEYS, AUTH, CHALLENGE, CONFIG, DENIALS, IDENTITY, ROUTE
 
 if TYPE_CHECKING:
     from ytdl.auth import Identity
@@ -41,14 +41,16 @@ def _identify(app: web.Application, token: str) -> "Awaitable[Identity]":
     return app[API_KEYS].identify(token) if apikeys.is_key(token) else app[AUTH].identify(token)
 
 
-async def authorize(request: web.Request, role: str, *, session: bool, scope: str) -> None:
+def authorize(request: web.Request, role: str, *, session: bool, scope: str) -> None:
     """Whether who asks may do this at all; what is whose is for the features to say. Raises `Forbidden`, which goes
     on record."""
-    refusal = _refusal(request[IDENTITY], role, session=session, scope=scope)
+    identity = request[IDENTITY]
+    refusal = _refusal(identity, role, session=session, scope=scope)
     if refusal:
         reason, sentence = refusal
         route = f"{request.method} {request[ROUTE]}"
-        await audit.record(request.app[DB], "authz_fail", result="denied", reason=reason, route=route)
+        metrics.access_denied.labels(reason).inc()
+        request.app[DENIALS].tell((identity.user_id, route, reason), reason=reason, route=route)
         raise errors.Forbidden(sentence)
 
 

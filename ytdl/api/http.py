@@ -22,8 +22,9 @@ from aiohttp.typedefs import LooseHeaders
 
 from ytdl import errors
 from ytdl.api import access, blocking, decoding, limits, middleware, problems
-from ytdl.api.keys import IDENTITY, LIMITER
+from ytdl.api.keys import DENIALS, IDENTITY, LIMITER
 from ytdl.config import Config
+from ytdl.denials import Denials
 from ytdl.ratelimit import Kind, Limiter, policies_of
 
 if TYPE_CHECKING:
@@ -108,8 +109,9 @@ def application() -> web.Application:
     chain = [middleware.identified, problems.to_problems, blocking.guard]
     app = web.Application(client_max_size=BODY_LIMIT_BYTES, middlewares=chain)
     app.on_response_prepare.append(middleware.finish_headers)
-    # Until there is one that counts for all processes.
+    # Until there are those that count for all processes, and that record.
     app[LIMITER] = Limiter(policies_of(Config()))
+    app[DENIALS] = Denials(None, "authz_fail")
     return app
 
 
@@ -133,7 +135,7 @@ def _endpoint(row: Route) -> Endpoint:
             if row.limit:
                 await limits.count(request, row.limit)
         if row.role != "anyone":
-            await access.authorize(request, row.role, session=row.session, scope=row.needs)
+            access.authorize(request, row.role, session=row.session, scope=row.needs)
         read = [await reader(request) for reader in readers]
         result = await row.handler(request, *read)
         response = result if isinstance(result, web.StreamResponse) else _encoded(request, row, result)

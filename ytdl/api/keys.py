@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ytdl.cookies import Cookies
     from ytdl.crypto import Hasher
     from ytdl.db import DB as Database
+    from ytdl.denials import Denials
     from ytdl.downloads import Downloads
     from ytdl.events import Events
     from ytdl.health import Health
@@ -38,6 +39,7 @@ ACCOUNTS: "web.AppKey[Accounts]" = web.AppKey("accounts")
 API_KEYS: "web.AppKey[ApiKeys]" = web.AppKey("api_keys")
 BLOCKS: "web.AppKey[Blocks]" = web.AppKey("blocks")
 OFFENCES: "web.AppKey[Offences]" = web.AppKey("offences")
+DENIALS: "web.AppKey[Denials]" = web.AppKey("denials")
 LIMITER: "web.AppKey[Limiter]" = web.AppKey("limiter")
 HEALTH: "web.AppKey[Health]" = web.AppKey("health")
 COOKIES: "web.AppKey[Cookies]" = web.AppKey("cookies")
