@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+from collections.abc import AsyncIterator
 from typing import Any
 from uuid import uuid4
 
@@ -12,7 +13,7 @@ from tests.fakes.youtube import YouTube
 from tests.following import ask, ended, fetched, told
 from tests.test_apikeys import made, recorded, script
 from tests.test_cancel_times import begun, nothing_is_left
-from ytdl import users
+from ytdl import downloads, users
 from ytdl.api.keys import AUTH, DB
 from ytdl.config import Config
 from ytdl.db import VIOLATIONS
@@ -40,6 +41,27 @@ LATE_FUNCTION = Query(
 LATE_TRIGGER = Query(
     "test.late", "exec", "",
     b"CREATE TRIGGER late AFTER DELETE ON downloads FOR EACH ROW EXECUTE FUNCTION late()",
+)  # fmt: skip
+# As when the database takes too long over one record, and as when another admin changes their mind meanwhile.
+STUCK_FUNCTION = Query(
+    "test.stuck", "exec", "",
+    b"CREATE FUNCTION stuck() RETURNS trigger LANGUAGE plpgsql AS"
+    b" 'BEGIN RAISE ''too slow'' USING ERRCODE = ''query_canceled''; END'",
+)  # fmt: skip
+STUCK_TRIGGER = Query(
+    "test.stuck", "exec", "",
+    b"CREATE TRIGGER stuck BEFORE DELETE ON downloads FOR EACH ROW WHEN (OLD.video_id = 'many_920003')"
+    b" EXECUTE FUNCTION stuck()",
+)  # fmt: skip
+UNSTUCK = Query("test.unstuck", "exec", "", b"DROP TRIGGER stuck ON downloads")
+BACK_FUNCTION = Query(
+    "test.back", "exec", "",
+    b"CREATE FUNCTION back() RETURNS trigger LANGUAGE plpgsql AS"
+    b" 'BEGIN UPDATE users SET is_active = true WHERE id = OLD.user_id; RETURN NULL; END'",
+)  # fmt: skip
+BACK_TRIGGER = Query(
+    "test.back", "exec", "",
+    b"CREATE TRIGGER back AFTER DELETE ON downloads FOR EACH ROW EXECUTE FUNCTION back()",
 )  # fmt: skip
 ADMINS = Query("test.admins", "value", "", b"SELECT count(*) FROM users WHERE role = 'admin' AND is_active")
 
@@ -303,6 +325,43 @@ async def test_a_job_that_came_at_the_very_last_moment_is_cancelled(service: Ser
         await ask(ann, "https://youtu.be/many_910000")
         assert (await root.delete(f"/auth/users/{ann.user_id}")).status == 204
     assert [row["state"] for row in await db.many(JOBS)] == ["cancelled"]
+
+
+@pytest.fixture
+async def ann_of_five(service: Service, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Person]:
+    """She has five downloads, where accounts go two at a time."""
+    monkeypatch.setattr(downloads, "AT_ONCE", 2)
+    async with service.person("ann") as ann:
+        for n in range(5):
+            await ask(ann, f"https://youtu.be/many_92000{n}")
+        yield ann
+
+
+async def test_an_account_goes_in_steps_and_what_broke_off_is_done_again(
+    service: Service, root: Person, ann_of_five: Person
+) -> None:
+    db, path = service.app[DB], f"/auth/users/{ann_of_five.user_id}"
+    await db.exec(STUCK_FUNCTION)
+    await db.exec(STUCK_TRIGGER)
+    assert (await root.delete(path)).status == 503
+    left = await db.one(LEFT)
+    assert (left["downloads"], left["users"]) == (3, 1) and await listed(root, is_active="false") == ["ann"]
+    await db.exec(UNSTUCK)
+    assert (await root.delete(path)).status == 204
+    left = await db.one(LEFT)
+    assert (left["downloads"], left["users"]) == (0, 0)
+    assert [row["state"] for row in await db.many(JOBS)] == ["cancelled"]
+
+
+async def test_who_is_let_in_again_meanwhile_keeps_what_is_left(
+    service: Service, root: Person, ann_of_five: Person
+) -> None:
+    db = service.app[DB]
+    await db.exec(BACK_FUNCTION)
+    await db.exec(BACK_TRIGGER)
+    assert (await root.delete(f"/auth/users/{ann_of_five.user_id}")).status == 409
+    left = await db.one(LEFT)
+    assert (left["downloads"], left["users"]) == (3, 1)
 
 
 async def test_whatever_refers_to_who_asks_says_so_when_they_are_gone(service: Service) -> None:

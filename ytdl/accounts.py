@@ -132,8 +132,8 @@ class Accounts:
 
     async def delete(self, id: UUID) -> None:
         """Ends and removes whatever is the account's: first nobody comes in any more, then its downloads are cancelled,
-        then the rows go and after them the files. Stopped in between, it leaves an inactive account, which can be
-        deleted again. Log rows of its downloads and what is on record stay.
+        then their rows and files go in steps, and at last the account. Stopped in between, it leaves an inactive
+        account, which can be deleted again. Log rows of its downloads and what is on record stay.
 
         Raises `errors.Conflict` for the last active admin, `errors.NotFound`.
         """
@@ -147,16 +147,32 @@ class Accounts:
             await self._record(tx, id, before, after)
         await self._auth.sessions.tell(ended)
         await self._downloads.cancel_all(id)
+        files = await self._empty(id)
         async with self._db.transaction() as tx:
             await users.hold_admins(tx)
-            if (await self._held(tx, id))["is_active"]:
-                raise errors.Conflict("The account was activated again meanwhile; look at it again.")
-            files = await self._downloads.delete_all(tx, id)
+            await self._held_inactive(tx, id)
+            late = await self._downloads.delete_some(tx, id)
             await tx.exec(q.delete, id=id)
-            await audit.record(tx, "user_deleted", object=("user", id), files=len(files))
+            files += sum(1 for name in late if name)
+            await audit.record(tx, "user_deleted", object=("user", id), files=files)
         # One that was asked for at the very last moment has a job and no record any more.
         await self._downloads.cancel_all(id)
-        await self._downloads.remove_files(files)
+        await self._downloads.remove_files(late)
+
+    async def _empty(self, id: UUID) -> int:
+        """Removes records and files in steps, as one for all would take too long; returns how many files those were."""
+        files = 0
+        while True:
+            async with self._db.transaction() as tx:
+                await self._held_inactive(tx, id)
+                names = await self._downloads.delete_some(tx, id)
+            if not names:
+                return files
+            files += await self._downloads.remove_files(names)
+
+    async def _held_inactive(self, tx: Statements, id: UUID) -> None:
+        if (await self._held(tx, id))["is_active"]:
+            raise errors.Conflict("The account was activated again meanwhile; look at it again.")
 
     async def _account(self, id: UUID) -> Account:
         row = await self._db.maybe(q.by_id, id=id)

@@ -41,6 +41,8 @@ q = sql.load("downloads")
 BELIEVED_SECONDS = 1.0
 # Greater than any fence: up to here means all attempts of a job.
 LAST_FENCE = 2**63
+# Of an account that goes: so many a transaction, which then takes well under a second.
+AT_ONCE = 1000
 _IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")
 
 
@@ -220,20 +222,23 @@ class Downloads:
             if state is None:
                 raise errors.Conflict(f"The download is {row['status']} already.")
             if state == "cancelled":
-                await tx.exec(q.cancelled, job_id=row["job_id"])
-        await self._stop(row, state)
+                await tx.exec(q.cancelled, jobs=[row["job_id"]])
+        await self._stop([row], {row["job_id"]: state})
         return await self.get(asker, id)
 
-    async def _stop(self, row: Row, state: str) -> None:
-        """After the commit: tells the worker, or cleans up after a job that has none."""
-        if state == "running":
-            await self._events.tell("cancel", str(row["job_id"]))
-        if state != "cancelled":
+    async def _stop(self, rows: list[Row], states: dict[int, str]) -> None:
+        """After the commit: tells the workers, or cleans up after jobs that have none."""
+        for row in rows:
+            if states.get(row["job_id"]) == "running":
+                await self._events.tell("cancel", str(row["job_id"]))
+        ended = [row for row in rows if states.get(row["job_id"]) == "cancelled"]
+        if not ended:
             return
-        await self._queue.forget([row["job_id"]])
-        await self._storage.clear_work(row["id"], (row["job_id"], LAST_FENCE))
-        metrics.downloads_finished.labels("cancelled").inc()
-        await self._events.publish(row["user_id"], row["id"], "status", {"id": row["id"], "status": "cancelled"})
+        await self._queue.forget([row["job_id"] for row in ended])
+        await self._storage.clear_all([(row["id"], (row["job_id"], LAST_FENCE)) for row in ended])
+        metrics.downloads_finished.labels("cancelled").inc(len(ended))
+        for row in ended:
+            await self._events.publish(row["user_id"], row["id"], "status", {"id": row["id"], "status": "cancelled"})
 
     async def retry(self, asker: Asker, id: UUID) -> Download:
         """Back to the queue with a new job. Raises `errors.Conflict` unless it ended without a file, or while the
@@ -270,31 +275,27 @@ class Downloads:
             await tx.exec(q.delete, id=id)
         if row["file_name"]:
             await self._storage.remove(row["file_name"])
-        await self._stop(row, state or "ended")
+        await self._stop([row], {row["job_id"]: state} if state else {})
         await self._events.publish(row["user_id"], id, "status", {"id": id, "status": "deleted"})
 
     async def cancel_all(self, user_id: UUID) -> None:
         """Cancels whatever of a user's has not come to an end; running ones are ended by their workers."""
-        while rows := await self._db.many(q.uncancelled_of, user_id=user_id):
-            for row in rows:
-                await self._cancel_job(row)
+        while rows := await self._db.many(q.uncancelled_of, user_id=user_id, limit=AT_ONCE):
+            async with self._db.transaction() as tx:
+                states = await self._queue.cancel_many(tx, [row["job_id"] for row in rows])
+                await tx.exec(q.cancelled, jobs=[job for job, state in states.items() if state == "cancelled"])
+            await self._stop(rows, states)
 
-    async def _cancel_job(self, row: Row) -> None:
-        async with self._db.transaction() as tx:
-            state = await self._queue.cancel(tx, row["job_id"])
-            if state == "cancelled":
-                await tx.exec(q.cancelled, job_id=row["job_id"])
-        if state:
-            await self._stop(row, state)
+    async def delete_some(self, tx: Transaction, user_id: UUID) -> list[str | None]:
+        """Removes records of a user, `AT_ONCE` at most; returns the name of each one's file, if it has one, for
+        `remove_files` after the commit."""
+        return [row["file_name"] for row in await tx.many(q.delete_of, user_id=user_id, limit=AT_ONCE)]
 
-    async def delete_all(self, tx: Transaction, user_id: UUID) -> list[str]:
-        """Removes a user's records; returns the names of the files, for `remove_files` after the commit."""
-        rows = await tx.many(q.delete_of, user_id=user_id)
-        return [row["file_name"] for row in rows if row["file_name"]]
-
-    async def remove_files(self, names: list[str]) -> None:
-        for name in names:
-            await self._storage.remove(name)
+    async def remove_files(self, names: list[str | None]) -> int:
+        """How many there were."""
+        files = [name for name in names if name]
+        await self._storage.remove(*files)
+        return len(files)
 
     async def _locked(self, tx: Transaction, asker: Asker, id: UUID) -> Row:
         """The download as it is now; nobody else changes it until the transaction ends."""

@@ -343,8 +343,12 @@ class Queue:
 
     async def cancel(self, tx: Statements, job: int) -> str | None:
         """`cancelled` at once, `running` when its worker has to end it, `None` when it has ended already."""
-        row = await tx.maybe(q.cancel, id=job)
-        return self._counted(tx, "cancel", row)["state"] if row else None
+        return (await self.cancel_many(tx, [job])).get(job)
+
+    async def cancel_many(self, tx: Statements, jobs: Sequence[int]) -> dict[int, str]:
+        """As `cancel`, by job; without those that have ended already."""
+        rows = await tx.many(q.cancel, ids=list(jobs))
+        return {row["id"]: self._counted(tx, "cancel", row)["state"] for row in rows}
 
     async def reap(self, tx: Statements) -> list[Row]:
         """Jobs taken back from dead workers, at most 100 a call."""

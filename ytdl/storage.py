@@ -80,15 +80,27 @@ class Storage:
         source.rename(target)
         _sync(target.parent)
 
-    async def remove(self, name: str) -> None:
-        await asyncio.to_thread(self.path(name).unlink, missing_ok=True)
+    async def remove(self, *names: str) -> None:
+        await asyncio.to_thread(self._unlink, [self.path(name) for name in names])
+
+    def _unlink(self, paths: Sequence[Path]) -> None:
+        for path in paths:
+            path.unlink(missing_ok=True)
 
     async def clear_work(self, download: UUID, newest: Attempt) -> None:
         """Removes what attempts at a download left, up to and with this one; a later one may be under way already.
 
         What is named like no attempt goes as well: the folder is ours, and would never be empty.
         """
-        await asyncio.to_thread(self._clear, download, newest)
+        await self.clear_all([(download, newest)])
+
+    async def clear_all(self, left: Sequence[tuple[UUID, Attempt]]) -> None:
+        """As `clear_work`, for each of these."""
+        await asyncio.to_thread(self._clear_all, left)
+
+    def _clear_all(self, left: Sequence[tuple[UUID, Attempt]]) -> None:
+        for download, newest in left:
+            self._clear(download, newest)
 
     def _clear(self, download: UUID, newest: Attempt) -> None:
         folder = self.work / str(download)

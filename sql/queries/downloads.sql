@@ -39,8 +39,9 @@ SELECT d.id FROM downloads d JOIN jobs j ON j.id = d.job_id
 WHERE d.id = %(id)s AND (d.user_id = %(user_id)s OR %(admin)s) FOR UPDATE OF j;
 
 -- name: cancelled :exec
--- A waiting download ended by its user.
-UPDATE downloads SET status = 'cancelled', stage = 'cancelled', error = NULL, finished_at = now() WHERE job_id = %(job_id)s;
+-- Waiting downloads ended by their user.
+UPDATE downloads SET status = 'cancelled', stage = 'cancelled', error = NULL, finished_at = now()
+WHERE job_id = ANY(%(jobs)s::bigint[]);
 
 -- name: requeue :exec
 -- Back to the start with a new job, after an end that was not a success.
@@ -60,11 +61,13 @@ WHERE user_id = %(user_id)s AND state IN ('queued', 'retry_wait')
 UNION ALL
 SELECT id, subject, user_id FROM jobs
 WHERE user_id = %(user_id)s AND state = 'running' AND cancel_requested_at IS NULL
-LIMIT 500;
+LIMIT %(limit)s;
 
 -- name: delete_of :many
--- The records of a user go; their log rows and the jobs' history stay.
-DELETE FROM downloads WHERE user_id = %(user_id)s RETURNING file_name;
+-- So many records of a user go; their log rows and the jobs' history stay.
+DELETE FROM downloads
+WHERE id IN (SELECT id FROM downloads WHERE user_id = %(user_id)s ORDER BY id LIMIT %(limit)s)
+RETURNING file_name;
 
 -- name: start :many
 -- Marks what was just leased as running and opens a log row for each attempt.

@@ -117,24 +117,27 @@ SELECT * FROM reaped;
 -- Lets every lease run out now; for a start that is alone on its database, where no former owner can live.
 UPDATE jobs SET lease_until = now() - interval '1 second' WHERE state = 'running';
 
--- name: cancel :maybe
--- Ends a waiting job at once and marks a running one for its worker; no row when it has ended already.
-WITH asked AS (
+-- name: cancel :many
+-- Ends waiting jobs at once and marks running ones for their workers; no row for one that has ended already.
+WITH held AS (
+    -- In one order, so that two who cancel the same ones cannot wait in a circle.
+    SELECT id FROM jobs WHERE id = ANY(%(ids)s::bigint[]) ORDER BY id FOR UPDATE
+), asked AS (
     UPDATE jobs SET cancel_requested_at = coalesce(cancel_requested_at, now()),
         -- What is on its way out stands in nobody's way.
         dedup_key = NULL,
         state = CASE WHEN state = 'running' THEN state ELSE 'cancelled' END,
         finished_at = CASE WHEN state = 'running' THEN NULL ELSE now() END,
         waiting = NULL
-    WHERE id = %(id)s AND state IN ('queued', 'running', 'retry_wait')
-    RETURNING id, fence, state, cancel_requested_at
+    FROM held WHERE jobs.id = held.id AND state IN ('queued', 'running', 'retry_wait')
+    RETURNING jobs.id, fence, state, cancel_requested_at
 ), noted AS (
     INSERT INTO job_events (job_id, fence, event)
     SELECT id, fence, CASE state WHEN 'running' THEN 'cancel' ELSE state END FROM asked
     -- Asking again changes nothing, so it is no event.
     WHERE cancel_requested_at = now()
 )
-SELECT state FROM asked;
+SELECT id, state FROM asked;
 
 -- name: open_page :many
 -- Waiting jobs in order of their ids, for making the index anew and for looking what it lost.
