@@ -21,7 +21,8 @@ from tests.queueing import count, sql
 from ytdl import metrics
 from ytdl.api.keys import COOKIES, DB, KV, WORKER
 from ytdl.config import Config
-from ytdl.cookies import NOTHING, Cookies
+from ytdl.cookies import NOTHING, Cookies, Loan
+from ytdl.fetcher import Account
 from ytdl.log import Lines
 from ytdl.queue import Claim
 from ytdl.vault import Vault
@@ -325,7 +326,27 @@ async def test_cookies_whose_key_is_lost_keep_no_download_waiting(
 ) -> None:
     await upload(ann)
     stranger = Cookies(downloading.app[DB], Vault([bytes(32)]))
-    assert await stranger.lend(leased, needed=False) == NOTHING
+    assert await stranger.lend(leased, needed=True) == Loan(Account(missing="unreadable"))
+    seen = await stranger.state(ann.user_id)
+    assert (seen.status, seen.last_used_at) == ("unreadable", None)
+    assert await sql(downloading.app[DB], "SELECT 1 FROM audit_events WHERE type = 'sensitive_read'") == []
+
+
+async def test_cookies_that_are_damaged_are_shown_as_such_until_the_next_upload(
+    ann: Person, downloading: Service
+) -> None:
+    await upload(ann)
+    await sql(downloading.app[DB], "UPDATE sealed_values SET sealed = set_byte(sealed, 40, get_byte(sealed, 40) # 1)")
+    assert (await state(ann))["status"] == "unreadable"
+    await upload(ann)
+    assert (await state(ann))["status"] == "unproven"
+
+
+async def test_the_gauges_count_cookies_whose_key_is_lost_apart(ann: Person, downloading: Service) -> None:
+    await upload(ann)
+    await Cookies(downloading.app[DB], Vault([bytes(32)])).measure()
+    assert [count(metrics.cookies_state, status=status) for status in ("unproven", "unreadable")] == [0, 1]
+    assert count(metrics.cookies_oldest_uploaded) == 0
 
 
 async def test_the_gauges_count_users_and_tell_the_age_and_the_end(

@@ -95,7 +95,12 @@ async def test_what_is_known_to_be_locked_is_asked_for_as_the_user_at_once(
     assert (lender.asked, cookies_of(site)) == ([None], [SID])
 
 
-MISSING = [("none", "age_restricted"), ("expired", "cookies_refused"), ("refused", "cookies_refused")]
+MISSING = [
+    ("none", "age_restricted"),
+    ("expired", "cookies_refused"),
+    ("refused", "cookies_refused"),
+    ("unreadable", "cookies_refused"),
+]
 
 
 @in_module

@@ -27,8 +27,10 @@ from ytdl.vault import Unopened, Vault
 log = logging.getLogger("ytdl.cookies")
 q = sql.load("cookies")
 
-Status = Literal["unproven", "valid", "expired", "refused"]
+Status = Literal["unproven", "valid", "expired", "refused", "unreadable"]
 Outcome = Literal["accepted", "refused", "unclear"]
+# Those that an attempt gets, if they can be opened.
+USABLE = ("unproven", "valid")
 NONE = "You have uploaded no cookies."
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(list[Cookie]).decode
@@ -41,8 +43,9 @@ class NewCookies(Hidden, msgspec.Struct, frozen=True, forbid_unknown_fields=True
 
 
 class CookieState(msgspec.Struct, frozen=True, kw_only=True):
-    """`unproven` until the site has taken them, `refused` since it did not; `expires_at` is the end of the first one
-    that the site knows its user by, null when they end with a browser."""
+    """`unproven` until the site has taken them, `refused` since it did not, `unreadable` where the server has lost what
+    they were sealed with, so that they have to be uploaded again; `expires_at` is the end of the first one that the
+    site knows its user by, null when they end with a browser."""
 
     site: Literal["youtube"] = "youtube"
     status: Status
@@ -95,6 +98,8 @@ class Cookies:
         row = await self._db.maybe(q.state, user_id=user_id)
         if row is None:
             raise errors.NotFound(NONE)
+        if row["status"] in USABLE and await self._open(self._db, user_id) is None:
+            row["status"] = "unreadable"
         return CookieState(**row)
 
     async def remove(self, user_id: UUID) -> None:
@@ -117,22 +122,22 @@ class Cookies:
             row = await tx.maybe(q.lend, job=claim.job, fence=claim.fence, needed=needed)
             if row is None:
                 return NOTHING
-            if row["status"] not in ("valid", "unproven"):
+            if row["status"] not in USABLE:
                 return Loan(Account(missing=row["status"]))
-            plain = await self._open(tx, row["user_id"])
+            owner, upload = row["user_id"], row["upload"]
+            plain = await self._open(tx, owner)
             if plain is None:
-                return NOTHING
-            await audit.record(
-                tx, "sensitive_read", user_id=row["user_id"], object=("cookies", row["user_id"]), job=claim.job
-            )
-        return Loan(Account(_decode(plain)), row["user_id"], row["upload"])
+                log.error("cookies.unopened", extra={"owner": str(owner)})
+                return Loan(Account(missing="unreadable"))
+            await tx.exec(q.used, user_id=owner, upload=upload)
+            await audit.record(tx, "sensitive_read", user_id=owner, object=("cookies", owner), job=claim.job)
+        return Loan(Account(_decode(plain)), owner, upload)
 
-    async def _open(self, tx: Statements, user_id: UUID) -> bytes | None:
+    async def _open(self, db: Statements, user_id: UUID) -> bytes | None:
         """`None` as well where their key is lost: a download must not wait until that is found."""
         try:
-            return await sealed.read(tx, self._vault, "cookies", user_id)
+            return await sealed.read(db, self._vault, "cookies", user_id)
         except Unopened:
-            log.error("cookies.unopened", extra={"owner": str(user_id)})
             return None
 
     async def give_back(self, loan: Loan, outcome: Outcome) -> None:
@@ -147,10 +152,11 @@ class Cookies:
         metrics.cookies_used.labels(outcome).inc()
 
     async def measure(self) -> None:
-        """Sets the gauges of all users' cookies together."""
-        found = {row["status"]: row["users"] for row in await self._db.many(q.by_status)}
+        """Sets the gauges of all users' cookies together. Which can be read is told by the key that they name."""
+        keys = list(self._vault.key_ids)
+        found = {row["status"]: row["users"] for row in await self._db.many(q.by_status, keys=keys)}
         for status in metrics.COOKIE_STATUSES:
             metrics.cookies_state.labels(status).set(found.get(status, 0))
-        ages = await self._db.one(q.ages)
+        ages = await self._db.one(q.ages, keys=keys)
         metrics.cookies_oldest_uploaded.set(ages["oldest_upload"])
         metrics.cookies_first_expiry.set(ages["first_expiry"])

@@ -143,7 +143,7 @@ egress_starts = _counter("ytdl_egress_starts_total", "Attempts started on a lane
 egress_tokens = _gauge("ytdl_egress_tokens", "Attempts that may start on a lane at once.", lane=())
 
 # cookies: those that users have uploaded, and the operator's file.
-COOKIE_STATUSES = ("unproven", "valid", "expired", "refused")
+COOKIE_STATUSES = ("unproven", "valid", "expired", "refused", "unreadable")
 cookies_state = _gauge("ytdl_cookies_state", "Users whose uploaded cookies are in a state.", status=COOKIE_STATUSES)
 cookies_oldest_uploaded = _gauge("ytdl_cookies_oldest_uploaded_timestamp_seconds", "When the oldest of those that may be used were uploaded; 0 when there are none.")
 cookies_first_expiry = _gauge("ytdl_cookies_first_expiry_timestamp_seconds", "When the first of those that may be used expire; 0 when none are known to.")

@@ -22,13 +22,13 @@ WITH held AS (
     WHERE j.id = %(job)s AND j.fence = %(fence)s AND j.state = 'running' FOR SHARE OF j
 ), noted AS (
     UPDATE downloads d SET needs_account = true FROM held WHERE d.id = held.id AND %(needed)s
-), used AS (
-    UPDATE cookies c SET last_used_at = now()
-    FROM held JOIN cookie_states s ON s.user_id = held.user_id
-    WHERE c.user_id = s.user_id AND s.status IN ('valid', 'unproven')
 )
 SELECT held.user_id, s.upload, coalesce(s.status, 'none') AS status
 FROM held LEFT JOIN cookie_states s ON s.user_id = held.user_id;
+
+-- name: used :exec
+-- An attempt got them.
+UPDATE cookies SET last_used_at = now() WHERE user_id = %(user_id)s AND upload = %(upload)s;
 
 -- name: accepted :exec
 -- The site took them; also where another attempt thought otherwise.
@@ -41,12 +41,17 @@ WHERE user_id = %(user_id)s AND upload = %(upload)s AND refused_at IS NULL
 RETURNING upload;
 
 -- name: by_status :many
--- How many users' cookies are in which state, for the gauge.
-SELECT status, count(*) AS users FROM cookie_states GROUP BY status;
+-- How many users' cookies are in which state, for the gauge; `keys` are those that the process has.
+SELECT CASE WHEN s.status IN ('valid', 'unproven') AND v.id IS NULL THEN 'unreadable' ELSE s.status END AS status,
+    count(*) AS users
+FROM cookie_states s
+LEFT JOIN sealed_values v ON v.kind = 'cookies' AND v.owner = s.user_id AND v.key_id = ANY(%(keys)s)
+GROUP BY 1;
 
 -- name: ages :one
 -- Of the cookies that may be used: when the oldest were uploaded and when the first expire, in seconds since 1970; 0 when
 -- there are none.
-SELECT coalesce(extract(epoch FROM min(uploaded_at)), 0)::float8 AS oldest_upload,
-    coalesce(extract(epoch FROM min(expires_at)), 0)::float8 AS first_expiry
-FROM cookie_states WHERE status IN ('valid', 'unproven');
+SELECT coalesce(extract(epoch FROM min(s.uploaded_at)), 0)::float8 AS oldest_upload,
+    coalesce(extract(epoch FROM min(s.expires_at)), 0)::float8 AS first_expiry
+FROM cookie_states s JOIN sealed_values v ON v.kind = 'cookies' AND v.owner = s.user_id AND v.key_id = ANY(%(keys)s)
+WHERE s.status IN ('valid', 'unproven');

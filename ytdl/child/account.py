@@ -18,6 +18,7 @@ Ask = Callable[[str | None], Account]
 _UNUSABLE = {
     "expired": "The site wants a signed-in user, and the cookies that you uploaded have expired.",
     "refused": "The site wants a signed-in user, and does not take the cookies that you uploaded.",
+    "unreadable": "The site wants a signed-in user, and the cookies that you uploaded cannot be read any more.",
 }
 
 

@@ -75,7 +75,7 @@ class Account(_Hidden, msgspec.Struct, frozen=True):
     """The cookies that the download's own user has for the site, or why there are none that could be used."""
 
     cookies: list[Cookie] = []
-    missing: Literal["none", "expired", "refused"] = "none"
+    missing: Literal["none", "expired", "refused", "unreadable"] = "none"
 
 
 class Metadata(msgspec.Struct, frozen=True, tag="metadata"):
