@@ -149,7 +149,7 @@ def _convert(values: dict[str, Any], type_: Any) -> Any:
 def _reckoned(value: Any) -> Any:
     """The same. A moment so near to an end of the calendar that it has none in UTC is refused: nobody can reckon with
     it."""
-    for name, field in _moments(type(value)):
+    for name, field in _moments(type(value)):  # type: ignore[arg-type]
         moment = getattr(value, name)
         try:
             if isinstance(moment, datetime):
