@@ -263,6 +263,14 @@ async def test_a_block_ends_within_a_year(root: Person) -> None:
         assert (await root.post("/security/blocks", body)).status == 422
 
 
+@pytest.mark.parametrize("reason", ["", "  ", "\u202e\x07x", "two\nlines", "x" * 201])
+async def test_a_reason_is_a_line_that_can_be_read(root: Person, reason: str) -> None:
+    refused = await root.post("/security/blocks", {"network": "192.0.2.7", "reason": reason})
+    assert (refused.status, (await refused.json())["errors"][0]["field"]) == (422, "reason")
+    made = await root.post("/security/blocks", {"network": "192.0.2.7", "reason": " for a test "})
+    assert (await made.json())["reason"] == "for a test"
+
+
 async def test_blocks_come_in_pages_and_by_kind_and_address(root: Person, service: Service) -> None:
     for network in ("192.0.2.7", "192.0.2.0/24", "198.51.100.1"):
         await block(root, network)

@@ -20,7 +20,7 @@ import uuid_utils.compat as uuid
 from msgspec import Meta
 from psycopg.types.json import Jsonb
 
-from ytdl import audit, errors, loops, metrics, sql
+from ytdl import audit, errors, loops, metrics, sql, texts
 from ytdl.blocklist import Blocklist, Entry, Network, network_of
 from ytdl.config import Config
 from ytdl.db import DB, Row, Statements
@@ -42,6 +42,7 @@ REMEMBERED_DAYS = 7
 # Somebody with many addresses shall not fill our memory: from here on no block is made by itself.
 MOST = 10_000
 YEAR_SECONDS = 365 * 86_400
+REASON_LENGTH = 200
 # Wider networks hold whole countries or providers.
 WIDEST = {4: 8, 6: 32}
 _WRITTEN = re.compile(r"[0-9A-Fa-f:.]+(?:/[0-9]{1,3})?")
@@ -53,7 +54,7 @@ class NewBlock(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`network` is an address or a network such as 192.0.2.0/24; what follows the prefix is left out."""
 
     network: Annotated[str, Meta(min_length=1, max_length=64)]
-    reason: Annotated[str, Meta(min_length=1, max_length=200)]
+    reason: Annotated[str, Meta(max_length=REASON_LENGTH, extra_json_schema={"minLength": 1})]
     expires_in_seconds: Annotated[int, Meta(ge=60, le=YEAR_SECONDS)] = 86_400
 
 
@@ -111,13 +112,16 @@ class Blocks:
     async def add(self, new: NewBlock, *, user_id: UUID, address: str) -> Block:
         """A manual block; `address` is that of the admin who asks for it.
 
-        Raises `errors.Invalid` for what is no network, is too wide or would shut out a proxy of ours, this machine or
-        the admin, and `errors.Conflict` where the network is blocked already.
+        Raises `errors.Invalid` for a reason that shows nothing or cannot be shown, for what is no network, is too wide
+        or would shut out a proxy of ours, this machine or the admin, and `errors.Conflict` where the network is blocked already.
         """
+        reason = new.reason.strip()
+        if faults := texts.faults(reason, REASON_LENGTH):
+            raise errors.invalid("reason", "; ".join(faults))
         network = self._blockable(new.network, address)
         async with self._db.transaction() as tx:
             row = await tx.maybe(
-                q.insert_manual, id=uuid.uuid7(), network=str(network), reason=new.reason, user_id=user_id,
+                q.insert_manual, id=uuid.uuid7(), network=str(network), reason=reason, user_id=user_id,
                 seconds=new.expires_in_seconds,
             )  # fmt: skip
             if row is None:
