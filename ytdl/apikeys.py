@@ -4,6 +4,7 @@ A key begins with `ytdl_`, so that a scanner finds one that leaked, and ends wit
 without asking the database. Only its hash is kept. Sessions are `auth`'s.
 """
 
+import contextlib
 import re
 import secrets
 import string
@@ -161,10 +162,17 @@ class ApiKeys:
         row = await self._db.maybe(q.identify, hash=hashed)
         if row is None:
             raise errors.Unauthorized(NOT_VALID)
+        if row.pop("unnoted"):
+            await self._note_use(row["key_id"])
         expires_at = row.pop("expires_at")
         known = _Known(Identity(**row), expires_at.timestamp() if expires_at else float("inf"))
         self._keep(hashed, str(row["key_id"]), known, changes)
         return known
+
+    async def _note_use(self, key_id: UUID) -> None:
+        """A database that only reads, as on a full disk, must not keep a script from reading."""
+        with contextlib.suppress(errors.Unavailable):
+            await self._db.exec(q.note_use, key_id=key_id)
 
     def _keep(self, hashed: bytes, id: str, known: _Known, changes: int) -> None:
         self._ids.pop(hashed, None)

@@ -1,7 +1,8 @@
 """PostgreSQL: a pool, the five kinds of query, transactions and migrations.
 
-A statement outside `transaction()` commits by itself. A server that is away shows as `errors.Unavailable`; a violated
-constraint as the error that its feature registered under the constraint's name in `VIOLATIONS`.
+A statement outside `transaction()` commits by itself. A server that is away, or that only reads, shows as
+`errors.Unavailable`; a violated constraint as the error that its feature registered under the constraint's name in
+`VIOLATIONS`.
 """
 
 import asyncio
@@ -51,6 +52,7 @@ VIOLATIONS: dict[str, Callable[[], errors.Error]] = {}
 
 # An advisory lock's number is free to choose; it only has to be the same in every process.
 MIGRATION_LOCK = 7_402_001
+READS_ONLY = "The database takes no changes just now; try again later."
 GONE = "The database cannot be reached just now; try again in a moment."
 
 
@@ -187,6 +189,10 @@ async def _translated() -> AsyncIterator[None]:
         metrics.db_errors.labels("unavailable").inc()
         log.warning("db.unavailable", extra={"error": str(e).splitlines()[0] if str(e) else type(e).__name__})
         raise errors.Unavailable(GONE, retry_after=2) from e
+    except psycopg.errors.ReadOnlySqlTransaction as e:
+        metrics.db_errors.labels("unavailable").inc()
+        log.warning("db.reads_only", extra={"error": str(e).splitlines()[0]})
+        raise errors.Unavailable(READS_ONLY, retry_after=30) from e
     except psycopg.IntegrityError as e:
         known = VIOLATIONS.get(e.diag.constraint_name or "")
         metrics.db_errors.labels("conflict" if known else "other").inc()

@@ -20,17 +20,17 @@ FROM api_keys WHERE user_id = %(user_id)s ORDER BY id DESC;
 DELETE FROM api_keys WHERE id = %(id)s AND user_id = %(user_id)s RETURNING scope;
 
 -- name: identify :maybe
--- Whose a live key is; notes its use, at most once a minute.
-WITH found AS (
-    SELECT api_keys.id AS key_id, users.id AS user_id, users.username, users.role, api_keys.scope,
-        users.requests_per_minute, api_keys.expires_at
-    FROM api_keys JOIN users ON users.id = api_keys.user_id
-    WHERE api_keys.hash = %(hash)s AND (api_keys.expires_at > now()) IS NOT FALSE AND users.is_active
-), used AS (
-    UPDATE api_keys SET last_used_at = now() FROM found
-    WHERE api_keys.id = found.key_id AND (api_keys.last_used_at < now() - interval '1 minute') IS NOT FALSE
-)
-SELECT * FROM found;
+-- Whose a live key is, and whether its use was last noted over a minute ago.
+SELECT api_keys.id AS key_id, users.id AS user_id, users.username, users.role, api_keys.scope,
+    users.requests_per_minute, api_keys.expires_at,
+    (api_keys.last_used_at < now() - interval '1 minute') IS NOT FALSE AS unnoted
+FROM api_keys JOIN users ON users.id = api_keys.user_id
+WHERE api_keys.hash = %(hash)s AND (api_keys.expires_at > now()) IS NOT FALSE AND users.is_active;
+
+-- name: note_use :exec
+-- Notes that a key is used; of several processes one does it, once a minute.
+UPDATE api_keys SET last_used_at = now()
+WHERE id = %(key_id)s AND (last_used_at < now() - interval '1 minute') IS NOT FALSE;
 
 -- name: sweep :exec
 -- Removes keys a month after they expired.
