@@ -1,5 +1,6 @@
 """What pages of other sites may do: nothing unless they are listed, and what is listed is a site, never a star."""
 
+import asyncio
 import dataclasses
 from collections.abc import AsyncIterator
 
@@ -8,6 +9,7 @@ import pytest
 
 from tests.conftest import Person, Service, running
 from ytdl import config as settings
+from ytdl.api.keys import BLOCKS, OFFENCES
 from ytdl.config import Config
 
 OURS, THEIRS = "https://app.example.org", "https://evil.example.net"
@@ -41,6 +43,25 @@ async def test_another_sites_page_is_told_nothing(service: Service, alice: Perso
         assert not any(name.startswith("Access-Control") for name in asked.headers)
     answer = await alice.get("/downloads", headers={"Origin": origin})
     assert not any(name.startswith("Access-Control") for name in answer.headers)
+
+
+async def test_a_browser_that_asks_first_is_counted_and_refused_like_any_other(config: Config) -> None:
+    limited = dataclasses.replace(config, rate_limit_address_per_minute=5, trusted_proxies=("127.0.0.1/32",))
+    async with running(limited) as service:
+
+        async def asked(address: str) -> int:
+            headers = ASKS | {"Origin": OURS, "X-Forwarded-For": address}
+            async with service.client.options("/api/v1/downloads", headers=headers) as answer:
+                assert answer.headers["Access-Control-Allow-Origin"] == OURS
+                return answer.status
+
+        assert [await asked("198.51.100.7") for _ in range(6)] == [204] * 5 + [429]
+        for _ in range(10):
+            service.app[OFFENCES].note("198.51.100.8", "scan")
+        async with asyncio.timeout(5):
+            while not service.app[BLOCKS].list.seconds_left("198.51.100.8"):  # noqa: ASYNC110 - nothing tells of it
+                await asyncio.sleep(0.01)
+        assert await asked("198.51.100.8") == 403
 
 
 async def test_answers_say_that_they_depend_on_the_origin_and_need_no_cookies(service: Service, alice: Person) -> None:

@@ -12,7 +12,7 @@ from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler
 
 from ytdl import errors, log, metrics
-from ytdl.api import access, limits, problems
+from ytdl.api import access, limits, origins, problems
 from ytdl.api.keys import BLOCKS, OFFENCES
 
 REFUSED = "This address is refused for a while, because of what came from it."
@@ -35,11 +35,14 @@ _CUSTOMARY = re.compile(
 async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Raises `errors.Blocked`, before anybody looks at who asks or at a body."""
     blocks = request.app.get(BLOCKS)
+    address = log.client_ip.get() or ""
+    if blocks is not None and (left := blocks.list.seconds_left(address)):
+        return _refused(request, address, left)
+    if (preflight := origins.preflight(request)) is not None:
+        await limits.count(request, "general")
+        return preflight
     if blocks is None:
         return await handler(request)
-    address = log.client_ip.get() or ""
-    if left := blocks.list.seconds_left(address):
-        return _refused(request, address, left)
     try:
         return await handler(request)
     except errors.Error as e:

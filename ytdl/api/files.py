@@ -14,6 +14,7 @@ from urllib.parse import quote
 from aiohttp import hdrs, web
 
 from ytdl import errors, metrics
+from ytdl.api import etags
 from ytdl.record import File
 
 # A client that takes less than some 8 KiB a second is let go: it can come back for the rest with a range.
@@ -90,7 +91,7 @@ class FileAnswer(web.StreamResponse):
         if size != self._size:
             log.error("downloads.file_damaged", extra={"file": self._path.name, "bytes": size, "expected": self._size})
             raise errors.Gone("The file was damaged on the server and is no longer handed out.")
-        if _names(request.headers.get(hdrs.IF_NONE_MATCH), self._tag):
+        if etags.matches(request.headers.get(hdrs.IF_NONE_MATCH), self._tag):
             self.set_status(304)
             await self.prepare(request)
             return
@@ -126,8 +127,3 @@ class FileAnswer(web.StreamResponse):
             metrics.http_too_slow.labels("file").inc()
             transport.abort()
             raise ConnectionResetError("The client takes less than may be waited for.") from None
-
-
-def _names(wanted: str | None, tag: str) -> bool:
-    """The weak comparison of RFC 9110, section 8.8.3.2."""
-    return wanted is not None and any(part.strip().removeprefix("W/") in (tag, "*") for part in wanted.split(","))

@@ -21,7 +21,7 @@ from aiohttp import hdrs, web
 from aiohttp.typedefs import LooseHeaders
 
 from ytdl import errors
-from ytdl.api import access, blocking, decoding, limits, middleware, problems
+from ytdl.api import access, blocking, decoding, etags, limits, middleware, problems
 from ytdl.api.keys import DENIALS, IDENTITY, LIMITER
 from ytdl.config import Config
 from ytdl.denials import Denials
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 BASE = "/api/v1"
 BODY_LIMIT_BYTES = 2**20
 COMPRESS_FROM_BYTES = 1024
+# What stands below these is about people and what they have: no browser keeps it, not even to ask whether it changed.
+PRIVATE = ("/auth/", "/security/", "/cookies")
 COMPRESSED = re.compile(r"text/.+|application/(?:.+\+)?json|image/svg\+xml|application/openmetrics-text")
 Endpoint = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -87,6 +89,10 @@ class Route:
     @property
     def full_path(self) -> str:
         return self.path if self.plain else BASE + self.path
+
+    @property
+    def private(self) -> bool:
+        return self.path.startswith(PRIVATE)
 
     @functools.cached_property
     def tagged(self) -> bool:
@@ -172,25 +178,17 @@ def _response(request: web.Request, row: Route, value: Any, status: int, headers
         return web.Response(status=204 if status == 200 else status, headers=headers)
     body = _encode(value)
     response = web.Response(body=body, status=status, headers=headers, content_type="application/json")
-    return _tag(request, response, body) if row.tagged and status == 200 else response
+    return _tag(request, row, response, body) if row.tagged and status == 200 else response
 
 
-def _tag(request: web.Request, response: web.Response, body: bytes) -> web.Response:
+def _tag(request: web.Request, row: Route, response: web.Response, body: bytes) -> web.Response:
     """Weak, because the same tag stands on the compressed and the plain form of a body."""
     tag = f'W/"{hashlib.blake2b(body, digest_size=9).hexdigest()}"'
-    headers = {hdrs.ETAG: tag, hdrs.CACHE_CONTROL: "private, no-cache"}
-    if _matches(request.headers.get(hdrs.IF_NONE_MATCH), tag):
+    headers = {hdrs.ETAG: tag} | ({} if row.private else {hdrs.CACHE_CONTROL: "private, no-cache"})
+    if etags.matches(request.headers.get(hdrs.IF_NONE_MATCH), tag):
         return web.Response(status=304, headers=headers)
     response.headers.update(headers)
     return response
-
-
-def _matches(wanted: str | None, tag: str) -> bool:
-    """The weak comparison of RFC 9110, section 8.8.3.2."""
-    if wanted is None:
-        return False
-    known = {part.strip().removeprefix("W/") for part in wanted.split(",")}
-    return "*" in known or tag.removeprefix("W/") in known
 
 
 def _compress(request: web.Request, response: web.StreamResponse) -> None:

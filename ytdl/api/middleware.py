@@ -63,7 +63,7 @@ async def identified(request: web.Request, handler: Handler) -> web.StreamRespon
     log.client_ip.set(address or None)
     metrics.http_in_flight.inc()
     try:
-        return origins.preflight(request) or await handler(request)
+        return await handler(request)
     finally:
         metrics.http_in_flight.dec()
 
