@@ -162,6 +162,13 @@ class Auth:
             raise errors.Unauthorized(crypto.NOT_VALID)
         return identity
 
+    async def is_live(self, identity: Identity) -> bool:
+        """Whether its session or API key has neither ended nor expired and its user is what it says. Asks the database,
+        for what goes on for longer than an identity is believed. Raises `errors.Unavailable`."""
+        known = {"user_id": identity.user_id, "role": identity.role}
+        origin = {"session_id": identity.session_id, "key_id": identity.key_id}
+        return bool(await self._db.value(q.is_live, **known, **origin))
+
     async def issue_ticket(self, identity: Identity) -> Ticket:
         secret = crypto.new_secret()
         origin = {"session_id": identity.session_id, "key_id": identity.key_id}

@@ -11,6 +11,7 @@ import logging
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
@@ -58,13 +59,21 @@ def order(id: str) -> tuple[int, int]:
     return int(ms), int(seq or 0)
 
 
+@dataclass(frozen=True)
+class Reader:
+    """Whose stream it is, by which session or API key it was opened, and from where. It may tell of another's."""
+
+    user: UUID
+    credential: UUID
+    address: str
+
+
 class Mailbox:
     """One reader's events. A later progress of the same download takes the place of an unread one, so a slow reader
     sees the latest state; a reader who leaves even so many unread that they pass the limit loses them all and is told
     by `lagged` to look at the state afresh."""
 
-    def __init__(self, session: UUID | None = None, address: str = "") -> None:
-        self.session = session
+    def __init__(self, address: str = "") -> None:
         self.address = address
         self._unread: OrderedDict[Any, Event] = OrderedDict()
         self._arrived = asyncio.Event()
@@ -106,13 +115,16 @@ class Events:
         self._kv = kv
         self._channel = kv.key("events")
         self._words = kv.key("words")
-        self._mailboxes: dict[UUID, set[Mailbox]] = {}
+        # By whose events they are, who reads them, and the session or key that was used for it.
+        self._mailboxes: dict[object, set[Mailbox]] = {}
+        self._of_readers: dict[object, set[Mailbox]] = {}
+        self._of_credentials: dict[object, set[Mailbox]] = {}
         self._listeners: dict[str, list[Callable[[str], None]]] = {}
         self._watchers: list[Callable[[UUID], None]] = []
         self._task: asyncio.Task[None] | None = None
         self._closing = False
         self.live = False
-        self.hear("revoked", self._end_session)
+        self.hear("revoked", self._end_credential)
 
     async def start(self) -> None:
         self._task = asyncio.create_task(self._listen(), name="events")
@@ -129,8 +141,8 @@ class Events:
         for box in [box for boxes in self._mailboxes.values() for box in boxes]:
             box.close()
 
-    def _end_session(self, session: str) -> None:
-        for box in [box for boxes in self._mailboxes.values() for box in boxes if str(box.session) == session]:
+    def _end_credential(self, id: str) -> None:
+        for box in self._of_credentials.get(id, ()):
             box.close()
 
     def end_addresses(self, refused: Callable[[str], bool]) -> None:
@@ -180,23 +192,27 @@ class Events:
             self._deliver(msgspec.structs.replace(event, id=id))
 
     @contextlib.contextmanager
-    def subscribe(self, user: UUID, session: UUID | None = None, address: str = "") -> Iterator[Mailbox]:
-        """The user's events from now on, until the session that reads them is revoked or the address blocked."""
-        box = Mailbox(session, address)
-        boxes = self._mailboxes.setdefault(user, set())
-        boxes.add(box)
+    def subscribe(self, user: UUID, reader: Reader | None = None) -> Iterator[Mailbox]:
+        """The user's events from now on, until what the reader came with is revoked or the address blocked."""
+        box = Mailbox(reader.address if reader else "")
+        places: list[tuple[dict[object, set[Mailbox]], object]] = [(self._mailboxes, user)]
+        if reader:
+            places += [(self._of_readers, reader.user), (self._of_credentials, str(reader.credential))]
+        for boxes, key in places:
+            boxes.setdefault(key, set()).add(box)
         if self._closing:
             box.close()
         try:
             yield box
         finally:
-            boxes.discard(box)
-            if not boxes and self._mailboxes.get(user) is boxes:
-                del self._mailboxes[user]
+            for boxes, key in places:
+                boxes[key].discard(box)
+                if not boxes[key]:
+                    del boxes[key]
 
-    def readers(self, user: UUID) -> int:
-        """How many read this user's events in this process."""
-        return len(self._mailboxes.get(user, ()))
+    def open_streams(self, reader: UUID) -> int:
+        """How many streams this user has open in this process, of whosever events."""
+        return len(self._of_readers.get(reader, ()))
 
     async def since(self, user: UUID, id: str) -> list[Event] | None:
         """What came after `id`; `None` when that cannot be told any more, or `id` is none of ours."""

@@ -7,6 +7,18 @@ UPDATE users SET password_hash = %(new)s WHERE id = %(id)s AND password_hash = %
 UPDATE users SET password_hash = %(hash)s, password_changed_at = clock_timestamp()
 WHERE id = %(id)s AND is_active AND password_changed_at = %(seen)s;
 
+-- name: is_live :value
+-- Whether a session or an API key still opens what it opened before, with the same role.
+SELECT EXISTS (
+    SELECT FROM users
+    LEFT JOIN sessions ON sessions.id = %(session_id)s AND sessions.user_id = users.id
+        AND sessions.revoked_at IS NULL AND sessions.expires_at > now()
+    LEFT JOIN api_keys ON api_keys.id = %(key_id)s AND api_keys.user_id = users.id
+        AND (api_keys.expires_at > now()) IS NOT FALSE
+    WHERE users.id = %(user_id)s AND users.is_active AND users.role = %(role)s
+        AND (sessions.id IS NOT NULL OR api_keys.id IS NOT NULL)
+) AS live;
+
 -- name: insert_ticket :exec
 -- A ticket for a session or for an API key.
 INSERT INTO tickets (hash, session_id, key_id, expires_at)

@@ -1,15 +1,16 @@
 """Live progress: server-sent events and their WebSocket twins.
 
 A stream begins with a snapshot, unless the reader names the last event it saw and everything since is still known.
-Each reader has a bounded mailbox; one who reads too slowly skips to the latest state. In every silence of a quarter
-of a minute a stream of one download reads its state from the database, so it ends even when Redis lost the word of
-it. A stream ends with the session that opened it.
+Each reader has a bounded mailbox; one who reads too slowly skips to the latest state. Once in a quarter of a minute,
+and whenever a word may have been lost, a stream asks the database whether the session or API key that opened it is
+still good, and ends with it; a stream of one download then reads its state too, where nothing was told.
 """
 
 import asyncio
 import contextlib
+import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -18,14 +19,13 @@ import msgspec
 from aiohttp import web
 from aiohttp_sse import EventSourceResponse
 
-from ytdl import errors, metrics
+from ytdl import crypto, errors, metrics
 from ytdl.api import origins
 from ytdl.api.downloads import asker
 from ytdl.api.http import client_ip, path_uuid
 from ytdl.api.http import who as identity
-from ytdl.api.keys import BLOCKS, CONFIG, DOWNLOADS, EVENTS
-from ytdl.downloads import Asker, Downloads
-from ytdl.events import Event, Events, Mailbox, order
+from ytdl.api.keys import AUTH, BLOCKS, CHALLENGE, CONFIG, DOWNLOADS, EVENTS
+from ytdl.events import Event, Mailbox, Reader, order
 from ytdl.record import ENDED, Download, Progress
 
 HEARTBEAT_SECONDS = 15.0
@@ -46,14 +46,29 @@ class Message:
     id: str = ""
 
 
-class Stream:
-    """What one reader is told, of one download or of all of the reader's own."""
+@dataclass(frozen=True)
+class Watched:
+    """One download, or without it all of the owner's."""
 
-    def __init__(self, downloads: Downloads, events: Events, asker: Asker, only: UUID | None) -> None:
-        self._downloads = downloads
-        self._events = events
-        self._asker = asker
-        self._only = only
+    owner: UUID
+    only: UUID | None = None
+
+
+class Stream:
+    """What one reader is told of what is watched, from a mailbox of its own."""
+
+    def __init__(self, request: web.Request, watched: Watched, box: Mailbox) -> None:
+        self._downloads = request.app[DOWNLOADS]
+        self._events = request.app[EVENTS]
+        self._auth = request.app[AUTH]
+        self._blocks = request.app[BLOCKS].list
+        self._identity = identity(request)
+        self._asker = asker(request)
+        self._owner = watched.owner
+        self._only = watched.only
+        self._box = box
+        # When it is next looked whether the reader may go on; before the first message that was done already.
+        self._due = time.monotonic() + HEARTBEAT_SECONDS
         self._status: str | None = None
         self._seen = ""
         # What was said last of each download, so that late looks do not say it again.
@@ -63,25 +78,55 @@ class Stream:
 
     @property
     def over(self) -> bool:
+        """Told to its end, or ended from outside. A block that came before the mailbox was there has closed none."""
+        return self._told_all or self._box.closed or bool(self._blocks.seconds_left(self._box.address))
+
+    @property
+    def _told_all(self) -> bool:
         return self._only is not None and self._status in ENDED | {"deleted"}
 
     async def begin(self, last_id: str | None) -> list[Message]:
-        """What was missed since `last_id`, or a snapshot."""
-        missed = await self._events.since(self._asker.user_id, last_id) if last_id else None
+        """What was missed since `last_id`, or a snapshot. An id counts in its user's own stream; an admin who looks at
+        another's download starts afresh."""
+        own = self._owner == self._asker.user_id
+        missed = await self._events.since(self._owner, last_id) if last_id and own else None
         if missed is None:
             return await self._snapshot()
         messages = [message for event in missed for message in await self._told(event)]
-        return messages + (await self._check() if not self.over else [])
+        return messages + (await self._check() if not self._told_all else [])
 
-    async def next(self, box: Mailbox) -> list[Message]:
-        """Waits for news; empty after a silence in which nothing changed."""
-        events = await box.take(HEARTBEAT_SECONDS)
+    async def next(self) -> list[Message]:
+        """Waits for news; empty after a silence in which nothing changed, and for a reader who may read no more."""
+        box = self._box
+        events = await box.take(max(0.0, self._due - time.monotonic()))
+        if not box.closed and not await self._may_go_on():
+            box.close()
+        if box.closed:
+            return []
         if box.lagged:
             box.lagged = False
             return await self._snapshot()
-        if not events and not box.closed:
+        if not events:
             return await self._check()
         return [message for event in events for message in await self._told(event)]
+
+    def lose(self) -> None:
+        """What was taken from the mailbox could not be told."""
+        self._box.lagged = True
+
+    async def _may_go_on(self) -> bool:
+        """Looks once in a heartbeat, and where the word that would have ended the stream may have been lost."""
+        lagged = self._box.lagged
+        if not lagged and time.monotonic() < self._due:
+            return True
+        self._due = time.monotonic() + HEARTBEAT_SECONDS
+        try:
+            return await self._auth.is_live(self._identity)
+        except errors.Unavailable:
+            if lagged:
+                raise
+            # Nobody can be shut out either while the database is away.
+            return True
 
     async def _snapshot(self) -> list[Message]:
         if self._only is None:
@@ -92,7 +137,7 @@ class Stream:
             return self._gone(self._only)
         self._status = download.status
         download = self._caught_up(download)
-        return [Message("snapshot", download)] + ([Message("done", download)] if self.over else [])
+        return [Message("snapshot", download)] + ([Message("done", download)] if self._told_all else [])
 
     async def _check(self) -> list[Message]:
         """Looks whether the download changed without a word."""
@@ -105,7 +150,7 @@ class Stream:
 
     async def _told(self, event: Event) -> list[Message]:
         repeated = event.id and self._seen and order(event.id) <= order(self._seen)
-        if repeated or self.over or self._only not in (None, event.download):
+        if repeated or self._told_all or self._only not in (None, event.download):
             return []
         self._seen = event.id or self._seen
         if event.type == "progress":
@@ -162,72 +207,77 @@ class Stream:
             return None
 
 
+@contextlib.asynccontextmanager
+async def _opened(request: web.Request, watched: Watched) -> AsyncIterator[Stream]:
+    """Raises `errors.RateLimited` for one stream too many, which is no offence, as browsers come back by themselves;
+    and `errors.Unauthorized` where the session or key ended before there was a mailbox that could be closed."""
+    who, events, most = identity(request), request.app[EVENTS], request.app[CONFIG].streams_per_user
+    if events.open_streams(who.user_id) >= most:
+        raise errors.RateLimited(
+            f"You have {most} streams open here; close one first.", policies=["streams"], retry_after=15, offence=None
+        )
+    # Nothing else runs between the count and the mailbox that is counted.
+    with events.subscribe(watched.owner, Reader(who.user_id, who.credential_id, client_ip(request))) as box:
+        if not await request.app[AUTH].is_live(who):
+            request[CHALLENGE] = ', error="invalid_token"'
+            raise errors.Unauthorized(crypto.NOT_VALID)
+        yield Stream(request, watched, box)
+
+
 async def _pump(
-    request: web.Request,
-    only: UUID | None,
-    last_id: str | None,
-    alive: Callable[[], bool],
-    send: Callable[[Message], Awaitable[None]],
+    stream: Stream, last_id: str | None, alive: Callable[[], bool], send: Callable[[Message], Awaitable[None]]
 ) -> None:
     """Sends until the stream is over, the service stops or the reader is gone."""
-    who, downloads, events = asker(request), request.app[DOWNLOADS], request.app[EVENTS]
-    owner = await downloads.owner(who, only) if only else who.user_id
-    stream = Stream(downloads, events, who, only)
-    address, blocked = client_ip(request), request.app[BLOCKS].list
-    with events.subscribe(owner, identity(request).credential_id, address) as box:
-        # An id counts in its user's own stream; an admin who looks at another's download starts afresh.
-        messages = await stream.begin(last_id if owner == who.user_id else None)
-        while True:
-            for message in messages:
-                await send(message)
-            # A block that came before the mailbox was there has closed none.
-            if stream.over or box.closed or not alive() or blocked.seconds_left(address):
-                return
-            messages = await _patient(stream, box)
+    messages = await stream.begin(last_id)
+    while True:
+        for message in messages:
+            await send(message)
+        if stream.over or not alive():
+            return
+        messages = await _patient(stream)
 
 
-async def _patient(stream: Stream, box: Mailbox) -> list[Message]:
+async def _patient(stream: Stream) -> list[Message]:
     """With PostgreSQL away for a while a stream stays silent; the next look makes up for it."""
     try:
-        return await stream.next(box)
+        return await stream.next()
     except errors.Unavailable:
-        box.lagged = True
+        stream.lose()
         await asyncio.sleep(1)
         return []
 
 
-def _check_room(request: web.Request) -> None:
-    """Raises `errors.RateLimited` for one stream too many; that is no offence, as browsers come back by themselves."""
-    most = request.app[CONFIG].streams_per_user
-    if request.app[EVENTS].readers(identity(request).user_id) >= most:
-        raise errors.RateLimited(
-            f"You have {most} streams open here; close one first.", policies=["streams"], retry_after=15, offence=None
-        )
-
-
-async def _sse(request: web.Request, only: UUID | None) -> web.StreamResponse:
-    _check_room(request)
+async def _sse(request: web.Request, watched: Watched) -> web.StreamResponse:
     response = EventSourceResponse(ping_interval=HEARTBEAT_SECONDS, send_timeout=SEND_SECONDS)
 
     async def send(message: Message) -> None:
         await response.send(_encode(message.data).decode(), event=message.type, id=message.id or None)
 
-    with metrics.streams_open.labels("sse").track_inprogress(), contextlib.suppress(ConnectionError, TimeoutError):
-        await response.prepare(request)
-        async with response:
-            await response.write(f"retry: {RECONNECT_MS}\r\n\r\n".encode())
-            await _pump(request, only, request.headers.get("Last-Event-ID"), response.is_connected, send)
+    async with _opened(request, watched) as stream:
+        with metrics.streams_open.labels("sse").track_inprogress(), contextlib.suppress(ConnectionError, TimeoutError):
+            await response.prepare(request)
+            async with response:
+                await response.write(f"retry: {RECONNECT_MS}\r\n\r\n".encode())
+                await _pump(stream, request.headers.get("Last-Event-ID"), response.is_connected, send)
     return response
 
 
-async def _websocket(request: web.Request, only: UUID | None) -> web.StreamResponse:
-    """Both directions at once: what the client says is thrown away, but that is how its going is noticed."""
+async def _websocket(request: web.Request, watched: Watched) -> web.StreamResponse:
     origins.check_page(request)
     if not web.WebSocketResponse().can_prepare(request):
         raise errors.Malformed("This address is for WebSockets; the request does not ask for one.")
-    _check_room(request)
     socket = web.WebSocketResponse(heartbeat=HEARTBEAT_SECONDS, max_msg_size=4096)
-    await socket.prepare(request)
+    async with _opened(request, watched) as stream:
+        await socket.prepare(request)
+        with metrics.streams_open.labels("websocket").track_inprogress():
+            code = await _converse(socket, stream, request.query.get("last_event_id"))
+    await socket.close(code=code)
+    return socket
+
+
+async def _converse(socket: web.WebSocketResponse, stream: Stream, last_id: str | None) -> int:
+    """Both directions at once: what the client says is thrown away, but that is how its going is noticed. Returns the
+    code to close with."""
 
     async def send(message: Message) -> None:
         id = {"id": message.id} if message.id else {}
@@ -236,18 +286,16 @@ async def _websocket(request: web.Request, only: UUID | None) -> web.StreamRespo
 
     async def pump() -> None:
         with contextlib.suppress(ConnectionError, TimeoutError):
-            await _pump(request, only, request.query.get("last_event_id"), lambda: not socket.closed, send)
+            await _pump(stream, last_id, lambda: not socket.closed, send)
 
-    with metrics.streams_open.labels("websocket").track_inprogress():
-        both = [asyncio.create_task(pump()), asyncio.create_task(_listen(socket))]
-        try:
-            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for task in both:
-                task.cancel()
-            outcomes = await asyncio.gather(*both, return_exceptions=True)
-        await socket.close(code=_close_code(outcomes))
-    return socket
+    both = [asyncio.create_task(pump()), asyncio.create_task(_listen(socket))]
+    try:
+        await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in both:
+            task.cancel()
+        outcomes = await asyncio.gather(*both, return_exceptions=True)
+    return _close_code(outcomes)
 
 
 def _close_code(outcomes: list[Any]) -> int:
@@ -268,7 +316,7 @@ async def events_of_one(request: web.Request) -> web.StreamResponse:
 
 async def events_of_all(request: web.Request) -> web.StreamResponse:
     """Watch all your downloads as server-sent events; the stream does not end."""
-    return await _sse(request, None)
+    return await _sse(request, Watched(identity(request).user_id))
 
 
 async def socket_of_one(request: web.Request) -> web.StreamResponse:
@@ -278,9 +326,10 @@ async def socket_of_one(request: web.Request) -> web.StreamResponse:
 
 async def socket_of_all(request: web.Request) -> web.StreamResponse:
     """Watch all your downloads over a WebSocket."""
-    return await _websocket(request, None)
+    return await _websocket(request, Watched(identity(request).user_id))
 
 
-async def _one(request: web.Request) -> UUID:
+async def _one(request: web.Request) -> Watched:
     """Raises `errors.NotFound` before the stream begins, while that can still be said."""
-    return (await request.app[DOWNLOADS].get(asker(request), path_uuid(request, "id"))).id
+    id = path_uuid(request, "id")
+    return Watched(await request.app[DOWNLOADS].owner(asker(request), id), id)
