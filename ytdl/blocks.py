@@ -113,7 +113,8 @@ class Blocks:
         """A manual block; `address` is that of the admin who asks for it.
 
         Raises `errors.Invalid` for a reason that shows nothing or cannot be shown, for what is no network, is too wide
-        or would shut out a proxy of ours, this machine or the admin, and `errors.Conflict` where the network is blocked already.
+        or would shut out a proxy of ours, this machine or the admin, and `errors.Conflict` where the network is blocked
+        already.
         """
         reason = new.reason.strip()
         if faults := texts.faults(reason, REASON_LENGTH):
