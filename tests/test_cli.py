@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from psycopg.conninfo import conninfo_to_dict
 
 from tests.conftest import PASSWORD, SECRET
 from ytdl import config
@@ -227,9 +228,15 @@ def test_every_line_of_the_log_is_json_and_knows_its_request(given: dict[str, st
     assert len(line["request_id"]) == 16 and "hunter2" not in said
 
 
+def named(env: dict[str, str]) -> str:
+    """The database of these settings, as commands name it."""
+    parts = conninfo_to_dict(env["DATABASE_URL"])
+    return f"{parts['dbname']} on {parts['host']}" + (f":{parts['port']}" if "port" in parts else "")
+
+
 def test_migrate_says_what_it_did(given: dict[str, str]) -> None:
     done = ytdl("migrate", env=given)
-    assert (done.returncode, done.stdout) == (0, "The database has this version's schema.\n")
+    assert (done.returncode, done.stdout) == (0, f"The database {named(given)} has this version's schema.\n")
 
 
 def test_create_admin_takes_the_password_from_a_file_or_standard_input(given: dict[str, str], tmp_path: Path) -> None:
@@ -237,7 +244,7 @@ def test_create_admin_takes_the_password_from_a_file_or_standard_input(given: di
     by_file = ("--password-file", str(tmp_path / "password"))
     assert ytdl("create-admin", "ann", "ann@example.org", *by_file, env=given).returncode == 0
     done = ytdl("create-admin", "ben", "ben@example.org", env=given, input=PASSWORD + "\n")
-    assert done.stdout == "ben is an admin now.\n"
+    assert done.stdout == f"ben is an admin now, in the database {named(given)}.\n"
     with serving(given | {"ADMIN_PASSWORD": PASSWORD}):
         for name in ("ann", "ben"):
             assert ask(given, "/api/v1/auth/login", {"username": name, "password": PASSWORD}) == 200

@@ -12,6 +12,7 @@ from tests.shape.source import PACKAGE, ROOT, imports, modules
 LAYERS = (
     ("__main__",),
     ("cli",),
+    ("commands",),
     ("server",),
     ("app",),
     ("routes", "api"),
