@@ -1,11 +1,13 @@
 """Downloads as their users see them: asking, looking, cancelling, trying again, deleting, fetching the file.
 
 What happens to a download while a worker has it is in `attempts`. Every change of a record goes with its job's
-change in one transaction, so the two never disagree.
+change in one transaction, so the two never disagree. What an admin does with another user's goes on record.
 """
 
+import asyncio
 import hashlib
 import re
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID
@@ -14,7 +16,7 @@ import msgspec
 from psycopg.types.json import Jsonb
 from uuid_utils.compat import uuid7
 
-from ytdl import errors, metrics, sql, urls
+from ytdl import audit, errors, metrics, sql, urls
 from ytdl.db import DB, Row, Transaction
 from ytdl.disk import Disk
 from ytdl.events import Events
@@ -43,6 +45,9 @@ BELIEVED_SECONDS = 1.0
 LAST_FENCE = 2**63
 # Of an account that goes: so many a transaction, which then takes well under a second.
 AT_ONCE = 1000
+# An admin who looks at the same download of another user is on record once in so long.
+NOTED_SECONDS = 60.0
+MOST_NOTED = 4096
 _IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")
 
 
@@ -81,6 +86,9 @@ class Downloads:
         self._max_attempts = max_attempts
         self._recent: Recent[UUID, tuple[UUID, Download]] = Recent(events, seconds=BELIEVED_SECONDS)
         events.watch(self._recent.forget)
+        # When an admin last looked at another user's download, or changed it, the longest ago first.
+        self._noted: dict[tuple[UUID, UUID], float] = {}
+        self._noting = asyncio.Lock()
 
     async def create(self, asker: Asker, new: NewDownload, idempotency_key: str | None = None) -> Created:
         """Accepts a download. The answer stands only for what is committed.
@@ -160,7 +168,34 @@ class Downloads:
         owner, download = self._recent.find(id) or await self._read(asker, id)
         if not asker.admin and owner != asker.user_id:
             raise errors.NotFound("There is nothing here by that name.")
+        await self._looked(asker, owner, id)
         return owner, download
+
+    async def _looked(self, asker: Asker, owner: UUID, id: UUID) -> None:
+        """Who cannot be put on record sees nothing: raises `errors.Unavailable`."""
+        if owner == asker.user_id or self._is_noted(asker, id):
+            return
+        async with self._noting:
+            if not self._is_noted(asker, id):
+                await audit.record(self._db, "sensitive_read", object=("download", id), owner=str(owner))
+                self._note(asker, id)
+
+    def _is_noted(self, asker: Asker, id: UUID) -> bool:
+        return time.monotonic() - self._noted.get((asker.user_id, id), -NOTED_SECONDS) < NOTED_SECONDS
+
+    def _note(self, asker: Asker, id: UUID) -> None:
+        self._noted.pop((asker.user_id, id), None)
+        if len(self._noted) >= MOST_NOTED:
+            del self._noted[next(iter(self._noted))]
+        self._noted[asker.user_id, id] = time.monotonic()
+
+    async def _changed(self, tx: Transaction, asker: Asker, row: Row, what: str) -> None:
+        """Puts a change of another user's download on record, with it; that it is then answered is part of it."""
+        if row["user_id"] == asker.user_id:
+            return
+        type = "sensitive_delete" if what == "delete" else "sensitive_update"
+        await audit.record(tx, type, object=("download", row["id"]), owner=str(row["user_id"]), what=what)
+        tx.on_commit(lambda: self._note(asker, row["id"]))
 
     async def _read(self, asker: Asker, id: UUID) -> tuple[UUID, Download]:
         changes = self._recent.changes
@@ -199,7 +234,7 @@ class Downloads:
         return [self._view(row) for row in await self._db.many(q.open_of, user_id=user_id)]
 
     async def attempts(self, asker: Asker, id: UUID) -> list[Attempt]:
-        await self._row(asker, id)
+        await self._looked(asker, (await self._row(asker, id))["user_id"], id)
         return [Attempt(**row) for row in await self._db.many(q.logs, id=id)]
 
     async def file(self, asker: Asker, id: UUID) -> tuple[Path, File]:
@@ -208,6 +243,7 @@ class Downloads:
         Raises `errors.Conflict` while there is none yet or after a failure, `errors.Gone` when it is no longer kept.
         """
         row = await self._row(asker, id)
+        await self._looked(asker, row["user_id"], id)
         if row["status"] == "expired":
             raise errors.Gone("The file is no longer kept; ask for the download again.")
         if row["status"] != "completed":
@@ -223,6 +259,7 @@ class Downloads:
                 raise errors.Conflict(f"The download is {row['status']} already.")
             if state == "cancelled":
                 await tx.exec(q.cancelled, jobs=[row["job_id"]])
+            await self._changed(tx, asker, row, "cancel")
         await self._stop([row], {row["job_id"]: state})
         return await self.get(asker, id)
 
@@ -263,6 +300,7 @@ class Downloads:
                 raise errors.Conflict("Another download of the same file is under way.")
             if not await tx.exec(q.requeue, id=id, job_id=job["id"], old=row["job_id"]):
                 raise errors.Conflict("The download was changed just now; look at it again.")
+            await self._changed(tx, asker, row, "retry")
         await self._announce(job)
         await self._events.publish(row["user_id"], id, "status", {"id": id, "status": "queued"})
         return await self.get(asker, id)
@@ -273,6 +311,7 @@ class Downloads:
             row = await self._locked(tx, asker, id)
             state = await self._queue.cancel(tx, row["job_id"])
             await tx.exec(q.delete, id=id)
+            await self._changed(tx, asker, row, "delete")
         if row["file_name"]:
             await self._storage.remove(row["file_name"])
         await self._stop([row], {row["job_id"]: state} if state else {})
