@@ -97,3 +97,24 @@ async def test_a_call_that_was_cancelled_leaves_no_answer_for_the_next(kv: KV) -
             task.cancel()
         for outcome in await asyncio.gather(*tasks, return_exceptions=True):
             assert outcome is None or isinstance(outcome, asyncio.CancelledError)
+
+
+async def test_once_closed_every_call_is_down(redis_url: str) -> None:
+    closed = KV(redis_url, "x")
+    await closed.ping()
+    await closed.close()
+    for call in (closed.ping(), closed.get("a"), closed.script("queue", ["x"], ["rank", "", 1, 1])):
+        with pytest.raises(Down):
+            await call
+
+
+async def test_what_is_under_way_comes_to_its_end_before_all_is_closed(behind: KV, gate: Gate) -> None:
+    await behind.ping()
+    gate.stall()
+    asking = asyncio.create_task(behind.ping())
+    await asyncio.sleep(0.05)
+    closing = asyncio.create_task(behind.close())
+    await asyncio.sleep(0.05)
+    assert not closing.done()
+    await gate.open()
+    await asyncio.gather(asking, closing)

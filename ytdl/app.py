@@ -182,6 +182,7 @@ async def _start(app: web.Application, stack: AsyncExitStack) -> None:
     await worker.start()
     stack.push_async_callback(worker.drain)
     health = app[HEALTH] = Health(config, db, kv, storage, fetcher if config.download_concurrency else None)
+    stack.push_async_callback(health.close)
     for part in (Janitor(db, storage), Sampler(config, db, disk, cookies, fetcher, health)):
         await part.start()
         stack.push_async_callback(part.stop)

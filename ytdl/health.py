@@ -8,12 +8,12 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Awaitable, Callable
-from typing import Literal
+from collections.abc import Callable, Coroutine
+from typing import Any, Literal
 
 import msgspec
 
-from ytdl import errors, metrics, sql
+from ytdl import errors, loops, metrics, sql
 from ytdl.config import Config
 from ytdl.db import DB
 from ytdl.fetcher import Fetcher
@@ -46,7 +46,8 @@ class Failing(Exception):
 
 
 class Health:
-    """`fetcher` is None where this process runs no downloads; what only they need is then not asked for."""
+    """`fetcher` is None where this process runs no downloads; what only they need is then not asked for. Close it
+    before what it asks."""
 
     def __init__(self, config: Config, db: DB, kv: KV, storage: Storage, fetcher: Fetcher | None) -> None:
         self.draining = False
@@ -55,7 +56,8 @@ class Health:
         self._kv = kv
         self._storage = storage
         self._fetcher = fetcher
-        self._asks: dict[str, Callable[[], Awaitable[str]]] = {
+        self._asking: set[asyncio.Task[Any]] = set()
+        self._asks: dict[str, Callable[[], Coroutine[None, None, str]]] = {
             "postgres": self._ask_postgres,
             "redis": self._ask_redis,
             "disk": self._ask_disk,
@@ -66,6 +68,10 @@ class Health:
                 "javascript": self._ask_javascript,
                 "ffmpeg": self._ask_ffmpeg,
             }
+
+    async def close(self) -> None:
+        """Ends the questions that nobody waits for any more."""
+        await loops.stop(list(self._asking))
 
     async def readiness(self) -> Readiness:
         """Takes no longer than `LIMIT_SECONDS`, whatever hangs."""
@@ -81,12 +87,15 @@ class Health:
         return Check(name, ok, round(time.perf_counter() - begun, 6), detail)
 
     async def _found(self, name: str) -> tuple[bool, str]:
-        asking = asyncio.ensure_future(self._asks[name]())
-        await asyncio.wait((asking,), timeout=LIMIT_SECONDS)
-        if not asking.done():
-            # What hangs may take long to be cancelled, too; nobody waits for that.
-            asking.add_done_callback(lambda task: task.cancelled() or task.exception())
+        asking = asyncio.create_task(self._asks[name](), name=f"health {name}")
+        self._asking.add(asking)
+        asking.add_done_callback(self._forget)
+        try:
+            await asyncio.wait((asking,), timeout=LIMIT_SECONDS)
+        finally:
+            # What hangs may take long to be cancelled, too; nobody waits for that before the end of the service.
             asking.cancel()
+        if not asking.done():
             return False, f"No answer within {LIMIT_SECONDS:g} seconds."
         try:
             return True, asking.result()
@@ -95,6 +104,12 @@ class Health:
         except Exception:
             log.exception("health.failed", extra={"check": name})
             return False, "The check itself failed; the log says how."
+
+    def _forget(self, asking: asyncio.Task[str]) -> None:
+        self._asking.discard(asking)
+        if not asking.cancelled():
+            # Looked at, so that nothing is said of a failure that came too late for anybody.
+            asking.exception()
 
     async def _ask_postgres(self) -> str:
         return f"PostgreSQL {await self._db.value(q.server_version)}"

@@ -4,6 +4,7 @@ Redis only suggests; whoever calls must be able to go on without it. Every failu
 """
 
 import asyncio
+import contextlib
 import inspect
 import logging
 import time
@@ -37,6 +38,10 @@ class KV:
     def __init__(self, url: str, prefix: str) -> None:
         self.prefix = prefix
         self._silent_until = 0.0
+        self._closed = False
+        self._under_way = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
         pool = redis.BlockingConnectionPool.from_url(
             url,
             max_connections=32,
@@ -51,6 +56,11 @@ class KV:
         self._scripts = {path.stem: self.client.register_script(path.read_text()) for path in LUA.glob("*.lua")}
 
     async def close(self) -> None:
+        """Takes no more calls, and lets those under way come to their end: cut off, they would connect anew."""
+        self._closed = True
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(2 * TIMEOUT_SECONDS):
+                await self._idle.wait()
         await self.client.aclose()
 
     def key(self, *parts: str) -> str:
@@ -71,11 +81,13 @@ class KV:
 
         The bound is over all: the client's own is for each of connecting, greeting, sending and reading, twice.
         """
-        if time.monotonic() < self._silent_until:
+        if self._closed or time.monotonic() < self._silent_until:
             if inspect.iscoroutine(work):
                 work.close()
             raise Down(GONE, retry_after=2)
         begun = time.perf_counter()
+        self._under_way += 1
+        self._idle.clear()
         try:
             async with asyncio.timeout(TIMEOUT_SECONDS):
                 return await work
@@ -85,4 +97,7 @@ class KV:
                 self._silent_until = time.monotonic() + SILENT_SECONDS
             raise Down(GONE, retry_after=2) from e
         finally:
+            self._under_way -= 1
+            if not self._under_way:
+                self._idle.set()
             metrics.kv_call_seconds.labels(name).observe(time.perf_counter() - begun)

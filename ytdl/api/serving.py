@@ -13,7 +13,7 @@ from typing import Any, cast
 
 from aiohttp import web
 
-from ytdl import errors, metrics
+from ytdl import errors, loops, metrics
 from ytdl.api import blocking, middleware, problems
 from ytdl.api.keys import HEADERS
 
@@ -43,6 +43,11 @@ class Connection(web.RequestHandler):
             self._head_due = self._loop.call_later(HEAD_SECONDS, self._end_slow_head)
         elif not waiting and self._head_due is not None:
             self._forget_head()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        if isinstance(self._manager, Server) and self._task_handler is not None:
+            self._manager.keep(self._task_handler)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self._forget_head()
@@ -103,6 +108,13 @@ def _is_long(response: web.StreamResponse) -> bool:
 
 class Server(web.Server):
     app: web.Application
+    # What answers each connection. aiohttp forgets it with the connection, though the handler of a client that hung up
+    # goes on.
+    answering: set[asyncio.Task[None]]
+
+    def keep(self, task: asyncio.Task[None]) -> None:
+        self.answering.add(task)
+        task.add_done_callback(self.answering.discard)
 
     def __call__(self) -> web.RequestHandler:
         return Connection(self, loop=self._loop, **self._kwargs)
@@ -145,12 +157,20 @@ class Runner(web.AppRunner):
             connection.setblocking(False)
             await asyncio.get_running_loop().connect_accepted_socket(cast("Any", self.server), connection)
 
+    async def _cleanup_server(self) -> None:
+        """No handler is left when what they use goes: those who are not ready in time are ended."""
+        if isinstance(self.server, Server) and self.server.answering:
+            await asyncio.wait(self.server.answering, timeout=SHUTDOWN_SECONDS)
+            await loops.stop(list(self.server.answering))
+        await super()._cleanup_server()
+
     async def _make_server(self) -> web.Server:
         # aiohttp has no option for the connection's class, nor one for what it refuses before the first
         # middleware.
         server = await super()._make_server()
         server.__class__ = Server
         cast(Server, server).app = self._app
+        cast(Server, server).answering = set()
         server.request_handler = _refusing(server.request_handler)
         return server
 
