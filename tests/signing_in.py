@@ -2,7 +2,7 @@
 
 import asyncio
 import dataclasses
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
@@ -47,12 +47,19 @@ async def change(database_url: str, statement: str) -> None:
         await connection.execute(statement.encode())
 
 
-async def listening(events: Events) -> None:
+async def until(holds: Callable[[], Awaitable[bool]]) -> None:
     for _ in range(500):
-        if events.live:
+        if await holds():
             return
         await asyncio.sleep(0.01)
-    raise AssertionError("no subscription after five seconds")
+    raise AssertionError("it did not come to that in five seconds")
+
+
+async def listening(events: Events) -> None:
+    async def live() -> bool:
+        return events.live
+
+    await until(live)
 
 
 @asynccontextmanager

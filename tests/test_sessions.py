@@ -10,7 +10,7 @@ import pytest
 
 from tests.conftest import PASSWORD, Person, Service, running
 from tests.redises import OwnRedis
-from tests.signing_in import change, counted, login, opens, post, refresh, second_process, trail
+from tests.signing_in import change, counted, login, opens, post, refresh, second_process, trail, until
 from ytdl import errors, sessions
 from ytdl.api.keys import AUTH, EVENTS
 from ytdl.auth import Auth
@@ -42,7 +42,7 @@ async def test_a_logout_reaches_other_processes(service: Service, alice: Person)
     async with second_process(service) as other:
         assert (await other.identify(alice.token)).user_id == alice.user_id
         await alice.post("/auth/logout")
-        await asyncio.sleep(0.3)
+        await until(lambda: heard(other))
         with pytest.raises(errors.Unauthorized):
             await other.identify(alice.token)
 
@@ -71,6 +71,14 @@ async def test_a_change_that_nobody_told_is_believed_after_a_while(
         assert (await other.identify(alice.token)).role == "admin"
 
 
+async def waits_for_a_lock(database_url: str) -> bool:
+    return bool(await counted(database_url, "pg_locks WHERE NOT granted"))
+
+
+async def heard(auth: Auth) -> bool:
+    return auth._known.changes > 0
+
+
 async def test_what_was_read_while_a_revocation_came_is_not_remembered(
     service: Service, alice: Person, database_url: str
 ) -> None:
@@ -78,9 +86,9 @@ async def test_what_was_read_while_a_revocation_came_is_not_remembered(
         async with await psycopg.AsyncConnection.connect(database_url) as connection:
             await connection.execute("LOCK TABLE sessions IN ACCESS EXCLUSIVE MODE")
             reading = asyncio.create_task(other.identify(alice.token))
-            await asyncio.sleep(0.2)
+            await until(lambda: waits_for_a_lock(database_url))
             await service.app[EVENTS].tell("revoked", "another session")
-            await asyncio.sleep(0.2)
+            await until(lambda: heard(other))
         await reading
         await change(database_url, "UPDATE sessions SET revoked_at = now()")
         with pytest.raises(errors.Unauthorized):

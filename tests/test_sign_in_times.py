@@ -1,6 +1,7 @@
 """Whether the time of a failed sign-in tells if somebody has the name: many of both kinds, in turn, over HTTP."""
 
 import dataclasses
+import itertools
 import math
 import statistics
 import time
@@ -11,9 +12,14 @@ import pytest
 from tests.conftest import Service, running
 from ytdl.config import Config
 
-PAIRS = 300
-# Where other work makes the times of pairs differ by chance, more pairs make up for it; what the code does stays.
-ROUNDS = 6
+# Fixed before anything is measured, and it is decided once.
+ROUNDS = 300
+# As many rounds as there are orders of three.
+BLOCK = 6
+# A part of the time that a sign-in takes, and deviations of a count from a half: by chance more in one of ten thousand.
+PART, DEVIATIONS = 0.05, 4.0
+# Two who have accounts, and a name that nobody has: what tells the two apart is the noise of the machine.
+KNOWN, ALSO_KNOWN, UNKNOWN = "carols", "davids", "nobody"
 
 
 @pytest.fixture
@@ -32,41 +38,38 @@ async def timed(service: Service, username: str) -> float:
     return time.perf_counter() - begun
 
 
-async def pairs_of_failures(
-    service: Service, known: str, unknown: str, number: int = PAIRS
-) -> tuple[list[float], list[float]]:
-    """The times of both kinds, pair by pair; which of a pair comes first takes turns."""
-    times: dict[str, list[float]] = {known: [], unknown: []}
-    for n in range(number):
-        for name in (known, unknown) if n % 2 else (unknown, known):
+async def failures(service: Service, rounds: int = ROUNDS) -> dict[str, list[float]]:
+    """The times of each name, round by round; which comes first takes turns, so that a drift meets all alike."""
+    orders = list(itertools.permutations((KNOWN, ALSO_KNOWN, UNKNOWN)))
+    times: dict[str, list[float]] = {KNOWN: [], ALSO_KNOWN: [], UNKNOWN: []}
+    for n in range(rounds):
+        for name in orders[n % len(orders)]:
             times[name].append(await timed(service, name))
-    return times[known], times[unknown]
+    return times
 
 
-def told_apart(known: list[float], unknown: list[float]) -> str | None:
-    """What a patient stranger would see, if anything: how a pair's two differ by the median, as a part of the time that
-    one takes, and in how many pairs the name that nobody has took longer, as deviations from half of them."""
-    differences = [b - a for a, b in zip(known, unknown, strict=True)]
-    part = statistics.median(differences) / statistics.median(known)
-    longer = sum(difference > 0 for difference in differences)
-    z = (longer - len(differences) / 2) / (math.sqrt(len(differences)) / 2)
-    # 2.576: by chance alone more in one of a hundred.
-    return None if abs(part) < 0.05 and abs(z) < 2.576 else f"{len(known)} pairs: {part:+.3f} of the time, z {z:+.1f}"
+def told_apart(one: list[float], other: list[float]) -> str | None:
+    """What a patient stranger would see, if anything: how far medians are apart, as a part of the time that one takes,
+    and in how many rounds the other took longer. Medians are those of a few rounds each, as other work on the machine
+    comes and goes: what is far apart in time is not compared."""
+    medians = [(statistics.median(a), statistics.median(b)) for a, b in zip(blocks(one), blocks(other), strict=True)]
+    part = statistics.median((b - a) / a for a, b in medians)
+    longer = sum(b > a for a, b in zip(one, other, strict=True))
+    z = (longer - len(one) / 2) / (math.sqrt(len(one)) / 2)
+    return None if abs(part) < PART and abs(z) < DEVIATIONS else f"medians {part:+.3f} apart, z {z:+.1f}"
+
+
+def blocks(times: list[float]) -> list[list[float]]:
+    return [times[n : n + BLOCK] for n in range(0, len(times), BLOCK)]
 
 
 @pytest.mark.slow
 async def test_three_hundred_pairs_of_failures_do_not_tell_who_has_an_account(patient: Service) -> None:
-    async with patient.person("carols"):
-        await pairs_of_failures(patient, "carols", "nobody", number=30)
-        known: list[float] = []
-        unknown: list[float] = []
-        seen = []
-        for _ in range(ROUNDS):
-            more = await pairs_of_failures(patient, "carols", "nobody")
-            known += more[0]
-            unknown += more[1]
-            told = told_apart(known, unknown)
-            if told is None:
-                return
-            seen.append(told)
-    raise AssertionError(f"every look told them apart: {seen}")
+    async with patient.person(KNOWN), patient.person(ALSO_KNOWN):
+        await failures(patient, 30)
+        times = await failures(patient)
+        if noise := told_apart(times[KNOWN], times[ALSO_KNOWN]):
+            # The machine tells two apart of whom all is the same: it is measured anew as a whole, and only once.
+            print(f"measured again, for two who have accounts were told apart: {noise}")
+            times = await failures(patient)
+    assert told_apart(times[KNOWN], times[UNKNOWN]) is None
