@@ -107,6 +107,12 @@ async def test_events_of_one_user_are_found(service: Service, root: Person, alic
     assert await ids(root, user_id=str(alice.user_id)) == [own]
 
 
+async def test_an_address_is_found_however_it_is_written(service: Service, root: Person) -> None:
+    """As IPv4 in IPv6, too, which is how a socket for both names it."""
+    mapped = await (await root.get(EVENTS, params={"ip": "::ffff:127.0.0.1", "limit": "1"})).json()
+    assert [event["ip"] for event in mapped["items"]] == ["127.0.0.1"]
+
+
 async def test_the_name_of_a_user_who_is_gone_is_null(service: Service, root: Person) -> None:
     await put(service, DAY, "user_deleted", user_id=uuid4())
     (event,) = (await (await root.get(EVENTS, params=OF_DAY)).json())["items"]
@@ -285,3 +291,10 @@ async def test_a_report_from_an_edge_of_the_calendar_is_made_or_refused(root: Pe
     window = {"from": near, "to": moment} if moment.startswith("9") else {"from": moment, "to": near}
     answer = await root.post(REPORT, window | {"format": form})
     assert answer.status == (200 if moment == EDGES[2] else 422)
+
+
+@pytest.mark.parametrize("at", ["00010101T000000000000", "99991231T235959999999"])
+async def test_a_cursor_at_an_edge_of_the_calendar_begins_there(root: Person, at: str) -> None:
+    answer = await root.get(EVENTS, params={"cursor": f"{at}-{'0' * 32}"})
+    assert answer.status == 200
+    assert bool((await answer.json())["items"]) == at.startswith("9")
