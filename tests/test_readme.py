@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -118,11 +119,11 @@ async def fresh(tmp_path: Path, youtube: YouTube) -> AsyncIterator[Fresh]:
         yield Fresh(instance, printed[1], folder)
 
 
-async def first_download(fresh: Fresh, url: str, password: str) -> str:
-    """What the README's commands say, with this address and password in the place of theirs."""
-    blocks = re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
-    assert len(blocks) == 1
-    script = blocks[0].replace(SERVED, fresh.instance.url).replace("the printed password", password)
+async def first_download(fresh: Fresh, url: str, password: str, more: bool = False) -> str:
+    """What the README's commands say, with this address and password in the place of theirs; with those for scripts
+    after them where `more` is wanted."""
+    first, second = re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
+    script = (first + second * more).replace(SERVED, fresh.instance.url).replace("the printed password", password)
     script = re.sub(r"https://www.youtube.com/watch\?v=[\w-]{11}", url, script)
     return await fresh.run("bash", "-euo", "pipefail", "-c", script)
 
@@ -137,8 +138,16 @@ async def test_the_first_download_works_as_it_is_written(fresh: Fresh, youtube: 
 
 @needs_curl
 @pytest.mark.slow
+async def test_a_key_for_scripts_works_as_it_is_written(fresh: Fresh, youtube: YouTube) -> None:
+    said = await first_download(fresh, youtube.url("ordinary"), fresh.password, more=True)
+    listed = json.loads(said.splitlines()[-1])
+    assert [download["status"] for download in listed["items"]] == ["completed"]
+
+
+@needs_curl
+@pytest.mark.slow
 async def test_the_first_download_says_why_there_is_no_file(fresh: Fresh, youtube: YouTube) -> None:
-    with pytest.raises(RuntimeError, match=r"(?s)video_private.*error: 409"):
+    with pytest.raises(RuntimeError, match=r"(?s)event: done.*\n{'code': 'video_private', .*'hint': 'This video is "):
         await first_download(fresh, youtube.url("private"), fresh.password)
     with pytest.raises(RuntimeError, match=f"^{WRONG}\n$"):
         await first_download(fresh, youtube.url("ordinary"), "wrong")
