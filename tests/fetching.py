@@ -1,6 +1,7 @@
 """What the tests of the fetcher share: settings against the stand-in, orders, and a look at what runs."""
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -114,14 +115,23 @@ async def until(holds: Callable[[], bool], seconds: float = 5.0) -> None:
             await asyncio.sleep(0.01)
 
 
+def names(processes: list[psutil.Process]) -> list[str]:
+    """Without those that ended since they were listed."""
+    found = []
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            found.append(process.name())
+    return found
+
+
 def is_encoding(fetcher: Fetcher) -> bool:
     """Whether the slow ffmpeg has come as far as its sleep."""
-    return [process.name() for process in descendants(fetcher)][1:] == ["sleep"]
+    return names(descendants(fetcher))[1:] == ["sleep"]
 
 
 def count_sleeping(fetcher: Fetcher) -> int:
     """How many slow ffmpegs are at it."""
-    return [process.name() for process in descendants(fetcher)].count("sleep")
+    return names(descendants(fetcher)).count("sleep")
 
 
 async def start_slowly(fetcher: Fetcher, youtube: YouTube, order: Order, rate: int = 100_000) -> Run:

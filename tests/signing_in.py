@@ -62,6 +62,13 @@ async def listening(events: Events) -> None:
     await until(live)
 
 
+def hearing(events: Events, kind: str) -> asyncio.Future[str]:
+    """What the next word of this kind is about."""
+    heard: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+    events.hear(kind, lambda value: None if heard.done() else heard.set_result(value))
+    return heard
+
+
 @asynccontextmanager
 async def second_process(service: Service, key: str = SECRET, *, previous: str = "") -> AsyncIterator[Auth]:
     """What another process of the service has: its own connections, caches and subscription."""

@@ -12,8 +12,10 @@ import pytest
 
 from tests.conftest import Person, Service, running
 from tests.following import Told, ask, told
+from tests.signing_in import hearing, listening
 from ytdl import apikeys, errors, log, metrics
-from ytdl.api.keys import API_KEYS, DB, DENIALS
+from ytdl.api.keys import API_KEYS, DB, DENIALS, EVENTS
+from ytdl.auth import BELIEVED_SECONDS
 from ytdl.config import Config
 from ytdl.crypto import digest
 from ytdl.db import Row
@@ -25,7 +27,7 @@ USED = Query("test.used", "value", "", b"SELECT xmin::text || ' ' || last_used_a
 AGE = Query("test.age", "exec", "", b"UPDATE api_keys SET last_used_at = last_used_at - interval '61 seconds'")
 EXPIRE = Query("test.expire", "exec", "", b"UPDATE api_keys SET expires_at = now() - make_interval(days => %(days)s)")
 EXPIRE_SOON = Query("test.soon", "exec", "", b"UPDATE api_keys SET expires_at = now() + interval '0.4 seconds'")
-EVENTS = Query("test.events", "many", "", b"SELECT * FROM audit_events ORDER BY at")
+TRAIL = Query("test.events", "many", "", b"SELECT * FROM audit_events ORDER BY at")
 INACTIVE = Query("test.inactive", "exec", "", b"UPDATE users SET is_active = false WHERE username = 'alice'")
 
 
@@ -68,7 +70,7 @@ async def rest(stream: AsyncIterator[Told]) -> list[Told]:
 
 async def recorded(service: Service, type: str) -> list[Row]:
     await service.app[DENIALS].close()
-    return [event for event in await service.app[DB].many(EVENTS) if event["type"] == type]
+    return [event for event in await service.app[DB].many(TRAIL) if event["type"] == type]
 
 
 async def test_a_key_is_shown_once_and_kept_as_a_hash(alice: Person, service: Service) -> None:
@@ -168,10 +170,12 @@ async def test_what_was_believed_of_a_key_ends_with_it_everywhere(
 ) -> None:
     key = await made(alice)
     async with running(config) as other, script(other, alice, key["key"]) as there:
-        await asyncio.sleep(0.2)
+        await listening(other.app[EVENTS])
+        heard = hearing(other.app[EVENTS], "revoked")
         assert (await there.get("/auth/profile")).status == 200
         await alice.delete(f"/auth/api-keys/{key['id']}")
-        await asyncio.sleep(0.2)
+        # What was believed is forgotten before this is called, and later by itself.
+        assert await asyncio.wait_for(heard, BELIEVED_SECONDS) == key["id"]
         assert (await there.get("/auth/profile")).status == 401
 
 
@@ -240,7 +244,7 @@ async def test_use_is_noted_once_a_minute(service: Service, alice: Person) -> No
 
 async def test_a_key_that_was_read_a_moment_ago_costs_no_query(service: Service, alice: Person) -> None:
     keys, key = service.app[API_KEYS], (await made(alice))["key"]
-    await asyncio.sleep(0.2)
+    await listening(service.app[EVENTS])
     before = lookups()
     known = await keys.identify(key)
     assert await keys.identify(key) is known
@@ -281,7 +285,7 @@ async def test_keys_are_on_record_and_never_in_clear(service: Service, alice: Pe
     assert [(e["object_kind"], e["object_id"], e["user_id"]) for e in events] == [
         ("api_key", key["id"], alice.user_id)
     ] * 2
-    assert key["key"] not in str(await service.app[DB].many(EVENTS)) + str(await service.app[DB].many(KEYS))
+    assert key["key"] not in str(await service.app[DB].many(TRAIL)) + str(await service.app[DB].many(KEYS))
     assert log.redact(f"sent {key['key']}, twice") == "sent ytdl_***, twice"
 
 

@@ -11,10 +11,12 @@ import pytest
 from tests.conftest import PASSWORD, Person, Service, running
 from tests.fakes.youtube import YouTube
 from tests.following import ask, ended, fetched, told
+from tests.signing_in import listening
+from tests.signing_in import listening
 from tests.test_apikeys import made, recorded, script
 from tests.test_cancel_times import begun, nothing_is_left
 from ytdl import downloads, users
-from ytdl.api.keys import AUTH, DB
+from ytdl.api.keys import AUTH, DB, EVENTS
 from ytdl.config import Config
 from ytdl.db import VIOLATIONS
 from ytdl.sql import Query
@@ -167,7 +169,7 @@ async def test_who_is_shut_out_is_out_everywhere_at_once(
         script(other, alice, key) as client,
         script(other, alice, alice.token) as there,
     ):
-        await asyncio.sleep(0.2)
+        await listening(other.app[EVENTS])
         streams = [told(await person.get("/downloads/events")) for person in (client, there, alice)]
         assert [(await anext(stream)).type for stream in streams] == ["snapshot"] * 3
         await changed(root, alice, **wish)

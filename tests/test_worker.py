@@ -11,7 +11,7 @@ import pytest
 
 from tests.conftest import Person, Service, running
 from tests.fakes.youtube import YouTube
-from tests.fetching import write_slow_ffmpeg
+from tests.fetching import names, write_slow_ffmpeg
 from tests.following import Download, ask, ended, look, until
 from ytdl.api.keys import DB, EVENTS, WORKER
 from ytdl.config import Config
@@ -22,7 +22,7 @@ SLOW = 100_000
 
 def children(service: Service) -> list[str]:
     """Names of all that the service's fork server has to answer for: jobs, their ffmpeg, orphans of either."""
-    return [process.name() for process in psutil.Process(fork_server(service)).children(recursive=True)]
+    return names(psutil.Process(fork_server(service)).children(recursive=True))
 
 
 def fork_server(service: Service) -> int:
