@@ -66,7 +66,7 @@ async def test_the_last_token_gets_nothing_once_its_session_has_ended(service: S
     assert (await refresh(service, alice.refresh_token))[0] == 401
 
 
-async def test_a_reuse_is_recorded_once_and_held_against_the_address_each_time(
+async def test_a_reuse_is_recorded_once_however_often_it_comes(
     service: Service, alice: Person, db: DB, database_url: str
 ) -> None:
     auth: Auth = service.app[AUTH]
