@@ -12,7 +12,6 @@ from tests.conftest import PASSWORD, Person, Service, running
 from tests.fakes.youtube import YouTube
 from tests.following import ask, ended, fetched, told
 from tests.signing_in import listening
-from tests.signing_in import listening
 from tests.test_apikeys import made, recorded, script
 from tests.test_cancel_times import begun, nothing_is_left
 from ytdl import downloads, users
