@@ -18,7 +18,7 @@ from aiohttp import WSMsgType
 from tests.conftest import Person, Service, running
 from tests.fakes.gate import Gate
 from tests.redises import OwnRedis
-from ytdl import metrics, offences
+from ytdl import blocks, metrics, offences
 from ytdl.api.keys import BLOCKS, DB, EVENTS, KV, OFFENCES
 from ytdl.blocks import Block, BlockFilter
 from ytdl.config import Config
@@ -359,6 +359,26 @@ async def test_a_stream_that_opens_in_the_moment_of_a_block_ends_too(
         box.lose()
     async with asyncio.timeout(1):
         await stream.content.read()
+
+
+async def test_many_blocks_at_once_are_taken_up_in_a_few_steps(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[Callable[[str], bool]] = []
+    begun = time.monotonic()
+    monkeypatch.setattr(service.app[EVENTS], "end_addresses", looks.append)
+    made = [service.app[BLOCKS].add_automatic(f"192.0.2.{n}/32", "scan", {}, address=HERE) for n in range(60)]
+    assert all(await asyncio.gather(*made))
+    await asyncio.sleep(3 * blocks.GATHER_SECONDS)
+    assert 1 <= len(looks) <= (time.monotonic() - begun) / blocks.GATHER_SECONDS
+
+
+async def test_a_block_that_cannot_be_made_keeps_no_other_from_being_made(
+    service: Service, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setitem(service.app[OFFENCES]._due, "no network", (HERE, {"scan": 5}))
+    assert await misbehave(service, "scan", 5)
+    assert "offences.not_blocked" in [record.message for record in caplog.records]
 
 
 # --- every process

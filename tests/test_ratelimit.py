@@ -1,6 +1,7 @@
 """Limits that several processes share through Redis: exact, hardly ever asked for, and kept while Redis is away."""
 
 import asyncio
+import logging
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
@@ -13,7 +14,7 @@ import pytest
 
 from tests.fakes.gate import Gate
 from tests.redises import OwnRedis
-from ytdl import denials, errors, gcra, leases, metrics, ratelimit
+from ytdl import denials, errors, gcra, leases, log, metrics, ratelimit
 from ytdl.auth import Identity
 from ytdl.config import Config
 from ytdl.db import DB
@@ -286,6 +287,24 @@ async def test_whoever_hung_up_is_not_charged(kv: KV) -> None:
         await asyncio.gather(*tries, return_exceptions=True)
         asking = limiter.caller("general", "192.0.2.1", person(BOB))
         assert (await limiter.state("api", "192.0.2.1", person(ALICE), asking)).remaining == 59
+
+
+async def test_what_leases_for_all_speaks_in_nobodys_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else its log lines would have the request's id of whoever came first."""
+    ids: list[str | None] = []
+
+    def heard(record: logging.LogRecord) -> bool:
+        ids.append(log.request_id.get())
+        return True
+
+    monkeypatch.setattr(leases.log, "filters", [heard])
+    monkeypatch.setattr(leases.log, "level", logging.INFO)
+    nobody = KV("redis://127.0.0.1:1", "x")
+    async with process(nobody, api=FEW) as limiter:
+        log.request_id.set("of-the-first")
+        assert await passes(limiter, who=person(ALICE))
+    await nobody.close()
+    assert ids == [None]
 
 
 # what is said

@@ -11,7 +11,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from uuid import UUID
 
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+from ytdl import networks
+from ytdl.networks import Network
+
 LOOPBACK = ("127.0.0.0/8", "::1/128")
 # Whoever has an IPv6 line has at least so much of it, and may change the rest of the address at will.
 V6_PREFIX = 64
@@ -41,9 +43,8 @@ class Entry:
 
 def network_of(address: str) -> Network | None:
     """What a client's address is taken for: the address itself, of IPv6 its /64; None for what is no address."""
-    try:
-        found = ipaddress.ip_address(address.partition("%")[0])
-    except ValueError:
+    found = networks.read(address)
+    if found is None:
         return None
     # All link-local addresses of a line share one /64.
     narrow = isinstance(found, ipaddress.IPv4Address) or found.is_link_local
@@ -107,8 +108,9 @@ class Blocklist:
         ]
         return [] if found and self.protects(ipaddress.ip_network(parsed)) else found
 
-    def put(self, entry: Entry) -> None:
-        self._insert(entry)
+    def put(self, *entries: Entry) -> None:
+        for entry in entries:
+            self._insert(entry)
         self._known.clear()
 
     def remove(self, id: UUID) -> Entry | None:

@@ -20,11 +20,12 @@ import uuid_utils.compat as uuid
 from msgspec import Meta
 from psycopg.types.json import Jsonb
 
-from ytdl import audit, errors, loops, metrics, sql, texts
-from ytdl.blocklist import Blocklist, Entry, Network, network_of
+from ytdl import audit, errors, loops, metrics, networks, sql, texts
+from ytdl.blocklist import Blocklist, Entry, network_of
 from ytdl.config import Config
 from ytdl.db import DB, Row, Statements
 from ytdl.events import Events
+from ytdl.networks import Network
 from ytdl.record import Moment
 from ytdl.scores import Scores
 
@@ -33,6 +34,8 @@ q = sql.load("blocks")
 
 # How long a block may be in force without this process, should the word of it be lost.
 COMPARE_SECONDS = 0.6
+# Blocks that are made or heard of within this time end streams in one step.
+GATHER_SECONDS = 0.05
 PAGE = 500
 # With more words than this unread the whole is read anyway.
 UNREAD = 200
@@ -96,6 +99,8 @@ class Blocks:
         self._scores = scores
         self._seconds = config.block_minutes * 60
         self._heard: set[UUID] = set()
+        # Whether there are blocks made here whose streams are yet to end.
+        self._put = False
         self._woken = asyncio.Event()
         self._compared_at = 0.0
         self._tasks: list[asyncio.Task[None]] = []
@@ -198,7 +203,8 @@ class Blocks:
         metrics.blocks_created.labels(kind, reason).inc()
         seconds = (row["expires_at"] - row["created_at"]).total_seconds()
         self.list.put(_entry(row | {"network": str(row["network"]), "seconds": seconds}))
-        self._changed(())
+        self._put = True
+        self._woken.set()
         await self._events.tell("blocks", str(row["id"]))
 
     def _hear(self, word: str) -> None:
@@ -213,7 +219,11 @@ class Blocks:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(COMPARE_SECONDS):
                 await self._woken.wait()
+            await asyncio.sleep(GATHER_SECONDS)
         self._woken.clear()
+        if self._put:
+            self._put = False
+            self._changed(())
         heard, self._heard = self._heard, set()
         if heard:
             try:
@@ -228,8 +238,7 @@ class Blocks:
     async def _look(self, ids: set[UUID]) -> None:
         """Reads some that have changed."""
         rows = await self._db.many(q.those_in_force, ids=list(ids))
-        for row in rows:
-            self.list.put(_entry(row))
+        self.list.put(*map(_entry, rows))
         gone = [self.list.remove(id) for id in ids - {row["id"] for row in rows}]
         self._changed([entry for entry in gone if entry])
 
@@ -287,23 +296,17 @@ def _scored_as(network: Network) -> str:
 
 
 def _parsed(text: str) -> Network:
-    try:
-        if not _WRITTEN.fullmatch(text):
-            raise ValueError
-        network = ipaddress.ip_network(text, strict=False)
-    except ValueError:
-        raise errors.invalid("network", "must be an IP address or a network such as 192.0.2.0/24") from None
-    mapped = network.network_address.ipv4_mapped if isinstance(network, ipaddress.IPv6Network) else None
-    return ipaddress.ip_network((mapped, max(0, network.prefixlen - 96)), strict=False) if mapped else network
+    network = networks.read_network(text) if _WRITTEN.fullmatch(text) else None
+    if network is None:
+        raise errors.invalid("network", "must be an IP address or a network such as 192.0.2.0/24")
+    return network
 
 
-def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
-    try:
-        found = ipaddress.ip_address(text.partition("%")[0])
-    except ValueError:
-        raise errors.invalid("ip", "must be an IP address") from None
-    mapped = found.ipv4_mapped if isinstance(found, ipaddress.IPv6Address) else None
-    return mapped or found
+def _address(text: str) -> networks.Address:
+    address = networks.read(text)
+    if address is None:
+        raise errors.invalid("ip", "must be an IP address")
+    return address
 
 
 async def sweep(db: Statements) -> int:

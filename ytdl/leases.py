@@ -6,10 +6,12 @@ what a refusal says, is `ratelimit`'s.
 """
 
 import asyncio
+import contextvars
 import logging
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
+from typing import Any
 
 from ytdl import gcra, metrics
 from ytdl.gcra import MICROSECONDS, Policy, Tally
@@ -146,7 +148,7 @@ class Lender:
         if len(caller.waiting) == 1:
             self._asking.append(caller)
         if self._serving is None or self._serving.done():
-            self._serving = asyncio.create_task(self._serve(), name="ratelimit")
+            self._serving = _task(self._serve(), "ratelimit")
         return await answer
 
     async def _serve(self) -> None:
@@ -206,7 +208,7 @@ class Lender:
         if self._recovery is None:
             log.warning("ratelimit.degraded", extra={"error": type(e).__name__})
             metrics.ratelimit_degraded.set(1)
-            self._recovery = asyncio.create_task(self._recover(), name="ratelimit recovery")
+            self._recovery = _task(self._recover(), "ratelimit recovery")
 
     async def _recover(self) -> None:
         """Tries, away from all requests, until Redis takes something down."""
@@ -222,6 +224,11 @@ class Lender:
         self._recovery = None
         metrics.ratelimit_degraded.set(0)
         log.info("ratelimit.recovered")
+
+
+def _task(work: Coroutine[Any, Any, None], name: str) -> "asyncio.Task[None]":
+    """In a context of its own: what works for all must not speak in the name of the request that began it."""
+    return asyncio.create_task(work, name=name, context=contextvars.Context())
 
 
 def _due(caller: Caller, now: float) -> list[asyncio.Future[bool]]:

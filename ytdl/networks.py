@@ -84,6 +84,17 @@ def read(host: str) -> Address | None:
         return None
 
 
+def read_network(text: str) -> Network | None:
+    """The network, or the address as a network, that a text is, of IPv4 where it is mapped from there; what follows the
+    prefix is left out."""
+    try:
+        network = ipaddress.ip_network(text, strict=False)
+    except ValueError:
+        return None
+    mapped = network.network_address.ipv4_mapped if isinstance(network, ipaddress.IPv6Network) else None
+    return ipaddress.ip_network((mapped, network.prefixlen - 96)) if mapped else network
+
+
 def _unwrap(address: Address) -> Address:
     return getattr(address, "ipv4_mapped", None) or address
 

@@ -123,6 +123,9 @@ class Offences:
             except errors.Unavailable:
                 self._woken.set()
                 raise
+            except Exception:
+                # Whoever comes after it is to be blocked all the same.
+                log.exception("offences.not_blocked", extra={"network": name})
             del self._due[name]
 
 

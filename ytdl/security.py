@@ -4,7 +4,6 @@ It only reads, and says in the trail who read. What is written there, and how, i
 beside JSON are `security_report`'s.
 """
 
-import ipaddress
 from collections import Counter
 from collections.abc import Iterable
 from datetime import UTC, date, datetime, timedelta
@@ -14,7 +13,7 @@ from uuid import UUID
 import msgspec
 from msgspec import Meta
 
-from ytdl import audit, errors, sql
+from ytdl import audit, errors, networks, sql
 from ytdl.db import Row, Statements
 from ytdl.record import Moment
 
@@ -210,11 +209,10 @@ def _check(from_: datetime | None, to: datetime | None, *, longest: timedelta | 
 def _network(text: str | None) -> str | None:
     if text is None:
         return None
-    try:
-        # PostgreSQL knows no zones, which are names of this machine's own.
-        network = ipaddress.ip_network(text.strip().replace("%", " "), strict=False)
-    except ValueError:
-        raise errors.invalid("ip", "must be an address or a network such as 192.0.2.0/24") from None
+    # PostgreSQL knows no zones, which are names of this machine's own.
+    network = networks.read_network(text.strip().replace("%", " "))
+    if network is None:
+        raise errors.invalid("ip", "must be an address or a network such as 192.0.2.0/24")
     return str(network)
 
 

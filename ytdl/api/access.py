@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from aiohttp import hdrs, web
 
-from ytdl import apikeys, errors, log, metrics
+from ytdl import apikeys, errors, log, metrics, networks
 from ytdl.api.keys import API_KEYS, AUTH, CHALLENGE, CONFIG, DENIALS, IDENTITY, ROUTE
 
 if TYPE_CHECKING:
@@ -96,9 +96,4 @@ def _hop(text: str) -> str:
 def plain(text: str) -> str:
     """An address in its canonical form, an IPv4 address in IPv6 as IPv4, without the name of an interface; empty for
     anything else."""
-    try:
-        address = ipaddress.ip_address(text.partition("%")[0])
-    except ValueError:
-        return ""
-    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
-    return str(mapped or address)
+    return str(networks.read(text) or "")
