@@ -28,7 +28,7 @@ TEMPORARY = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
 SOURCE = Path(__file__).parent.parent / "nginx" / "nginx.conf"
 
 
-def config_for(folder: Path, port: int, urls: Sequence[str], before: str = "") -> str:
+def config_for(folder: Path, port: int, urls: Sequence[str], before: str = "", connections: int = 2000) -> str:
     """The project's nginx.conf for that port and those services, without root's folders.
 
     `before` is the address of what ends TLS in front of it, if anything does.
@@ -42,7 +42,7 @@ def config_for(folder: Path, port: int, urls: Sequence[str], before: str = "") -
         "access_log off;": f"access_log off;\n{temporary}",
         "server ytdl:8000 max_fails=0;": servers,
         "listen 8080;": f"listen 127.0.0.1:{port};\nadd_header X-Answered-By $upstream_addr always;",
-        "limit_conn addresses 256;": "limit_conn addresses 2000;",
+        "limit_conn addresses 256;": f"limit_conn addresses {connections};",
     }
     if before:
         changed |= {
@@ -86,14 +86,14 @@ def answered_by(answer: aiohttp.ClientResponse) -> str:
 
 
 @asynccontextmanager
-async def fronting(urls: Sequence[str], before: str = "") -> AsyncIterator[Front]:
+async def fronting(urls: Sequence[str], before: str = "", connections: int = 2000) -> AsyncIterator[Front]:
     """What stands before the processes at `urls`, until the end of the block; `before` as in `config_for`."""
     if NGINX is None:
         yield Front(list(urls))
         return
     with tempfile.TemporaryDirectory(prefix="ytdl-nginx-") as name:
         folder, port = Path(name), free_port()
-        (folder / "nginx.conf").write_text(config_for(folder, port, urls, before))
+        (folder / "nginx.conf").write_text(config_for(folder, port, urls, before, connections))
         async with _nginx(NGINX, folder, port):
             yield Front([f"http://127.0.0.1:{port}"])
 

@@ -345,6 +345,20 @@ async def test_what_nginx_refuses_is_a_problem_like_all_others(service: Service)
         assert await refusal(client, "GET", f"{front.addresses[0]}/none") == (404, "not_found", 16)
 
 
+@pytest.mark.skipif(NGINX is None, reason="nginx is not installed")
+async def test_too_many_connections_to_nginx_are_told_when_to_come_again(service: Service, alice: Person) -> None:
+    async with (
+        fronting([service.url], connections=1) as front,
+        aiohttp.ClientSession(front.addresses[0], headers={"Authorization": f"Bearer {alice.token}"}) as client,
+        client.get("/api/v1/downloads/events") as stream,
+    ):
+        await stream.content.readline()
+        async with client.get("/healthz") as refused:
+            assert (refused.status, refused.content_type) == (429, "application/problem+json")
+            assert int(refused.headers["Retry-After"]) >= 1
+            assert refused.headers.getall("X-Content-Type-Options") == ["nosniff"]
+
+
 async def refusal(client: aiohttp.ClientSession, method: str, url: str, **more: Any) -> tuple[int, str, int]:
     """The status, the code, and how long the id is."""
     async with client.request(method, url, **more) as answer:
