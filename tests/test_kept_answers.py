@@ -1,4 +1,4 @@
-"""What browsers may keep of answers: nothing of what is about people, and of downloads only to ask whether it changed."""
+"""What browsers may keep of answers: nothing about people, and of downloads only to ask whether it changed."""
 
 import pytest
 

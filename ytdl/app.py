@@ -143,11 +143,11 @@ async def _start(app: web.Application, stack: AsyncExitStack) -> None:
 
     auth = app[AUTH] = Auth(db, events, config, await asyncio.to_thread(_key, config), hasher=app[HASHER])
     stack.push_async_callback(auth.close)
+    app[API_KEYS] = ApiKeys(db, events)
     app[FIRST_PASSWORD] = await users.first_admin(
         db, auth.hasher, username=config.admin_username, password=config.admin_password
     )
 
-    app[API_KEYS] = ApiKeys(db, events)
     fetcher = Fetcher(_fetcher_settings(config))
     if config.download_concurrency:
         await fetcher.start()
