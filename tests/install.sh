@@ -2,29 +2,30 @@
 # Installs the Debian packages that tests use, each only if its program is missing. Where that is not allowed it says
 # what would be installed; the tests then run with the programs that .venv carries. nginx is in no .venv: the tests
 # that have one in front of two processes then have a client that goes round both, and say so in their names. Without
-# promtool the tests that try the alert rules with it are skipped.
+# Prometheus, Alertmanager and their tools the tests that need these are skipped.
 set -eu
 
-# Of the package prometheus only this one program is wanted, and not its service, that service's user and a dozen
-# packages for its pages. So it is taken out of the package, which no rights are needed for.
-unpack_promtool() {
+# Of the package of Prometheus only the programs are wanted, and not its service, that service's user and a dozen
+# packages for its pages. So they are taken out of the package, which no rights are needed for.
+unpack_prometheus() {
     local folder
     folder=$(mktemp -d)
-    echo "Unpacking promtool of the Debian package prometheus into .venv/bin"
+    echo "Unpacking the programs of the Debian package prometheus into .venv/bin"
     if (cd "$folder" && { apt-get -qq download prometheus || { apt-get -qq update && apt-get -qq download prometheus; }; }) \
         2>/dev/null &&
-        dpkg-deb --fsys-tarfile "$folder"/prometheus_*.deb | tar -xC "$folder" ./usr/bin/promtool; then
-        install -m 755 "$folder/usr/bin/promtool" .venv/bin/
+        dpkg-deb --fsys-tarfile "$folder"/prometheus_*.deb | tar -xC "$folder" ./usr/bin; then
+        install -m 755 "$folder"/usr/bin/{prometheus,promtool} .venv/bin/
     else
         echo "apt could not download prometheus."
     fi
     rm -rf "$folder"
 }
-if ! command -v promtool >/dev/null && [ ! -x .venv/bin/promtool ]; then
+if ! { command -v prometheus && command -v promtool; } >/dev/null &&
+    ! { [ -x .venv/bin/prometheus ] && [ -x .venv/bin/promtool ]; }; then
     if command -v apt-get >/dev/null && [ -d .venv/bin ]; then
-        unpack_promtool
+        unpack_prometheus
     else
-        echo "Not installed: promtool, of the Debian package prometheus."
+        echo "Not installed: prometheus and promtool, of the Debian package prometheus."
     fi
 fi
 
@@ -33,6 +34,9 @@ command -v ffmpeg >/dev/null && command -v ffprobe >/dev/null || packages+=(ffmp
 command -v curl >/dev/null || packages+=(curl)
 command -v redis-server >/dev/null || packages+=(redis-server)
 command -v nginx >/dev/null || [ -x /usr/sbin/nginx ] || packages+=(nginx)
+# Debian's Alertmanager does not start without its templates, which it looks for in one place.
+command -v amtool >/dev/null && [ -e /usr/share/prometheus/alertmanager/default.tmpl ] ||
+    packages+=(prometheus-alertmanager)
 [ ${#packages[@]} -gt 0 ] || exit 0
 
 as_root=()
@@ -61,7 +65,7 @@ if ! { "${as_root[@]}" apt-get -qq update &&
     exit 0
 fi
 # Nor at the next boot of the machine.
-for service in redis-server nginx; do
+for service in redis-server nginx prometheus-alertmanager; do
     if [[ " ${packages[*]} " == *" $service "* ]] && command -v systemctl >/dev/null; then
         "${as_root[@]}" systemctl --quiet disable "$service.service" || true
     fi

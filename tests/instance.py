@@ -128,7 +128,7 @@ async def _process(
 ) -> AsyncIterator[asyncio.subprocess.Process]:
     with log.open("wb") as out:
         process = await asyncio.create_subprocess_exec(
-            *_leash(), *command, cwd=ROOT, env=environment, start_new_session=True,
+            *leash(), *command, cwd=ROOT, env=environment, start_new_session=True,
             stdin=asyncio.subprocess.DEVNULL, stdout=out, stderr=out,
         )  # fmt: skip
     try:
@@ -137,7 +137,7 @@ async def _process(
         await _end(process)
 
 
-def _leash() -> list[str]:
+def leash() -> list[str]:
     """What makes a process end with this one; util-linux is there on every Debian."""
     setpriv = shutil.which("setpriv")
     return [setpriv, "--pdeathsig", "TERM"] if setpriv else []
