@@ -18,7 +18,7 @@ import aiohttp
 import pytest
 import yaml
 
-from tests.instance import ROOT, leash, free_port, last_words
+from tests.instance import ROOT, free_port, last_words, leash
 
 START_SECONDS = 20.0
 PROMETHEUS_FOLDER = ROOT / "prometheus"
