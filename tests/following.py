@@ -63,14 +63,15 @@ class Told:
 
 async def told(response: aiohttp.ClientResponse) -> AsyncIterator[Told]:
     """The events of a stream, as an EventSource would see them."""
-    fields: dict[str, str] = {}
-    async for raw in response.content:
-        line = raw.decode().rstrip("\r\n")
-        if line:
-            name, _, value = line.partition(":")
-            fields[name] = fields.get(name, "") + value.removeprefix(" ")
-        elif "data" in fields:
-            yield Told(fields.get("event", "message"), json.loads(fields["data"]), fields.get("id", ""))
-            fields = {}
-        else:
-            fields = {}
+    async with response:
+        fields: dict[str, str] = {}
+        async for raw in response.content:
+            line = raw.decode().rstrip("\r\n")
+            if line:
+                name, _, value = line.partition(":")
+                fields[name] = fields.get(name, "") + value.removeprefix(" ")
+            elif "data" in fields:
+                yield Told(fields.get("event", "message"), json.loads(fields["data"]), fields.get("id", ""))
+                fields = {}
+            else:
+                fields = {}

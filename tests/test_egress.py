@@ -630,7 +630,7 @@ async def test_a_proxys_password_shows_nowhere(
 ) -> None:
     youtube.misbehave(player_status=429, times=1)
     address = youtube.proxy_url.removeprefix("http://") if reachable else "127.0.0.1:9"
-    proxy = f"http://somebody:hunter-2-secret@{address}"
+    proxy = f"http://proxy-user-7:hunter-2-secret@{address}"
     caplog.set_level("DEBUG")
     async with pausing(downloading_config, 0.2, outbound_proxy=proxy, download_max_attempts=1) as (service, ann):
         (id,) = await ask_for(ann, youtube, ["ordinary"])
@@ -642,7 +642,7 @@ async def test_a_proxys_password_shows_nowhere(
     assert f'ytdl_egress_starts_total{{lane="{address}"}}' in shown[-1] and rows
     logged = [str(vars(record)) for record in caplog.records]
     assert len(logged) > 3
-    assert not [text for text in [*shown, *logged, str(rows)] if "hunter-2" in text or "somebody" in text]
+    assert not [text for text in [*shown, *logged, str(rows)] if "hunter-2" in text or "proxy-user" in text]
 
 
 async def waiting(person: Person, id: str) -> Any:

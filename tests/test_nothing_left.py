@@ -116,4 +116,5 @@ async def test_questions_end_when_nobody_waits_for_them(config: Config, own_redi
         begun = time.monotonic()
         await health.close()
         assert not [task for task in asyncio.all_tasks() if task.get_name().startswith("health ")]
-        assert time.monotonic() - begun < 1
+        # A question that swallows the word to end is told again after a second, and Redis would be waited for longer.
+        assert time.monotonic() - begun < 3

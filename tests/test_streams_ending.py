@@ -116,6 +116,7 @@ async def test_a_key_that_expires_ends_its_stream_and_no_other(
     await asyncio.sleep(1)
     assert not waiting.done()
     waiting.cancel()
+    await asyncio.gather(waiting, return_exceptions=True)
 
 
 @pytest.mark.usefixtures("short")
