@@ -10,7 +10,9 @@ from uuid import UUID, uuid4
 import pytest
 from psycopg.types.json import Jsonb
 
-from ytdl import sql, users
+from tests.queueing import count
+from tests.queueing import sql as statement
+from ytdl import metrics, sql, users
 from ytdl.attempts import Attempts, Started
 from ytdl.crypto import Hasher
 from ytdl.db import DB, Row
@@ -157,3 +159,24 @@ async def test_every_attempt_leaves_a_log_row_that_says_how_it_ended(bench: Benc
     await bench.attempts.reap()
     rows = await bench.db.many(q.logs, id=s.download)
     assert [(row["attempt"], row["status"]) for row in rows] == [(1, "yielded"), (2, "lost")]
+
+
+@pytest.mark.parametrize(("code", "retryable", "more"), [("network_error", True, 1), ("video_private", False, 0)])
+async def test_a_download_is_given_up_when_its_last_try_fails_of_what_may_pass(
+    bench: Bench, code: str, retryable: bool, more: int
+) -> None:
+    before = count(metrics.downloads_given_up, why="tries")
+    s = await bench.started()
+    await statement(bench.db, "UPDATE jobs SET tries = max_tries - 1 WHERE id = %s", s.claim.job)
+    assert await bench.attempts.fail(s, Failed(code, "x", retryable), None) == "failed"
+    assert count(metrics.downloads_given_up, why="tries") == before + more
+
+
+async def test_a_download_whose_workers_are_lost_three_times_is_given_up(bench: Bench) -> None:
+    before = count(metrics.downloads_given_up, why="crashes")
+    s = await bench.started()
+    for crash in (1, 2, 3):
+        await bench.let_expire()
+        assert await bench.attempts.reap() == 1
+        assert count(metrics.downloads_given_up, why="crashes") == before + (crash == 3)
+        await bench.attempts.lease([s.claim.job])

@@ -157,6 +157,8 @@ class Attempts:
             )  # fmt: skip
         if status != "cancelled":
             metrics.downloads_failed.labels(failure.code).inc()
+        if status == "failed" and failure.retryable:
+            metrics.downloads_given_up.labels("tries").inc()
         await self._ended(s, status, row)
         return str(row["state"])
 
@@ -205,6 +207,8 @@ class Attempts:
             for row in rows:
                 failed = row["state"] == "failed"
                 tx.on_commit(metrics.downloads_failed.labels("worker_lost").inc)
+                if failed:
+                    tx.on_commit(metrics.downloads_given_up.labels("crashes").inc)
                 await tx.exec(q.end, job=row["id"], status=row["state"], error=Jsonb(error) if failed else None)
                 await self._close(tx, row["id"], row["fence"], "lost", code="worker_lost")
         for row in rows:

@@ -21,6 +21,7 @@ LAG_SECONDS = 0.5
 class Sampler:
     def __init__(self, config: Config, db: DB, disk: Disk, cookies: Cookies, fetcher: Fetcher, health: Health) -> None:
         self._interval = config.metrics_collection_interval
+        self._user_cap = config.download_user_concurrency
         self._db = db
         self._disk = disk
         self._cookies = cookies
@@ -51,6 +52,8 @@ class Sampler:
         await self._count(metrics.downloads_state, metrics.STATUSES, download_queries.by_status)
         await self._cookies.measure()
         metrics.queue_oldest_ready_seconds.set(await self._db.value(queue_queries.oldest_ready_seconds))
+        startable = await self._db.value(queue_queries.oldest_startable_seconds, user_cap=self._user_cap)
+        metrics.queue_oldest_startable_seconds.set(startable)
 
     async def _count(self, gauge: Gauge, known: tuple[str, ...], query: sql.Query) -> None:
         """Sets a gauge by the first two columns, what is counted and how many; nothing counted is none."""

@@ -169,3 +169,14 @@ SELECT state, count(*) AS jobs FROM jobs WHERE state IN ('queued', 'running', 'r
 -- How long the oldest due job has been waiting for a worker.
 SELECT coalesce(extract(epoch FROM now() - min(run_at)), 0)::float8 FROM jobs
 WHERE state IN ('queued', 'retry_wait') AND run_at <= now();
+
+-- name: oldest_startable_seconds :value
+-- The same of those whose users run fewer than they may: what waits all the same waits for the service.
+SELECT coalesce(extract(epoch FROM now() - min(due.run_at)), 0)::float8
+FROM (
+    SELECT user_id, min(run_at) AS run_at FROM jobs
+    WHERE state IN ('queued', 'retry_wait') AND run_at <= now() GROUP BY user_id
+) AS due
+LEFT JOIN (SELECT user_id, count(*) AS jobs FROM jobs WHERE state = 'running' GROUP BY user_id) AS running USING (user_id)
+LEFT JOIN users ON users.id = due.user_id
+WHERE coalesce(running.jobs, 0) < coalesce(users.concurrent_downloads, %(user_cap)s);
