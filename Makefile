@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help run demo test test-fast chaos check fmt fuzz model bench schema lock clean lint
+.PHONY: help run demo test test-fast chaos drill check fmt fuzz model bench schema lock clean lint
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -38,6 +38,12 @@ CHAOS ?= --seconds 300
 chaos: .venv/.installed-dev ## Put several services under faults and check that nothing is lost or doubled
 	@$(BIN)/python -m tests.chaos $(CHAOS)
 	@exec $(BIN)/python -m tests.chaos.mutants
+
+# Everything that watches runs for real; times are scaled, see tests/drill/scaling.py. DRILL=--help tells the rest.
+DRILL ?=
+drill: .venv/.installed-dev ## Break things one after the other and see who is told, and how soon
+	@tests/install.sh
+	@exec $(BIN)/python -m tests.drill $(DRILL)
 
 lint: .venv/.installed-dev
 	@$(BIN)/ruff format --check --output-format concise . || { echo "Not formatted: run 'make fmt'."; exit 1; }

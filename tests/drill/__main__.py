@@ -1,0 +1,57 @@
+"""`python -m tests.drill`: the fault drill, a line for each fault as it happens and a table at the end.
+
+Exit code 1 when an alert or its message did not come, or did not end.
+"""
+
+import argparse
+import asyncio
+import logging
+import sys
+import tempfile
+from pathlib import Path
+
+from tests.drill.faults import FAULTS
+from tests.drill.ground import prepared
+from tests.drill.people import Admin, visited
+from tests.drill.report import line, table
+from tests.drill.run import Course, watch
+from tests.drill.scaling import Scale
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tests.drill", description="Breaks things and sees who is told.")
+    parser.add_argument("--only", action="append", choices=FAULTS, metavar="NAME", help="these faults; may be repeated")
+    parser.add_argument("--list", action="store_true", help="the faults, and nothing else")
+    parser.add_argument("--factor", type=float, default=Scale.factor, help="how much faster all times are (default 30)")
+    parser.add_argument("--real-times", action="store_true", help="times as they ship; hours")
+    parser.add_argument("--seconds", type=float, default=120, help="patience with each step of a fault (default 120)")
+    return parser.parse_args()
+
+
+async def drill(names: list[str], scale: Scale, patience: float) -> list[Course]:
+    courses = []
+    with tempfile.TemporaryDirectory(prefix="ytdl-drill-", ignore_cleanup_errors=True) as folder:
+        async with prepared(Path(folder), scale) as ground:
+            admin = Admin(ground)
+            async with visited(admin):
+                for name in names:
+                    courses.append(await watch(ground, admin, FAULTS[name], patience))
+                    print(line(courses[-1]), flush=True)
+    return courses
+
+
+def main() -> int:
+    arguments = parse_arguments()
+    if arguments.list:
+        print("\n".join(f"{fault.name:<20} {fault.alert:<28} {fault.what}" for fault in FAULTS.values()))
+        return 0
+    # That they ended is no news here.
+    logging.getLogger("ytdl.embedded").setLevel(logging.CRITICAL)
+    scale = Scale(factor=1, longest=float("inf")) if arguments.real_times else Scale(arguments.factor)
+    courses = asyncio.run(drill(arguments.only or list(FAULTS), scale, arguments.seconds))
+    print(f"\n{table(courses)}\n\n{scale.said()}")
+    return 0 if all(course.ok for course in courses) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

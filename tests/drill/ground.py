@@ -1,0 +1,224 @@
+"""What a drill stands on: Postgres, Redis, the stand-in, the service, Prometheus, Alertmanager and an inbox.
+
+All of it is the drill's own, lies in one folder and can be broken by itself. The service reaches Postgres through a
+gate, so that its answers can be late. Prometheus and Alertmanager read faster copies of what ships; see `scaling`.
+"""
+
+import asyncio
+import contextlib
+import os
+import shutil
+import signal
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, unquote
+
+import aiohttp
+import psycopg
+import redis.asyncio as redis
+import yaml
+from psycopg.rows import dict_row
+
+from tests import watching
+from tests.drill import scaling
+from tests.drill.inbox import Inbox, listening
+from tests.drill.scaling import Scale
+from tests.fakes.gate import Gate
+from tests.instance import ROOT, Instance, StandIn, free_port, serving, standing_in
+from tests.watching import Watcher
+from ytdl import embedded
+from ytdl.embedded import Claim, Server, start_postgres, start_redis
+
+PASSWORD = "Drill-horse-9-battery"
+SECRET = "only-this-drill-knows-this-key-0123456789"
+SOCKET = ".s.PGSQL.5432"
+# What ships is meant for a scrape every 15 seconds and an evaluation every 30.
+SCRAPE_SECONDS, EVALUATION_SECONDS = 15.0, 30.0
+SEEN_SECONDS = 60.0
+POLL_SECONDS = 0.1
+
+
+@dataclass
+class Ground:
+    folder: Path
+    scale: Scale
+    claim: Claim
+    postgres: Server
+    memory: Server
+    gate: Gate
+    youtube: StandIn
+    inbox: Inbox
+    alertmanager: Watcher
+    client: aiohttp.ClientSession
+    settings: dict[str, str]
+    prometheus: Watcher = field(init=False)
+    instance: Instance = field(init=False)
+    _service: AsyncExitStack = field(default_factory=AsyncExitStack)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.settings['PORT']}"
+
+    # the service
+
+    async def start_service(self, **more: str) -> None:
+        """On the same port each time; `more` are settings that differ from the usual ones."""
+        self.instance = await self._service.enter_async_context(serving(self.folder, **self.settings | more))
+
+    async def stop_service(self) -> None:
+        await self._service.aclose()
+
+    async def kill_service(self) -> None:
+        os.kill(self.instance.pid, signal.SIGKILL)
+        await self._service.aclose()
+
+    # the servers
+
+    async def stop_postgres(self) -> None:
+        await self.postgres.stop()
+
+    async def start_postgres(self) -> None:
+        self.postgres = await start_postgres(self.claim)
+
+    async def stop_redis(self) -> None:
+        await self.memory.stop()
+
+    async def start_redis(self) -> None:
+        self.memory = await start_redis(self.claim)
+
+    @asynccontextmanager
+    async def database(self) -> AsyncIterator[psycopg.AsyncConnection[dict[str, Any]]]:
+        """A connection that goes round the gate."""
+        connecting = psycopg.AsyncConnection.connect(
+            self.postgres.url, autocommit=True, row_factory=dict_row, application_name="drill"
+        )
+        async with await connecting as connection:
+            yield connection
+
+    @asynccontextmanager
+    async def index(self) -> AsyncIterator["redis.Redis"]:
+        client = redis.Redis.from_url(self.memory.url, socket_timeout=10)
+        try:
+            yield client
+        finally:
+            await client.aclose()
+
+    # the stand-in
+
+    async def misbehave(self, **fault: Any) -> None:
+        async with self.client.post(f"{self.youtube.control_url}/control", json=fault) as answer:
+            answer.raise_for_status()
+
+    async def behave(self) -> None:
+        async with self.client.delete(f"{self.youtube.control_url}/control"):
+            pass
+
+    # what watches
+
+    async def seen(self) -> None:
+        """Waits until the service was scraped twice: what is counted before that is no growth to Prometheus."""
+        async with asyncio.timeout(SEEN_SECONDS):
+            while not await self.prometheus.ask('sum_over_time(up{job="ytdl"}[1h]) > 1'):  # noqa: ASYNC110
+                await asyncio.sleep(POLL_SECONDS)
+
+    async def alerts(self) -> list[dict[str, Any]]:
+        """Those that Alertmanager has and that are not over; an empty list while it does not answer."""
+        with contextlib.suppress(aiohttp.ClientError):
+            found: list[dict[str, Any]] = await self.alertmanager.get("/api/v2/alerts")
+            return found
+        return []
+
+
+@asynccontextmanager
+async def prepared(folder: Path, scale: Scale, **settings: str) -> AsyncIterator[Ground]:
+    """Everything runs and the service is ready; alerts may still be about to end."""
+    async with AsyncExitStack() as stack:
+        youtube = await stack.enter_async_context(standing_in(folder))
+        inbox = await stack.enter_async_context(listening())
+        claim = await embedded.claim(folder / "servers")
+        stack.callback(claim.release)
+        postgres, memory = await embedded.start_both(claim)
+        gate = await stack.enter_async_context(_gate(claim, postgres))
+        config = _alertmanager_config(folder, inbox, scale)
+        alertmanager = await stack.enter_async_context(watching.alertmanager(folder / "alertmanager", config))
+        client = await stack.enter_async_context(aiohttp.ClientSession())
+        own = _settings(gate, memory, scale) | youtube.settings | {"ALERTMANAGER_URL": alertmanager.url} | settings
+        ground = Ground(folder, scale, claim, postgres, memory, gate, youtube, inbox, alertmanager, client, own)
+        stack.push_async_callback(_stop_servers, ground)
+        stack.push_async_callback(ground.stop_service)
+        ground.prometheus = await stack.enter_async_context(
+            watching.prometheus(folder / "prometheus", _prometheus_config(ground))
+        )
+        await ground.start_service(PROMETHEUS_URL=ground.prometheus.url)
+        await ground.seen()
+        yield ground
+
+
+async def _stop_servers(ground: Ground) -> None:
+    await asyncio.gather(ground.postgres.stop(), ground.memory.stop())
+
+
+@asynccontextmanager
+async def _gate(claim: Claim, postgres: Server) -> AsyncIterator[Gate]:
+    folder = claim.sockets / "gate"
+    folder.mkdir()
+    try:
+        async with Gate(folder / SOCKET, _socket_of(postgres)) as gate:
+            yield gate
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _socket_of(postgres: Server) -> Path:
+    return Path(unquote(postgres.url.partition("host=")[2])) / SOCKET
+
+
+def _settings(gate: Gate, memory: Server, scale: Scale) -> dict[str, str]:
+    return {
+        "PORT": str(free_port()),
+        "DATABASE_URL": f"postgresql://postgres@/ytdl?host={quote(str(gate.path.parent), safe='')}",
+        "REDIS_URL": memory.url,
+        "JWT_SECRET_KEY": SECRET,
+        "ADMIN_PASSWORD": PASSWORD,
+        "TRUSTED_PROXIES": "127.0.0.0/8",
+        "METRICS_COLLECTION_INTERVAL": f"{SCRAPE_SECONDS / scale.factor:g}",
+        "DOWNLOAD_CONCURRENCY": "6",
+        "DOWNLOAD_LEASE_SECONDS": "3",
+        "DOWNLOAD_BACKOFF_SECONDS": "0.2",
+        "EGRESS_PAUSE_SECONDS": "2",
+    }
+
+
+def _alertmanager_config(folder: Path, inbox: Inbox, scale: Scale) -> Path:
+    receivers = [
+        {"name": name, "webhook_configs": [{"url": f"{inbox.url}/{name}", "send_resolved": True}]}
+        for name in ("pager", "deadman")
+    ]
+    route = {
+        "receiver": "pager", "group_by": ["alertname", "job"], "group_wait": "30s", "group_interval": "5m",
+        "routes": [{"receiver": "deadman", "matchers": ['alertname="Watchdog"']}],
+    }  # fmt: skip
+    file = folder / "alertmanager.yml"
+    file.write_text(yaml.safe_dump(scaling.routes({"route": route, "receivers": receivers}, scale)))
+    return file
+
+
+def _prometheus_config(ground: Ground) -> dict[str, Any]:
+    """What ships, with the addresses of here and the times of the scale."""
+    rules = scaling.copy_rules(ROOT / "prometheus/rules", ground.folder / "rules", ground.scale)
+    address = ground.alertmanager.url.removeprefix("http://")
+    return {
+        "global": {
+            "scrape_interval": scaling.text_of(SCRAPE_SECONDS / ground.scale.factor),
+            "evaluation_interval": scaling.text_of(EVALUATION_SECONDS / ground.scale.factor),
+        },
+        "rule_files": [str(file) for file in rules],
+        "alerting": {"alertmanagers": [{"static_configs": [{"targets": [address]}]}]},
+        "scrape_configs": [
+            {"job_name": "ytdl", "static_configs": [{"targets": [f"127.0.0.1:{ground.settings['PORT']}"]}]},
+            {"job_name": "alertmanager", "static_configs": [{"targets": [address]}]},
+        ],
+    }  # fmt: skip

@@ -1,0 +1,88 @@
+"""People who use the service while it is watched: the admin, and somebody who lists and downloads all the time.
+
+They put up with whatever goes wrong; what the service answers is not what is tried here.
+"""
+
+import asyncio
+import contextlib
+import itertools
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import aiohttp
+
+from tests.drill.ground import PASSWORD, Ground
+
+ANSWER_SECONDS = 10.0
+FAILURES = (aiohttp.ClientError, TimeoutError, OSError)
+
+
+class Admin:
+    """The first admin. Tokens are asked for when they are needed."""
+
+    def __init__(self, ground: Ground) -> None:
+        self._ground = ground
+        self._videos = itertools.count()
+        self.token = ""
+
+    async def sign_in(self) -> dict[str, Any]:
+        """A session of its own; its tokens."""
+        credentials = {"username": "admin", "password": PASSWORD}
+        status, tokens = await self.ask("POST", "/auth/login", credentials)
+        assert status == 200, tokens
+        return dict(tokens)
+
+    async def request(self, method: str, path: str, json: Any = None) -> tuple[int, Any]:
+        """Signed in, once more where the token has ended."""
+        for _ in range(2):
+            if not self.token:
+                self.token = (await self.sign_in())["access_token"]
+            status, body = await self.ask(method, path, json, Authorization=f"Bearer {self.token}")
+            if status != 401:
+                break
+            self.token = ""
+        return status, body
+
+    async def ask(self, method: str, path: str, json: Any = None, **headers: str) -> tuple[int, Any]:
+        """As anybody. A header's name may be written with underscores."""
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        timeout = aiohttp.ClientTimeout(ANSWER_SECONDS)
+        url = f"{self._ground.url}/api/v1{path}"
+        async with self._ground.client.request(method, url, json=json, headers=named, timeout=timeout) as answer:
+            body = await answer.json() if answer.content_type.endswith("json") else await answer.text()
+            return answer.status, body
+
+    async def download(self, video: str = "") -> tuple[int, Any]:
+        """Asks for a small file that nobody asked for before, or for that video."""
+        video = video or f"plain_{next(self._videos):05}"
+        wanted = {"url": f"https://www.youtube.com/watch?v={video}", "quality": "360p"}
+        return await self.request("POST", "/downloads", wanted)
+
+
+@asynccontextmanager
+async def visited(admin: Admin, list_seconds: float = 0.1, download_seconds: float = 1.0) -> AsyncIterator[None]:
+    """Somebody lists downloads and asks for new ones, that far apart, until the end of the block."""
+    tasks = [
+        asyncio.create_task(_again(list_seconds, admin, "list")),
+        asyncio.create_task(_again(download_seconds, admin, "download")),
+    ]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _again(seconds: float, admin: Admin, what: str) -> None:
+    while True:
+        with contextlib.suppress(*FAILURES, AssertionError):
+            await (admin.download() if what == "download" else admin.request("GET", "/downloads"))
+        await asyncio.sleep(seconds)
+
+
+def addresses() -> Iterator[str]:
+    """Addresses of documentation networks, each once; as clients behind the trusted proxy they may be blocked."""
+    for network, host in itertools.product((2, 51, 113), range(1, 255)):
+        yield {2: "192.0.2", 51: "198.51.100", 113: "203.0.113"}[network] + f".{host}"
