@@ -20,6 +20,7 @@ from ytdl.events import Events
 from ytdl.fetcher import Failed, Progress
 from ytdl.kv import KV
 from ytdl.queue import Queue
+from ytdl.reasons import REASONS, USERS_OWN
 from ytdl.record import view
 
 q = sql.load("downloads")
@@ -172,11 +173,30 @@ async def test_a_download_is_given_up_when_its_last_try_fails_of_what_may_pass(
     assert count(metrics.downloads_given_up, why="tries") == before + more
 
 
+@pytest.mark.parametrize(("code", "fault"), [("extractor_broken", "service"), ("video_private", "user")])
+async def test_only_a_download_that_failed_in_the_end_is_somebodys_fault(bench: Bench, code: str, fault: str) -> None:
+    before = {who: count(metrics.downloads_blamed, fault=who) for who in ("user", "service")}
+    s = await bench.started()
+    assert await bench.attempts.fail(s, Failed(code, "x", True), None) == "retry_wait"
+    assert {who: count(metrics.downloads_blamed, fault=who) for who in before} == before
+    await statement(bench.db, "UPDATE jobs SET run_at = now() WHERE id = %s", s.claim.job)
+    (s,) = await bench.attempts.lease([s.claim.job])
+    assert await bench.attempts.fail(s, Failed(code, "x", False), None) == "failed"
+    assert count(metrics.downloads_blamed, fault=fault) == before.pop(fault) + 1
+    assert {who: count(metrics.downloads_blamed, fault=who) for who in before} == before
+
+
+def test_only_codes_that_exist_are_the_users_own() -> None:
+    assert REASONS.keys() >= USERS_OWN
+
+
 async def test_a_download_whose_workers_are_lost_three_times_is_given_up(bench: Bench) -> None:
     before = count(metrics.downloads_given_up, why="crashes")
+    blamed = count(metrics.downloads_blamed, fault="service")
     s = await bench.started()
     for crash in (1, 2, 3):
         await bench.let_expire()
         assert await bench.attempts.reap() == 1
         assert count(metrics.downloads_given_up, why="crashes") == before + (crash == 3)
+        assert count(metrics.downloads_blamed, fault="service") == blamed + (crash == 3)
         await bench.attempts.lease([s.claim.job])

@@ -17,7 +17,7 @@ from ytdl.db import DB, Row, Statements
 from ytdl.events import Events
 from ytdl.fetcher import Done, Failed, Metadata, Progress, Usage
 from ytdl.queue import Claim, Queue
-from ytdl.reasons import REASONS, Waiting
+from ytdl.reasons import REASONS, USERS_OWN, Waiting
 
 log = logging.getLogger("ytdl.attempts")
 q = sql.load("downloads")
@@ -159,6 +159,8 @@ class Attempts:
             metrics.downloads_failed.labels(failure.code).inc()
         if status == "failed" and failure.retryable:
             metrics.downloads_given_up.labels("tries").inc()
+        if status == "failed":
+            metrics.downloads_blamed.labels("user" if failure.code in USERS_OWN else "service").inc()
         await self._ended(s, status, row)
         return str(row["state"])
 
@@ -209,6 +211,7 @@ class Attempts:
                 tx.on_commit(metrics.downloads_failed.labels("worker_lost").inc)
                 if failed:
                     tx.on_commit(metrics.downloads_given_up.labels("crashes").inc)
+                    tx.on_commit(metrics.downloads_blamed.labels("service").inc)
                 await tx.exec(q.end, job=row["id"], status=row["state"], error=Jsonb(error) if failed else None)
                 await self._close(tx, row["id"], row["fence"], "lost", code="worker_lost")
         for row in rows:

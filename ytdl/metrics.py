@@ -142,6 +142,7 @@ egress_paused_seconds = _counter("ytdl_egress_paused_seconds_total", "Time that 
 egress_pauses = _counter("ytdl_egress_pauses_total", "Times this process paused a lane, by what the site had answered.", lane=(), reason=())
 egress_probes = _counter("ytdl_egress_probes_total", "Attempts that a lane's opening depended on, by how they ended.", lane=(), outcome=())
 egress_starts = _counter("ytdl_egress_starts_total", "Attempts started on a lane.", lane=())
+downloads_blamed = _counter("ytdl_downloads_blamed_total", "Downloads that failed in the end, by whose fault that was: the user asked for what cannot be had, or the site, the way to it or this service failed.", fault=("user", "service"))
 egress_tokens = _gauge("ytdl_egress_tokens", "Attempts that may start on a lane at once.", lane=())
 
 # cookies: those that users have uploaded, and the operator's file.

@@ -61,6 +61,14 @@ REASONS: dict[str, Reason] = {
 }
 """Every code. A label value of metrics, a column value in Postgres and part of the API."""
 
+USERS_OWN = frozenset({
+    "video_private", "video_unavailable", "age_restricted", "geo_blocked", "members_only", "login_required",
+    "cookies_refused", "drm_protected", "live_now", "not_yet_available", "format_unavailable", "unsupported_url",
+    "file_too_large", "address_forbidden",
+})  # fmt: skip
+"""Codes that say what a user asked for cannot be had; all others are the fault of the service or of the way to the
+site, and count against the objective for downloads."""
+
 WAITS: dict[Waiting, tuple[WaitCode, str]] = {
     "egress": ("egress_paused", "The way to the site is closed for now; downloads go on when it is open again."),
     "disk": ("disk_full", "The server has no room left; downloads go on when there is some."),
