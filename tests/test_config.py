@@ -18,6 +18,7 @@ SECRETS = [name for name, field in config.FIELDS.items() if field.metadata["secr
 GOOD = {
     "DATABASE_URL": "postgresql://u:Rh3inf4ll@db.example.org/ytdl",
     "REDIS_URL": "redis://u:Rh3inf4ll@db.example.org/0",
+    "ALERTMANAGER_URL": "https://u:Rh3inf4ll@alerts.example.org/am",
     "JWT_SECRET_KEY": KEY,
     "JWT_SECRET_KEY_PREVIOUS": KEY[::-1],
     "ENCRYPTION_KEY": KEY + KEY[::-1],
@@ -83,6 +84,8 @@ def test_each_type_is_read() -> None:
         ),
         ("REDIS_URL", "localhost", "REDIS_URL must begin with redis://, rediss:// or unix://."),
         ("REDIS_URL", "redis://h:abc", "REDIS_URL cannot be read as an address."),
+        ("ALERTMANAGER_URL", "localhost:9093", "ALERTMANAGER_URL must begin with http:// or https://."),
+        ("ALERTMANAGER_URL", "http://h:abc", "ALERTMANAGER_URL cannot be read as an address."),
         ("OUTBOUND_PROXY", "http://u:pw@h:abc", "OUTBOUND_PROXY cannot be read as an address."),
         ("OUTBOUND_PROXY", "h:3128", "OUTBOUND_PROXY must begin with http://, https:// or socks5://."),
         ("PUBLIC_URL", "example.org", "PUBLIC_URL must begin with http:// or https://."),
@@ -219,7 +222,7 @@ def test_a_sample_is_refused_for_every_secret(name: str, sample: str) -> None:
     assert any(sentence.split()[0] == name for sentence in faults(**{name: sample}))
 
 
-@pytest.mark.parametrize("name", ["DATABASE_URL", "REDIS_URL", "OUTBOUND_PROXY"])
+@pytest.mark.parametrize("name", ["DATABASE_URL", "REDIS_URL", "OUTBOUND_PROXY", "ALERTMANAGER_URL"])
 @pytest.mark.parametrize("password", ["postgres", "changeme", "your-password", "p%61ssword"])
 def test_a_sample_password_is_doubtful_for_a_server_elsewhere(name: str, password: str) -> None:
     scheme = GOOD[name].partition(":")[0]

@@ -16,9 +16,11 @@ from aiohttp import web
 from ytdl import __version__, audit, crypto, embedded, errors, metrics, sealed, users, vault
 from ytdl import db as database
 from ytdl.accounts import Accounts
+from ytdl.alertmanager import Alertmanager
 from ytdl.api import http, middleware, openapi
 from ytdl.api.keys import (
     ACCOUNTS,
+    ALERTMANAGER,
     API_KEYS,
     AUTH,
     BLOCKS,
@@ -122,6 +124,9 @@ async def _start(app: web.Application, stack: AsyncExitStack) -> None:
 
     app[VAULT] = await asyncio.to_thread(vault.of, config)
     await sealed.warn_of_lost_keys(db, app[VAULT])
+
+    alertmanager = app[ALERTMANAGER] = Alertmanager(config.alertmanager_url)
+    stack.push_async_callback(alertmanager.close)
 
     limiter = app[LIMITER] = Limiter(policies_of(config), kv, db)
     stack.push_async_callback(limiter.close)

@@ -95,6 +95,7 @@ class Config:
     egress_burst: int = setting(60, "Attempts that may start at once on a proxy that has been idle.", section="Outbound", least=1)
     egress_pause_seconds: float = setting(60.0, "How long a proxy is left alone after a bot check, a 429 or an error of its own; doubles with each failed probe, up to an hour.", section="Outbound", least=0.1)
     metrics_collection_interval: float = setting(15.0, "Seconds between two refreshes of the gauges.", section="Observability", least=0.1)
+    alertmanager_url: str = setting("", "Alertmanager, for what is asked and told about alerts, such as http://localhost:9093; empty switches that off.", section="Observability", secret=True)
 
     # fmt: on
 
@@ -226,6 +227,7 @@ def _combined(c: Config) -> list[str]:
         (bool(c.database_url) and not c.database_url.startswith(("postgresql://", "postgres://")), "DATABASE_URL must begin with postgresql://."),
         (bool(c.redis_url) and not c.redis_url.startswith(("redis://", "rediss://", "unix://")), "REDIS_URL must begin with redis://, rediss:// or unix://."),
         (bool(c.public_url) and not c.public_url.startswith(("http://", "https://")), "PUBLIC_URL must begin with http:// or https://."),
+        (bool(c.alertmanager_url) and not c.alertmanager_url.startswith(("http://", "https://")), "ALERTMANAGER_URL must begin with http:// or https://."),
         (not all(map(_is_origin, c.cors_allowed_origins)), "CORS_ALLOWED_ORIGINS must list origins such as https://app.example.org, without a path."),
         (bool(c.outbound_ca_file) and not Path(c.outbound_ca_file).is_file(), "OUTBOUND_CA_FILE names a file that is not there."),
         (bool(c.ytdlp_cookies_file) and not Path(c.ytdlp_cookies_file).is_file(), "YTDLP_COOKIES_FILE names a file that is not there."),
@@ -298,6 +300,7 @@ def _addresses(c: Config) -> list[tuple[str, str, Callable[[str], bool]]]:
         ("REDIS_URL", c.redis_url, _address),
         ("OUTBOUND_PROXY", c.outbound_proxy, lambda text: all(map(_address, proxies_of(text)))),
         ("PUBLIC_URL", c.public_url, _address),
+        ("ALERTMANAGER_URL", c.alertmanager_url, _address),
     ]
 
 

@@ -161,6 +161,9 @@ fetcher_deadlines = _counter("ytdl_fetcher_deadlines_total", "Attempts ended bec
 fetcher_cpu_seconds = _counter("ytdl_fetcher_cpu_seconds_total", "CPU time of finished child processes.")
 fetcher_peak_memory_bytes = _histogram("ytdl_fetcher_peak_memory_bytes", "Peak memory of a child process.", tuple(2.0**n * 2**20 for n in range(4, 11)))
 
+# monitoring: what is asked of the operator's own servers.
+monitoring_requests = _counter("ytdl_monitoring_requests_total", "Requests made to Prometheus and Alertmanager.", server=("prometheus", "alertmanager"), outcome=("ok", "refused", "unreachable", "timeout"))
+
 # streams
 streams_open = _gauge("ytdl_streams_open", "Open progress streams.", kind=("sse", "websocket"))
 streams_dropped = _counter("ytdl_streams_dropped_total", "Events dropped for slow readers.")

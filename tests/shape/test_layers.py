@@ -25,7 +25,7 @@ LAYERS = (
     ),
     ("audit", "chain", "denials", "leases", "recent", "record", "sealed"),
     ("events", "loops", "scores"),
-    ("crypto", "db", "embedded", "fetcher", "kv", "netscape", "outbound", "storage", "urls", "vault"),
+    ("alertmanager", "crypto", "db", "embedded", "fetcher", "kv", "netscape", "outbound", "storage", "urls", "vault"),
     (
         *("blocklist", "config", "config_pages", "errors", "gcra", "hidden", "log", "metrics", "networks"),
         *("passwords", "reasons", "samples", "sql", "texts", "titles"),

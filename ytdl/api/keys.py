@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from ytdl.accounts import Accounts
+    from ytdl.alertmanager import Alertmanager
     from ytdl.apikeys import ApiKeys
     from ytdl.auth import Auth, Identity
     from ytdl.blocks import Blocks
@@ -40,6 +41,7 @@ API_KEYS: "web.AppKey[ApiKeys]" = web.AppKey("api_keys")
 BLOCKS: "web.AppKey[Blocks]" = web.AppKey("blocks")
 OFFENCES: "web.AppKey[Offences]" = web.AppKey("offences")
 DENIALS: "web.AppKey[Denials]" = web.AppKey("denials")
+ALERTMANAGER: "web.AppKey[Alertmanager]" = web.AppKey("alertmanager")
 LIMITER: "web.AppKey[Limiter]" = web.AppKey("limiter")
 HEALTH: "web.AppKey[Health]" = web.AppKey("health")
 COOKIES: "web.AppKey[Cookies]" = web.AppKey("cookies")
