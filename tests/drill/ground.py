@@ -184,7 +184,7 @@ def _settings(gate: Gate, memory: Server, scale: Scale) -> dict[str, str]:
         "JWT_SECRET_KEY": SECRET,
         "ADMIN_PASSWORD": PASSWORD,
         "TRUSTED_PROXIES": "127.0.0.0/8",
-        "METRICS_COLLECTION_INTERVAL": f"{SCRAPE_SECONDS / scale.factor:g}",
+        "METRICS_COLLECTION_INTERVAL": f"{scale.seconds(SCRAPE_SECONDS):g}",
         "DOWNLOAD_CONCURRENCY": "6",
         "DOWNLOAD_LEASE_SECONDS": "3",
         "DOWNLOAD_BACKOFF_SECONDS": "0.2",
@@ -212,8 +212,8 @@ def _prometheus_config(ground: Ground) -> dict[str, Any]:
     address = ground.alertmanager.url.removeprefix("http://")
     return {
         "global": {
-            "scrape_interval": scaling.text_of(SCRAPE_SECONDS / ground.scale.factor),
-            "evaluation_interval": scaling.text_of(EVALUATION_SECONDS / ground.scale.factor),
+            "scrape_interval": scaling.text_of(ground.scale.seconds(SCRAPE_SECONDS)),
+            "evaluation_interval": scaling.text_of(ground.scale.seconds(EVALUATION_SECONDS)),
         },
         "rule_files": [str(file) for file in rules],
         "alerting": {"alertmanagers": [{"static_configs": [{"targets": [address]}]}]},

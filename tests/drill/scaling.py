@@ -34,11 +34,17 @@ def text_of(seconds: float) -> str:
 
 @dataclass(frozen=True)
 class Scale:
-    """How much faster everything is, and the bounds of a window in seconds."""
+    """How much shorter the times of rules are, the bounds of a window in seconds, and how much faster scrapes and
+    evaluations come; that is the same unless said otherwise."""
 
     factor: float = 30.0
     shortest: float = 3.0
     longest: float = 60.0
+    pace: float = 0.0
+
+    def seconds(self, usual: float) -> float:
+        """Between two scrapes or evaluations."""
+        return usual / (self.pace or self.factor)
 
     def window(self, duration: str) -> str:
         if self.factor == 1:
