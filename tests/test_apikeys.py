@@ -59,7 +59,7 @@ async def writing(service: Service, alice: Person) -> AsyncIterator[Person]:
 
 def lookups() -> float:
     """How often the database was asked whose a key is."""
-    return metrics.REGISTRY.get_sample_value("ytdl_db_query_seconds_count", {"query": "apikeys.identify"}) or 0.0
+    return metrics.REGISTRY.get_sample_value("ytdl_db_queries_total", {"query": "apikeys.identify"}) or 0.0
 
 
 async def rest(stream: AsyncIterator[Told]) -> list[Told]:

@@ -79,7 +79,7 @@ async def test_a_statement_is_named_in_the_servers_activity_and_in_the_metrics(d
     activity = await db.many(query("SELECT query FROM pg_stat_activity WHERE query LIKE '-- test.sleep%%'"))
     await sleeping
     assert len(activity) == 1
-    assert 'ytdl_db_query_seconds_count{query="test.sleep"}' in generate_latest(metrics.REGISTRY).decode()
+    assert 'ytdl_db_queries_total{query="test.sleep"} 1.0' in generate_latest(metrics.REGISTRY).decode()
 
 
 # violations

@@ -117,7 +117,7 @@ async def test_of_a_hundred_wrong_passwords_at_once_no_more_are_looked_at_than_a
 
 def asked() -> float:
     """How often PostgreSQL was asked for a try, by this whole process."""
-    return metrics.REGISTRY.get_sample_value("ytdl_db_query_seconds_count", {"query": "lockout.reserve"}) or 0
+    return metrics.REGISTRY.get_sample_value("ytdl_db_queries_total", {"query": "lockout.reserve"}) or 0
 
 
 async def test_tries_that_wait_for_others_do_not_ask_again_and_again(strict: Service) -> None:

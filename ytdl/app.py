@@ -62,7 +62,7 @@ from ytdl.offences import Offences
 from ytdl.queue import Queue
 from ytdl.ratelimit import Limiter, policies_of
 from ytdl.routes import ROUTES
-from ytdl.sampler import Sampler
+from ytdl.sampler import Sampler, collectors
 from ytdl.scores import Scores
 from ytdl.storage import Storage
 from ytdl.worker import Worker
@@ -188,7 +188,9 @@ async def _start(app: web.Application, stack: AsyncExitStack) -> None:
     stack.push_async_callback(worker.drain)
     health = app[HEALTH] = Health(config, db, kv, storage, fetcher if config.download_concurrency else None)
     stack.push_async_callback(health.close)
-    for part in (Janitor(db, storage), Sampler(config, db, disk, cookies, fetcher, health)):
+    app[CHECKUP] = Checkup(health, db, kv, storage, runs, prometheus, alertmanager)
+    collecting = collectors(config, db, kv, disk, cookies, fetcher, health)
+    for part in (Janitor(db, storage), Sampler(collecting, seconds=config.metrics_collection_interval)):
         await part.start()
         stack.push_async_callback(part.stop)
     await audit.record(db, "sys_startup", version=__version__)

@@ -7,6 +7,7 @@ A statement outside `transaction()` commits by itself. A server that is away, or
 
 import asyncio
 import contextlib
+import functools
 import hashlib
 import logging
 import time
@@ -16,6 +17,7 @@ from weakref import WeakKeyDictionary
 
 import msgspec
 import psycopg
+from prometheus_client import Counter, Histogram
 from psycopg.abc import PQGen
 from psycopg.rows import dict_row
 from psycopg.types.json import set_json_dumps, set_json_loads
@@ -97,7 +99,7 @@ class Statements:
             begun = time.perf_counter()
             await cursor.execute(query.text, args)
             yield cursor
-            metrics.db_query_seconds.labels(query.name).observe(time.perf_counter() - begun)
+            _count(query.name, time.perf_counter() - begun)
 
 
 class Transaction(Statements):
@@ -158,7 +160,9 @@ class DB(Statements):
 
     @contextlib.asynccontextmanager
     async def _connection(self) -> AsyncIterator[Connection]:
+        begun = time.perf_counter()
         async with self._pool.connection() as connection:
+            metrics.db_pool_wait_seconds.observe(time.perf_counter() - begun)
             yield connection
             self._used[connection] = time.monotonic()
 
@@ -178,6 +182,24 @@ class DB(Statements):
             "available": stats.get("pool_available", 0),
             "waiting": stats.get("requests_waiting", 0),
         }
+
+
+def _count(name: str, seconds: float) -> None:
+    of_feature, answered, busy = _series(name)
+    of_feature.observe(seconds)
+    answered.inc()
+    busy.inc(seconds)
+
+
+@functools.cache
+def _series(name: str) -> tuple[Histogram, Counter, Counter]:
+    """Those of a query. Its time is told for its feature: a histogram for each would be most of all series."""
+    feature = name.partition(".")[0]
+    return (
+        metrics.db_query_seconds.labels(feature),
+        metrics.db_queries.labels(name),
+        metrics.db_query_busy_seconds.labels(name),
+    )
 
 
 @contextlib.asynccontextmanager

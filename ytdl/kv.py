@@ -16,6 +16,7 @@ import redis.asyncio as redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError, ResponseError
+from redis.observability.attributes import DB_CLIENT_CONNECTION_STATE
 
 from ytdl import errors, metrics
 
@@ -42,7 +43,7 @@ class KV:
         self._under_way = 0
         self._idle = asyncio.Event()
         self._idle.set()
-        pool = redis.BlockingConnectionPool.from_url(
+        self._pool = redis.BlockingConnectionPool.from_url(
             url,
             max_connections=32,
             timeout=TIMEOUT_SECONDS,
@@ -52,7 +53,7 @@ class KV:
             retry=Retry(NoBackoff(), 1),
             decode_responses=True,
         )
-        self.client: redis.Redis = redis.Redis.from_pool(pool)
+        self.client: redis.Redis = redis.Redis.from_pool(self._pool)
         self._scripts = {path.stem: self.client.register_script(path.read_text()) for path in LUA.glob("*.lua")}
 
     async def close(self) -> None:
@@ -72,6 +73,15 @@ class KV:
 
     async def ping(self) -> None:
         await self.call("ping", cast("Awaitable[Any]", self.client.ping()))
+
+    async def info(self) -> dict[str, Any]:
+        """What the server says of itself, under the names of Redis' INFO. Raises `Down`."""
+        return cast("dict[str, Any]", await self.call("info", self.client.info()))
+
+    def stats(self) -> dict[str, int]:
+        """Connections by state."""
+        counts = {of[DB_CLIENT_CONNECTION_STATE]: number for number, of in self._pool.get_connection_count()}
+        return {"in_use": counts["used"], "idle": counts["idle"]}
 
     async def get(self, key: str) -> str | None:
         return cast("str | None", await self.call("get", self.client.get(key)))

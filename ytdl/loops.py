@@ -5,7 +5,7 @@ import logging
 import random
 import time
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from ytdl import errors, metrics
 
@@ -26,18 +26,24 @@ async def repeat(name: str, seconds: float, work: Callable[[], Awaitable[object]
     """
     await asyncio.sleep(first)
     while True:
-        pause = max(seconds, FAILED_SECONDS)
-        try:
-            await work()
-            metrics.worker_loop_last_success.labels(name).set(time.time())
-            pause = seconds
-        except errors.Unavailable as e:
-            metrics.worker_loop_errors.labels(name).inc()
-            log.warning("loop.unavailable", extra={"loop": name, "error": e.message})
-        except Exception:
-            metrics.worker_loop_errors.labels(name).inc()
-            log.exception("loop.failed", extra={"loop": name})
+        pause = seconds if await once(name, work) else max(seconds, FAILED_SECONDS)
         await asyncio.sleep(pause * random.uniform(1 - JITTER, 1 + JITTER))
+
+
+async def once(name: str, work: Callable[[], Awaitable[object]]) -> bool:
+    """One round, counted under that name: whether it went well."""
+    try:
+        await work()
+    except errors.Unavailable as e:
+        metrics.worker_loop_errors.labels(name).inc()
+        log.warning("loop.unavailable", extra={"loop": name, "error": e.message})
+        return False
+    except Exception:
+        metrics.worker_loop_errors.labels(name).inc()
+        log.exception("loop.failed", extra={"loop": name})
+        return False
+    metrics.worker_loop_last_success.labels(name).set(time.time())
+    return True
 
 
 async def settle(work: Callable[[], Awaitable[T]], give_up: Callable[[], bool]) -> T:
@@ -56,7 +62,7 @@ async def settle(work: Callable[[], Awaitable[T]], give_up: Callable[[], bool]) 
             pause = min(5.0, pause * 2)
 
 
-async def stop(tasks: list[asyncio.Task[None]]) -> None:
+async def stop(tasks: list[asyncio.Task[Any]]) -> None:
     """Ends them all and empties the list.
 
     A cancellation that arrives while a library's wait is just ending may be swallowed there; so it is repeated.

@@ -14,6 +14,7 @@ import random
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -272,6 +273,7 @@ class Queue:
         )
         for row in rows:
             self._counted(tx, "claim", row)
+            tx.on_commit(partial(metrics.queue_wait_seconds.observe, row["waited_seconds"]))
         return [_claim(row) for row in rows]
 
     async def beat(self, held: Sequence[Claim]) -> tuple[set[int], set[int]]:

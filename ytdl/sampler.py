@@ -1,65 +1,84 @@
-"""Gauges, refreshed from state now and then and not in a scrape: a dead database must not take `/metrics` along."""
+"""Refreshes gauges now and then and not in a scrape: a dead database must not take `/metrics` along.
+
+A round has all collectors at work side by side. One that fails, or hangs, keeps none of the others from theirs; its
+gauges stay as they were, and `ytdl_worker_loop_last_success_timestamp_seconds` of its name says since when.
+"""
 
 import asyncio
-from pathlib import Path
+import logging
+from collections.abc import Awaitable, Callable
+from functools import partial
 
-from prometheus_client import Gauge
-
-from ytdl import loops, metrics, sql
+from ytdl import loops, metrics
+from ytdl.collectors import (
+    ContentsCollector,
+    InstanceCollector,
+    MachineCollector,
+    PostgresCollector,
+    RedisCollector,
+)
 from ytdl.config import Config
 from ytdl.cookies import Cookies
 from ytdl.db import DB
 from ytdl.disk import Disk
 from ytdl.fetcher import Fetcher
 from ytdl.health import Health
+from ytdl.kv import KV
 
-queue_queries = sql.load("queue")
-download_queries = sql.load("downloads")
+log = logging.getLogger("ytdl.sampler")
 LAG_SECONDS = 0.5
+# Longer than any answer of PostgreSQL's is waited for.
+ROUND_SECONDS = 15.0
+Collect = Callable[[], Awaitable[object]]
+
+
+def collectors(
+    config: Config, db: DB, kv: KV, disk: Disk, cookies: Cookies, fetcher: Fetcher, health: Health
+) -> dict[str, Collect]:
+    """By the name under which each is counted among the loops."""
+    return {
+        "host": MachineCollector(config, disk).collect,
+        "instance": InstanceCollector(config, db, kv, fetcher).collect,
+        "needs": health.readiness,
+        "postgres": PostgresCollector(db).collect,
+        "redis": RedisCollector(kv).collect,
+        "contents": ContentsCollector(config, db, cookies).collect,
+    }
 
 
 class Sampler:
-    def __init__(self, config: Config, db: DB, disk: Disk, cookies: Cookies, fetcher: Fetcher, health: Health) -> None:
-        self._interval = config.metrics_collection_interval
-        self._user_cap = config.download_user_concurrency
-        self._db = db
-        self._disk = disk
-        self._cookies = cookies
-        self._cookies_file = config.ytdlp_cookies_file
-        self._fetcher = fetcher
-        self._health = health
+    def __init__(self, collectors: dict[str, Collect], *, seconds: float) -> None:
+        self._collectors = collectors
+        self._seconds = seconds
+        self._collecting: dict[str, asyncio.Task[bool]] = {}
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
         self._tasks = [
-            asyncio.create_task(loops.repeat("sample", self._interval, self.sample)),
+            asyncio.create_task(loops.repeat("sample", self._seconds, self.sample)),
             asyncio.create_task(self._measure_lag()),
         ]
 
     async def stop(self) -> None:
         await loops.stop(self._tasks)
+        await loops.stop(list(self._collecting.values()))
 
     async def sample(self) -> None:
-        """One round. What needs no database comes first."""
-        for state, connections in self._db.stats().items():
-            metrics.db_pool.labels(state).set(connections)
-        await self._disk.may_lease()
-        metrics.fetcher_ready.set(self._fetcher.zygote_pid is not None)
-        if self._cookies_file:
-            metrics.cookies_file_modified.set(_modified(Path(self._cookies_file)))
-        await self._health.readiness()
-        await self._count(metrics.queue_jobs, metrics.JOB_STATES, queue_queries.depth)
-        await self._count(metrics.downloads_state, metrics.STATUSES, download_queries.by_status)
-        await self._cookies.measure()
-        metrics.queue_oldest_ready_seconds.set(await self._db.value(queue_queries.oldest_ready_seconds))
-        startable = await self._db.value(queue_queries.oldest_startable_seconds, user_cap=self._user_cap)
-        metrics.queue_oldest_startable_seconds.set(startable)
+        """One round. A collector that still hangs from an earlier one is left to that, which counts as a failure."""
+        loop = asyncio.get_running_loop()
+        begun = loop.time()
+        for name, collect in self._collectors.items():
+            if name in self._collecting:
+                metrics.worker_loop_errors.labels(name).inc()
+                log.warning("sampler.hangs", extra={"collector": name})
+            else:
+                task = self._collecting[name] = asyncio.create_task(loops.once(name, collect), name=f"collect {name}")
+                task.add_done_callback(partial(self._forget, name))
+        await asyncio.wait(list(self._collecting.values()), timeout=ROUND_SECONDS)
+        metrics.worker_collection_seconds.set(loop.time() - begun)
 
-    async def _count(self, gauge: Gauge, known: tuple[str, ...], query: sql.Query) -> None:
-        """Sets a gauge by the first two columns, what is counted and how many; nothing counted is none."""
-        counts = dict(tuple(row.values()) for row in await self._db.many(query))
-        for value in known:
-            gauge.labels(value).set(counts.get(value, 0))
+    def _forget(self, name: str, _: asyncio.Task[bool]) -> None:
+        del self._collecting[name]
 
     async def _measure_lag(self) -> None:
         """How late a sleeper wakes is how long something held the event loop."""
@@ -68,11 +87,3 @@ class Sampler:
             due = loop.time() + LAG_SECONDS
             await asyncio.sleep(LAG_SECONDS)
             metrics.loop_lag_seconds.observe(max(0.0, loop.time() - due))
-
-
-def _modified(file: Path) -> float:
-    """0 for one that is not there any more."""
-    try:
-        return file.stat().st_mtime
-    except OSError:
-        return 0.0

@@ -1,13 +1,16 @@
 """Reads `sql/queries/<feature>.sql` into named queries.
 
-A query is headed `-- name: by_id :maybe` and one line that says what it is. The name is also the label of the
-duration metric, the log field and the first line of the text sent, so it shows in `pg_stat_activity`.
+A query is headed `-- name: by_id :maybe` and one line that says what it is. The name is also a label of
+metrics, whose series are made here, the log field and the first line of the text sent, so that it shows in
+`pg_stat_activity`.
 """
 
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, cast
+
+from ytdl import metrics
 
 ROOT = Path(__file__).parent.parent / "sql"
 Kind = Literal["one", "maybe", "many", "value", "exec"]
@@ -53,4 +56,8 @@ def load(feature: str) -> Queries:
         body = source[head.end() : end].strip().rstrip(";")
         text = f"-- {feature}.{name}\n{body}".encode()
         queries[name] = Query(f"{feature}.{name}", cast(Kind, kind), description, text)
+    metrics.db_query_seconds.labels(feature)
+    for query in queries.values():
+        metrics.db_queries.labels(query.name)
+        metrics.db_query_busy_seconds.labels(query.name)
     return Queries(feature, queries)

@@ -28,7 +28,7 @@ WITH suspect AS (
         lease_until = now() + make_interval(secs => %(lease_seconds)s)
     WHERE id = ANY(%(ids)s::bigint[]) AND state IN ('queued', 'retry_wait') AND run_at <= now() AND cancel_requested_at IS NULL
         AND (crashes < %(max_crashes)s - 1 OR id = (SELECT id FROM suspect))
-    RETURNING id, fence, subject, user_id, tries, deferrals, refusals
+    RETURNING id, fence, subject, user_id, tries, deferrals, refusals, extract(epoch FROM now() - run_at)::float8 AS waited_seconds
 ), noted AS (
     INSERT INTO job_events (job_id, fence, event) SELECT id, fence, 'claim' FROM claimed
 )

@@ -17,18 +17,22 @@ LAYERS = (
     ("app",),
     ("routes", "api"),
     ("worker", "janitor", "sampler"),
+    ("collectors",),
     ("run",),
     (
-        *("accounts", "apikeys", "attempts", "auth", "blocks", "cookies", "disk", "downloads", "egress"),
-        *("health", "lockout", "offences", "queue", "ratelimit", "security", "security_report", "sessions"),
-        *("users", "validation"),
+        *("accounts", "apikeys", "attempts", "auth", "blocks", "checkup", "cookies", "disk", "downloads"),
+        *("egress", "health", "lockout", "monitoring", "offences", "queue", "ratelimit", "security"),
+        *("security_report", "sessions", "thresholds", "users", "validation"),
     ),
-    ("audit", "chain", "denials", "leases", "recent", "record", "sealed"),
+    ("audit", "chain", "channels", "denials", "leases", "recent", "record", "routing", "sealed"),
     ("events", "loops", "scores"),
-    ("alertmanager", "crypto", "db", "embedded", "fetcher", "kv", "netscape", "outbound", "storage", "urls", "vault"),
+    (
+        *("alertmanager", "crypto", "db", "embedded", "fetcher", "kv", "netscape", "outbound", "prometheus"),
+        *("storage", "system", "urls", "vault"),
+    ),
     (
         *("blocklist", "config", "config_pages", "errors", "gcra", "hidden", "log", "metrics", "networks"),
-        *("passwords", "reasons", "samples", "sql", "texts", "titles"),
+        *("passwords", "readings", "reasons", "samples", "sql", "texts", "titles"),
     ),
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

@@ -294,6 +294,8 @@ class _Job:
                     return Fault("child_crashed", "The download's process broke down.")
                 # Past the fork server, in whose memory all later jobs begin.
                 self._voice.tell(pack(await lend(frame)))
+            if isinstance(frame, Done):
+                watch.leave()
                 watch.ask_again()
                 continue
             on_frame(frame)

@@ -28,7 +28,7 @@ class Watch:
         self._now = now or asyncio.get_running_loop().time
         self._total_end = self._now() + settings.total_seconds
         self._stage: Stage = "extracting"
-        self._stage_began = self._moved_at = self._now()
+        self._entered_at = self._stage_began = self._moved_at = self._now()
         self._saw_at = self._stage_began
         self._started = False
         self._bytes = 0
@@ -43,15 +43,21 @@ class Watch:
             return
         self.fetched_bytes = frame.fetched_bytes
         if frame.stage != self._stage:
+            self.leave()
             self._stage = frame.stage
-            self._stage_began = self._moved_at = self._now()
+            self._entered_at = self._stage_began = self._moved_at = self._now()
         if self.fetched_bytes - self._bytes >= SLOWEST_BYTES_PER_SECOND * self._settings.stall_seconds:
             self._bytes = self.fetched_bytes
             self._moved_at = self._now()
 
+    def leave(self) -> None:
+        """The stage came to its end: its time is counted."""
+        metrics.fetcher_stage_seconds.labels(self._stage).observe(self._now() - self._entered_at)
+
     def go_on(self) -> None:
         """The job was held up by the service itself, which is not held against it."""
         now = self._now()
+        self._entered_at += now - self._saw_at
         self._total_end += now - self._saw_at
         self._stage_began += now - self._saw_at
         self._moved_at += now - self._saw_at
