@@ -188,7 +188,6 @@ async def _start(app: web.Application, stack: AsyncExitStack) -> None:
     stack.push_async_callback(worker.drain)
     health = app[HEALTH] = Health(config, db, kv, storage, fetcher if config.download_concurrency else None)
     stack.push_async_callback(health.close)
-    app[CHECKUP] = Checkup(health, db, kv, storage, runs, prometheus, alertmanager)
     collecting = collectors(config, db, kv, disk, cookies, fetcher, health)
     for part in (Janitor(db, storage), Sampler(collecting, seconds=config.metrics_collection_interval)):
         await part.start()

@@ -285,6 +285,8 @@ class _Job:
             except TimeoutError:
                 await self._server.kill(self._number)
                 return watch.expire(fault)
+            if isinstance(frame, Done):
+                watch.leave()
             if frame is None or isinstance(frame, (Done, Fault)):
                 return frame
             watch.see(frame)
@@ -294,8 +296,6 @@ class _Job:
                     return Fault("child_crashed", "The download's process broke down.")
                 # Past the fork server, in whose memory all later jobs begin.
                 self._voice.tell(pack(await lend(frame)))
-            if isinstance(frame, Done):
-                watch.leave()
                 watch.ask_again()
                 continue
             on_frame(frame)
