@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help run demo test test-fast chaos drill check fmt fuzz model bench schema lock clean lint
+.PHONY: help run demo test test-fast chaos drill check fmt fuzz model bench dashboards schema lock clean lint
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -67,6 +67,9 @@ fuzz: .venv/.installed-fuzz ## Ask the API and its parsers what nobody thought o
 
 bench: .venv/.installed-dev ## Measure CPU, memory and requests a second
 	@exec $(BIN)/python -m tests.bench
+
+dashboards: .venv/.installed-dev ## Write Grafana's dashboards anew from grafana/boards
+	@exec $(BIN)/python -m grafana.build
 
 schema: .venv/.installed-dev ## Write sql/schema.sql anew from the migrations
 	@exec $(BIN)/python -m tests.schema

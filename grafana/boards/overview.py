@@ -1,0 +1,154 @@
+"""The first page: is anything wrong, is there error budget left, and the golden signals, each with a link to more."""
+
+from grafana.board import FIRING, Board, Row
+from grafana.panels import FULL, HALF, THIRD, Prom, bars, lines, number, table_of
+
+OBJECTIVES = (
+    "availability: 99.9% of answers are no 5xx; latency: 99% of simple ones within 200 ms; freshness: 99% of jobs start "
+    "within 60 s; success: 98% of downloads but for users' own faults; notifications: 99% delivered."
+)
+
+
+def _firing(severity: str, meaning: str) -> Prom:
+    return Prom(
+        f'count(ALERTS{{alertstate="firing", alertname!="Watchdog", severity="{severity}"}}) or vector(0)', meaning
+    )
+
+
+NOW = Row("Now", [
+    number(
+        "Critical alerts", "Alerts that fire now and ought to wake somebody.", "0.",
+        "look at the table of alerts below; each has a runbook.",
+        _firing("critical", "critical"), unit="none", bad=(1,), least=0,
+    ),
+    number(
+        "Warnings", "Alerts that fire now and are for working hours.", "0, or what somebody is at work on.",
+        "acknowledge what is being worked on; after 30 minutes without that a warning becomes critical.",
+        _firing("warning", "warning"), unit="none", bad=(1, 1000), least=0, runbook=("monitoring#WarningUnacknowledged",),
+    ),
+    number(
+        "Instances up", "Processes of the service that Prometheus reaches.", "as many as are run.",
+        "see whether the missing process runs, and whether Prometheus reaches its port.",
+        Prom("count(ytdl_build_info) or vector(0)"), unit="none", bad=(1,), low=True, least=0, see="system",
+    ),
+    number(
+        "Ready", "The part of all checks of what the service needs that pass.", "100%.",
+        "see which check fails on the dashboard of the servers.",
+        Prom("avg(ytdl_health_ready)"), unit="percentunit", bad=(1,), low=True, least=0, most=1, see="servers",
+    ),
+    number(
+        "Requests", "Requests that are answered in a second, streams included.", "what your users make.",
+        "none at all means that nobody reaches the service: look at the proxy in front.",
+        Prom("sum(rate(ytdl_http_requests_total[$__rate_interval]))"), unit="reqps", least=0, see="http",
+    ),
+    number(
+        "Answers with 5xx", "The part of all answers that are errors of the service.", "under 0.1%, the objective.",
+        "see which routes and which codes on the dashboard of the API.",
+        Prom('sum(rate(ytdl_http_requests_total{status=~"5.."}[$__rate_interval])) '
+             "/ sum(rate(ytdl_http_requests_total[$__rate_interval])) or vector(0)"),
+        unit="percentunit", bad=(0.001, 0.01), least=0, see="http",
+    ),
+    number(
+        "Downloads running", "Jobs that workers are at now, in all processes.", "no more than there are slots.",
+        "none while some wait: see the queue.",
+        Prom("sum(ytdl_worker_running)"), unit="none", least=0, see="queue",
+    ),
+    number(
+        "Downloads waiting", "Jobs that are due or wait for another try.", "near 0, more after a rush.",
+        "growing for long means that more is asked for than is fetched: see the queue.",
+        Prom('max(sum by (instance) (ytdl_queue_jobs{state=~"queued|retry_wait"}))'), unit="none", least=0, see="queue",
+    ),
+])  # fmt: skip
+
+BUDGETS = Row("Objectives", [
+    bars(
+        "Error budget left", f"What is left of 30 days' allowed failures, by objective. {OBJECTIVES}",
+        "above 0; it is 100% when nothing fails.",
+        "with less than a quarter left, put off what is risky; below 0 the objective of these 30 days is missed.",
+        Prom("ytdl:objective:error_budget_remaining", "{{objective}}"),
+        unit="percentunit", width=THIRD, bad=(0, 0.25), low=True, least=None, most=1,
+    ),
+    lines(
+        "Failures, by objective", "The part of events that missed their objective, over an hour.",
+        "under what the objective allows: 0.1% for availability, 1% or 2% for the others.",
+        "the dashboards of the API and of the queue tell what fails.",
+        Prom("ytdl:objective_errors:ratio_rate1h", "{{objective}}"), unit="percentunit", width=THIRD, most=None,
+    ),
+    lines(
+        "Burn rate", "How many times faster than allowed the budget is used up, over 6 hours.",
+        "under 1: the budget lasts for its 30 days.",
+        "from 6 on an alert is critical within hours; it names the objective.",
+        Prom("ytdl:objective_errors:burn_rate6h", "{{objective}}"),
+        unit="none", width=THIRD, bad=(1, 6),
+    ),
+])  # fmt: skip
+
+SIGNALS = Row("Golden signals", [
+    lines(
+        "Latency", "Time to answer: half of all requests, 95 and 99 of 100. Streams and files do not count.",
+        "99% within 200 ms.", "see which routes are slow on the dashboard of the API.",
+        *(Prom(f"histogram_quantile({part}, sum by (le) (rate(ytdl_http_request_seconds_bucket[$__rate_interval])))", name)
+          for part, name in ((0.5, "half"), (0.95, "95%"), (0.99, "99%"))),
+        unit="s", bad=(0.2, 1), see="http",
+    ),
+    lines(
+        "Traffic", "Requests in a second, by class of status.", "mostly 2xx.",
+        "many 4xx come from a broken client or from somebody who guesses; 5xx are faults of the service.",
+        Prom('sum by (class) (label_replace(rate(ytdl_http_requests_total[$__rate_interval]), "class", "${1}xx", "status", "(.)..")'
+             ")", "{{class}}"),
+        unit="reqps", stacked=True, see="http",
+    ),
+    lines(
+        "Errors", "Problems that are answered in a second, by code.", "few; unauthorized and not_found come from clients.",
+        "internal and unavailable are faults of the service: its log has each.",
+        Prom("sum by (code) (rate(ytdl_http_errors_total[$__rate_interval]))", "{{code}}"), unit="reqps", see="http",
+    ),
+    lines(
+        "Saturation", "How full what can run out is: workers, the database's connections, disk, memory, CPU.",
+        "under 80%.", "whatever nears 100% is the next thing that stops; its dashboard tells more.",
+        Prom("sum(ytdl_worker_running) / clamp_min(sum(ytdl_worker_slots), 1)", "workers"),
+        Prom("max(ytdl_db_server_connections / ytdl_db_server_max_connections)", "database connections"),
+        Prom("max(1 - ytdl_disk_free_bytes / ytdl_disk_total_bytes)", "disk"),
+        Prom("max(sum by (instance) (ytdl_instance_memory_bytes) / sum by (instance) (ytdl_instance_memory_limit_bytes))", "memory"),
+        Prom("max(ytdl_system_cpu_usage_ratio)", "CPU"),
+        unit="percentunit", bad=(0.8, 0.95), see="system",
+    ),
+])  # fmt: skip
+
+DOWNLOADS = Row("Downloads and alerts", [
+    lines(
+        "Downloads that ended", "Downloads that came to an end in a minute, by how.", "mostly completed.",
+        "see the reasons on the dashboard of downloads.",
+        Prom("60 * sum by (status) (rate(ytdl_downloads_finished_total[$__rate_interval]))", "{{status}}"),
+        unit="none", stacked=True, see="downloads",
+    ),
+    lines(
+        "Oldest job that is due", "How long the job that waits longest has been due.", "under a minute.",
+        "see whether workers take jobs at all, and whether a lane or the disk holds them up.",
+        Prom("max(ytdl_queue_oldest_ready_seconds)", "oldest"), unit="s", bad=(60, 300), see="queue",
+    ),
+    table_of(
+        "Alerts that fire", "Each alert that fires now.", "only what somebody is at work on.",
+        "follow the link of the alert's name to its rule, which names its runbook.",
+        Prom(FIRING), width=FULL,
+        columns={"alertname": "Alert", "severity": "Severity", "job": "Job", "instance": "Instance"},
+        links={"Alert": ("The rule, with its runbook", "/alerting/list?search=${__value.text}")},
+    ),
+    lines(
+        "Alerts", "How many alerts fire, by severity.", "0.", "see the table above.",
+        Prom('count by (severity) (ALERTS{alertstate="firing", alertname!="Watchdog"}) or label_replace(vector(0), "severity", "none", "", "")',
+             "{{severity}}"),
+        unit="none", stacked=True, width=HALF,
+    ),
+    table_of(
+        "Versions", "The service's version and yt-dlp's, by instance.", "the same everywhere, but for the time of an update.",
+        "update what has been left behind.",
+        Prom("ytdl_build_info"), columns={"instance": "Instance", "version": "Version", "ytdlp": "yt-dlp"}, see="fetcher",
+    ),
+])  # fmt: skip
+
+BOARD = Board(
+    "overview", "Overview",
+    "Is anything wrong, how much error budget is left, and the golden signals: latency, traffic, errors, saturation.",
+    [NOW, BUDGETS, SIGNALS, DOWNLOADS],
+)  # fmt: skip
