@@ -10,6 +10,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from tests.chaos import apart
 from tests.drill.faults import FAULTS
 from tests.drill.ground import prepared
 from tests.drill.people import Admin, visited
@@ -42,6 +43,7 @@ async def drill(names: list[str], scale: Scale, patience: float) -> list[Course]
 
 def main() -> int:
     arguments = parse_arguments()
+    apart.go_apart("tests.drill")
     if arguments.list:
         print("\n".join(f"{fault.name:<20} {fault.alert:<28} {fault.what}" for fault in FAULTS.values()))
         return 0

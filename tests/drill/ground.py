@@ -9,6 +9,7 @@ import contextlib
 import os
 import shutil
 import signal
+import subprocess
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -23,6 +24,7 @@ import yaml
 from psycopg.rows import dict_row
 
 from tests import watching
+from tests.chaos.apart import MARK
 from tests.drill import scaling
 from tests.drill.inbox import Inbox, listening
 from tests.drill.scaling import Scale
@@ -32,6 +34,7 @@ from tests.watching import Watcher
 from ytdl import embedded
 from ytdl.embedded import Claim, Server, start_postgres, start_redis
 
+DISK_BYTES = 400 * 2**20
 PASSWORD = "Drill-horse-9-battery"
 SECRET = "only-this-drill-knows-this-key-0123456789"
 SOCKET = ".s.PGSQL.5432"
@@ -39,6 +42,10 @@ SOCKET = ".s.PGSQL.5432"
 SCRAPE_SECONDS, EVALUATION_SECONDS = 15.0, 30.0
 SEEN_SECONDS = 60.0
 POLL_SECONDS = 0.1
+
+
+class Skipped(Exception):
+    """This machine does not let that be broken; the message says why."""
 
 
 @dataclass
@@ -54,6 +61,7 @@ class Ground:
     alertmanager: Watcher
     client: aiohttp.ClientSession
     settings: dict[str, str]
+    disk: Path | None
     prometheus: Watcher = field(init=False)
     instance: Instance = field(init=False)
     _service: AsyncExitStack = field(default_factory=AsyncExitStack)
@@ -74,6 +82,26 @@ class Ground:
     async def kill_service(self) -> None:
         os.kill(self.instance.pid, signal.SIGKILL)
         await self._service.aclose()
+
+    async def running(self, jobs: int) -> None:
+        """Waits until so many downloads are under way."""
+        async with asyncio.timeout(SEEN_SECONDS), self.database() as db:
+            while await _count(db, "jobs WHERE state = 'running'") < jobs:  # noqa: ASYNC110
+                await asyncio.sleep(POLL_SECONDS)
+
+    # the disk
+
+    def fill_disk(self, leave: int = 0) -> None:
+        """Takes all room but so many bytes. Raises `Skipped` where the disk is everybody's."""
+        if not self.disk:
+            raise Skipped("a disk of its own needs root and a mount namespace")
+        with (self.disk / "ballast").open("wb") as file:
+            # What others write meanwhile must not make it fail.
+            os.posix_fallocate(file.fileno(), 0, max(1, shutil.disk_usage(self.disk).free - leave - 2**20))
+
+    def free_disk(self) -> None:
+        assert self.disk
+        (self.disk / "ballast").unlink()
 
     # the servers
 
@@ -136,6 +164,7 @@ class Ground:
 async def prepared(folder: Path, scale: Scale, **settings: str) -> AsyncIterator[Ground]:
     """Everything runs and the service is ready; alerts may still be about to end."""
     async with AsyncExitStack() as stack:
+        disk = own_disk(folder, stack)
         youtube = await stack.enter_async_context(standing_in(folder))
         inbox = await stack.enter_async_context(listening())
         claim = await embedded.claim(folder / "servers")
@@ -146,7 +175,7 @@ async def prepared(folder: Path, scale: Scale, **settings: str) -> AsyncIterator
         alertmanager = await stack.enter_async_context(watching.alertmanager(folder / "alertmanager", config))
         client = await stack.enter_async_context(aiohttp.ClientSession())
         own = _settings(gate, memory, scale) | youtube.settings | {"ALERTMANAGER_URL": alertmanager.url} | settings
-        ground = Ground(folder, scale, claim, postgres, memory, gate, youtube, inbox, alertmanager, client, own)
+        ground = Ground(folder, scale, claim, postgres, memory, gate, youtube, inbox, alertmanager, client, own, disk)
         stack.push_async_callback(_stop_servers, ground)
         stack.push_async_callback(ground.stop_service)
         ground.prometheus = await stack.enter_async_context(
@@ -159,6 +188,22 @@ async def prepared(folder: Path, scale: Scale, **settings: str) -> AsyncIterator
 
 async def _stop_servers(ground: Ground) -> None:
     await asyncio.gather(ground.postgres.stop(), ground.memory.stop())
+
+
+def own_disk(folder: Path, stack: AsyncExitStack) -> Path | None:
+    """A small file system, where mounts are this process' own; else none."""
+    disk = folder / "data"
+    disk.mkdir(mode=0o700)
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES},mode=700", "tmpfs", str(disk)]
+    if not os.environ.get(MARK) or subprocess.run(mount, check=False, capture_output=True).returncode != 0:
+        return None
+    stack.callback(subprocess.run, ["umount", "-l", str(disk)], check=True)
+    return disk
+
+
+async def _count(db: psycopg.AsyncConnection[dict[str, Any]], rows: str) -> int:
+    found = await (await db.execute(f"SELECT count(*) AS count FROM {rows}".encode())).fetchone()
+    return int(found["count"]) if found else 0
 
 
 @asynccontextmanager
@@ -186,7 +231,9 @@ def _settings(gate: Gate, memory: Server, scale: Scale) -> dict[str, str]:
         "TRUSTED_PROXIES": "127.0.0.0/8",
         "METRICS_COLLECTION_INTERVAL": f"{scale.seconds(SCRAPE_SECONDS):g}",
         "DOWNLOAD_CONCURRENCY": "6",
-        "DOWNLOAD_LEASE_SECONDS": "3",
+        "DOWNLOAD_MIN_FREE_BYTES": str(32 * 2**20),
+        "DOWNLOAD_STALL_SECONDS": "3",
+        "DOWNLOAD_LEASE_SECONDS": "6",
         "DOWNLOAD_BACKOFF_SECONDS": "0.2",
         "EGRESS_PAUSE_SECONDS": "2",
     }

@@ -10,13 +10,15 @@ def seconds(value: float | None) -> str:
 
 
 def line(course: Course) -> str:
+    if course.skipped:
+        return f"skip {course.fault.name:<20} {course.fault.alert:<28} {course.skipped}"
     steps = f"alert {seconds(course.alert_seconds)}, message {seconds(course.message_seconds)}"
     verdict = "ok  " if course.ok else "FAIL"
     return f"{verdict} {course.fault.name:<20} {course.fault.alert:<28} {steps}, over {seconds(course.end_seconds)}"
 
 
 def table(courses: list[Course]) -> str:
-    rows = [_cells(course) for course in courses]
+    rows = [_cells(course) for course in courses if not course.skipped]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in [HEAD, ["---"] * len(HEAD), *rows])
 
 

@@ -1,7 +1,8 @@
 """A door before a server on a Unix socket, for tests in which the server is away, comes back, or says nothing.
 
 `Gate(target)` forwards to `target` until it is shut: `shut()` ends what is open and lets nobody in, `stall()` keeps
-connections open and carries nothing. The side that listens is a Unix socket too.
+connections open and carries nothing, and with a `delay` everything comes that many seconds late. The side that listens
+is a Unix socket too.
 """
 
 import asyncio
@@ -13,6 +14,7 @@ from typing import Self
 class Gate:
     def __init__(self, path: Path, target: Path) -> None:
         self.path = path
+        self.delay = 0.0
         self._target = target
         self._flowing = asyncio.Event()
         self._open: set[asyncio.StreamWriter] = set()
@@ -66,6 +68,7 @@ class Gate:
         with contextlib.suppress(OSError):
             while data := await reader.read(65536):
                 await self._flowing.wait()
+                await asyncio.sleep(self.delay)
                 writer.write(data)
                 await writer.drain()
         writer.close()

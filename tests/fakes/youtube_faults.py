@@ -15,7 +15,7 @@ CHOICES = {
     "media_change": CHANGES,
     "media_validators": ("", "modified", "none"),  # instead of both
     "media_ignores": ("", "if_range", "range"),
-    "player_locked": ("", "age_restricted", "login_required", "members_only", "private"),
+    "player_locked": ("", "age_restricted", "bot_check", "login_required", "members_only", "private"),
 }
 
 
