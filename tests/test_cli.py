@@ -22,7 +22,7 @@ from psycopg.conninfo import conninfo_to_dict
 from tests.conftest import PASSWORD, SECRET
 from ytdl import config
 
-COMMANDS = ("serve", "migrate", "create-admin", "config", "secrets", "audit", "openapi", "healthcheck")
+COMMANDS = ("serve", "migrate", "create-admin", "config", "secrets", "audit", "grafana-role", "openapi", "healthcheck")
 ROOT = Path(__file__).parent.parent
 
 

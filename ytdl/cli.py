@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ytdl import __version__, config, errors, log
-from ytdl.commands import Failed, admins, audit, database, secrets
+from ytdl.commands import Failed, admins, audit, database, grafana, secrets
 from ytdl.config import ConfigError
 
 SENTENCE = "Downloads videos for people who have an account, and hands them out by link."
@@ -90,6 +90,12 @@ def _parser() -> argparse.ArgumentParser:
     trail.add_argument(
         "--at-rest", action="store_true", help="for a backup: events of the last moment may be without their links"
     )
+    reader = command("grafana-role", grafana.make_role, "Make the PostgreSQL role as which Grafana reads.", (
+        "It reads the views for dashboards and nothing else. Another run gives it a new password. The password is asked "
+        "for, or read from the first line of standard input where that is no terminal."
+    ))  # fmt: skip
+    reader.add_argument("--name", default="grafana", help="name of the role")
+    reader.add_argument("--password-file", type=Path, metavar="FILE", help="file whose first line is the password")
     command("openapi", show_openapi, "Print the OpenAPI document of the API.")
     command("healthcheck", healthcheck, "Ask the service at HOST and PORT whether it is ready.", (
         "Exit code 0 if it is, else 1 with what it lacks."

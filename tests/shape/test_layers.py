@@ -28,7 +28,7 @@ LAYERS = (
     ("events", "loops", "scores"),
     (
         *("alertmanager", "crypto", "db", "embedded", "fetcher", "kv", "netscape", "outbound", "prometheus"),
-        *("storage", "system", "urls", "vault"),
+        *("readers", "storage", "system", "urls", "vault"),
     ),
     (
         *("blocklist", "config", "config_pages", "errors", "gcra", "hidden", "log", "metrics", "networks"),

@@ -20,15 +20,20 @@ def create_admin(arguments: argparse.Namespace) -> int:
 
 
 def _password(file: Path | None) -> str:
+    password = given(file)
+    if fault := passwords.unusable(password):
+        raise errors.invalid("password", fault)
+    return password
+
+
+def given(file: Path | None) -> str:
+    """A password from that file, from standard input, or as it is typed. Raises `Failed` where there is none."""
     try:
-        password = _first_line(file) if file or not sys.stdin.isatty() else _asked_for()
+        return _first_line(file) if file or not sys.stdin.isatty() else _asked_for()
     except UnicodeDecodeError:
         raise Failed("The password is not text in UTF-8.") from None
     except EOFError:
         raise Failed("No password was given.") from None
-    if fault := passwords.unusable(password):
-        raise errors.invalid("password", fault)
-    return password
 
 
 def _first_line(file: Path | None) -> str:
