@@ -1,5 +1,7 @@
 -- What the migrations come to. Made by `make schema`; a change here changes nothing.
 
+CREATE SCHEMA analytics;
+
 CREATE FUNCTION public.await_link() RETURNS trigger
     LANGUAGE plpgsql
     SET search_path TO '$user', 'public'
@@ -15,6 +17,237 @@ CREATE FUNCTION public.refuse_change() RETURNS trigger
 BEGIN
     RAISE EXCEPTION 'table % is only ever added to', TG_TABLE_NAME USING ERRCODE = 'insufficient_privilege';
 END $$;
+
+CREATE TABLE public.users (
+    id uuid NOT NULL,
+    username text NOT NULL,
+    email text NOT NULL,
+    full_name text NOT NULL,
+    password_hash text NOT NULL,
+    role text DEFAULT 'user'::text NOT NULL,
+    is_active boolean DEFAULT true NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    last_login timestamp with time zone,
+    password_changed_at timestamp with time zone DEFAULT now() NOT NULL,
+    concurrent_downloads integer,
+    requests_per_minute integer,
+    file_bytes bigint,
+    CONSTRAINT users_concurrent_downloads_range CHECK ((concurrent_downloads > 0)),
+    CONSTRAINT users_file_bytes_range CHECK ((file_bytes > 0)),
+    CONSTRAINT users_requests_per_minute_range CHECK ((requests_per_minute > 0)),
+    CONSTRAINT users_role_known CHECK ((role = ANY (ARRAY['user'::text, 'admin'::text])))
+);
+
+CREATE VIEW analytics.accounts AS
+ SELECT username,
+    role,
+    is_active,
+    created_at,
+    last_login
+   FROM public.users;
+
+CREATE TABLE public.download_logs (
+    id bigint NOT NULL,
+    download_id uuid NOT NULL,
+    job_id bigint NOT NULL,
+    fence bigint NOT NULL,
+    user_id uuid NOT NULL,
+    session_id uuid,
+    url text NOT NULL,
+    title text,
+    duration_seconds double precision,
+    file_bytes bigint,
+    format text NOT NULL,
+    quality text NOT NULL,
+    started_at timestamp with time zone DEFAULT now() NOT NULL,
+    finished_at timestamp with time zone,
+    speed_bytes_per_second double precision,
+    downloaded_bytes bigint DEFAULT 0 NOT NULL,
+    percent double precision DEFAULT 0 NOT NULL,
+    status text DEFAULT 'running'::text NOT NULL,
+    error_code text,
+    error_message text,
+    retries smallint DEFAULT 0 NOT NULL,
+    ip inet,
+    user_agent text,
+    request_headers jsonb DEFAULT '{}'::jsonb NOT NULL,
+    file_path text,
+    output_format text,
+    format_preference text,
+    drive_status text,
+    drive_file_id text,
+    drive_folder_id text,
+    drive_link text,
+    drive_uploaded_at timestamp with time zone,
+    temp_url_id uuid,
+    temp_url_created_at timestamp with time zone,
+    temp_url_expires_at timestamp with time zone,
+    temp_url_accesses integer,
+    peak_memory_bytes bigint,
+    cpu_seconds double precision,
+    disk_bytes bigint,
+    CONSTRAINT download_logs_status_known CHECK ((status = ANY (ARRAY['running'::text, 'completed'::text, 'failed'::text, 'cancelled'::text, 'yielded'::text, 'lost'::text])))
+);
+
+CREATE VIEW analytics.attempts AS
+ SELECT started_at,
+    finished_at,
+    status,
+    error_code,
+    format,
+    quality,
+    retries,
+    downloaded_bytes,
+    file_bytes,
+    speed_bytes_per_second,
+    peak_memory_bytes,
+    cpu_seconds
+   FROM public.download_logs;
+
+CREATE TABLE public.downloads (
+    id uuid NOT NULL,
+    user_id uuid NOT NULL,
+    session_id uuid,
+    job_id bigint NOT NULL,
+    url text NOT NULL,
+    canonical_url text NOT NULL,
+    extractor text NOT NULL,
+    video_id text NOT NULL,
+    status text DEFAULT 'queued'::text NOT NULL,
+    quality text NOT NULL,
+    format text NOT NULL,
+    options jsonb DEFAULT '{}'::jsonb NOT NULL,
+    title text,
+    uploader text,
+    duration_seconds double precision,
+    thumbnail_url text,
+    width integer,
+    height integer,
+    stage text DEFAULT 'queued'::text NOT NULL,
+    percent double precision DEFAULT 0 NOT NULL,
+    downloaded_bytes bigint DEFAULT 0 NOT NULL,
+    total_bytes bigint,
+    speed_bytes_per_second double precision,
+    eta_seconds double precision,
+    file_name text,
+    file_bytes bigint,
+    file_type text,
+    file_sha256 text,
+    error jsonb,
+    ip inet,
+    user_agent text,
+    request_headers jsonb DEFAULT '{}'::jsonb NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    started_at timestamp with time zone,
+    finished_at timestamp with time zone,
+    expires_at timestamp with time zone,
+    needs_account boolean DEFAULT false NOT NULL,
+    CONSTRAINT downloads_completed_has_file CHECK (((status <> 'completed'::text) OR (file_name IS NOT NULL))),
+    CONSTRAINT downloads_failed_has_error CHECK (((status <> 'failed'::text) OR (error IS NOT NULL))),
+    CONSTRAINT downloads_percent_range CHECK (((percent >= (0)::double precision) AND (percent <= (100)::double precision))),
+    CONSTRAINT downloads_status_known CHECK ((status = ANY (ARRAY['queued'::text, 'downloading'::text, 'processing'::text, 'uploading'::text, 'completed'::text, 'failed'::text, 'cancelled'::text, 'expired'::text])))
+);
+
+CREATE VIEW analytics.downloads AS
+ SELECT d.created_at,
+    d.started_at,
+    d.finished_at,
+    d.status,
+    d.extractor,
+    d.quality,
+    d.format,
+    d.height,
+    d.duration_seconds,
+    d.file_bytes,
+    (d.error ->> 'code'::text) AS error_code,
+    u.username
+   FROM (public.downloads d
+     JOIN public.users u ON ((u.id = d.user_id)));
+
+CREATE VIEW analytics.videos AS
+ SELECT date_trunc('day'::text, created_at, 'UTC'::text) AS day,
+    extractor,
+    video_id,
+    max(title) AS title,
+    max(uploader) AS uploader,
+    count(*) AS downloads,
+    count(*) FILTER (WHERE (status = 'completed'::text)) AS completed,
+    sum(file_bytes) AS file_bytes
+   FROM public.downloads
+  GROUP BY (date_trunc('day'::text, created_at, 'UTC'::text)), extractor, video_id;
+
+CREATE TABLE public.jobs (
+    id bigint NOT NULL,
+    kind text NOT NULL,
+    subject uuid NOT NULL,
+    user_id uuid NOT NULL,
+    priority smallint DEFAULT 5 NOT NULL,
+    dedup_key bytea,
+    state text DEFAULT 'queued'::text NOT NULL,
+    run_at timestamp with time zone DEFAULT now() NOT NULL,
+    fence bigint DEFAULT 0 NOT NULL,
+    tries smallint DEFAULT 0 NOT NULL,
+    crashes smallint DEFAULT 0 NOT NULL,
+    max_tries smallint DEFAULT 5 NOT NULL,
+    lease_owner uuid,
+    lease_until timestamp with time zone,
+    cancel_requested_at timestamp with time zone,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    finished_at timestamp with time zone,
+    waiting text,
+    deferrals smallint DEFAULT 0 NOT NULL,
+    refusals smallint DEFAULT 0 NOT NULL,
+    CONSTRAINT jobs_end_is_dated CHECK (((state = ANY (ARRAY['completed'::text, 'failed'::text, 'cancelled'::text])) = (finished_at IS NOT NULL))),
+    CONSTRAINT jobs_kind_known CHECK ((kind = 'download'::text)),
+    CONSTRAINT jobs_lease_is_whole CHECK (((lease_owner IS NULL) = (lease_until IS NULL))),
+    CONSTRAINT jobs_priority_range CHECK (((priority >= 0) AND (priority <= 9))),
+    CONSTRAINT jobs_running_is_leased CHECK (((state = 'running'::text) = (lease_owner IS NOT NULL))),
+    CONSTRAINT jobs_state_known CHECK ((state = ANY (ARRAY['queued'::text, 'running'::text, 'retry_wait'::text, 'completed'::text, 'failed'::text, 'cancelled'::text]))),
+    CONSTRAINT jobs_waiting_known CHECK ((waiting = ANY (ARRAY['egress'::text, 'disk'::text])))
+);
+
+CREATE VIEW analytics.waiting AS
+ SELECT j.state,
+    j.waiting,
+    j.priority,
+    j.run_at,
+    j.created_at,
+    j.tries,
+    j.crashes,
+    u.username
+   FROM (public.jobs j
+     JOIN public.users u ON ((u.id = j.user_id)))
+  WHERE (j.finished_at IS NULL);
+
+CREATE TABLE public.acknowledgements (
+    id uuid NOT NULL,
+    fingerprint text NOT NULL,
+    silence_id text NOT NULL,
+    user_id uuid,
+    author text NOT NULL,
+    comment text NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    expires_at timestamp with time zone NOT NULL,
+    withdrawn_at timestamp with time zone,
+    CONSTRAINT acknowledgements_end_after_they_begin CHECK ((expires_at > created_at))
+);
+
+CREATE TABLE public.alerts (
+    id uuid NOT NULL,
+    fingerprint text NOT NULL,
+    name text NOT NULL,
+    severity text NOT NULL,
+    labels jsonb NOT NULL,
+    annotations jsonb NOT NULL,
+    started_at timestamp with time zone NOT NULL,
+    seen_at timestamp with time zone DEFAULT now() NOT NULL,
+    waiting_since timestamp with time zone,
+    acknowledged_at timestamp with time zone,
+    acknowledged_by text,
+    ended_at timestamp with time zone,
+    CONSTRAINT alerts_ended_waits_not CHECK (((ended_at IS NULL) OR (waiting_since IS NULL))),
+    CONSTRAINT alerts_severity_known CHECK ((severity = ANY (ARRAY['critical'::text, 'warning'::text, 'info'::text, 'other'::text])))
+);
 
 CREATE TABLE public.api_keys (
     id uuid NOT NULL,
@@ -99,49 +332,6 @@ CREATE VIEW public.cookie_states AS
         END AS status
    FROM public.cookies;
 
-CREATE TABLE public.download_logs (
-    id bigint NOT NULL,
-    download_id uuid NOT NULL,
-    job_id bigint NOT NULL,
-    fence bigint NOT NULL,
-    user_id uuid NOT NULL,
-    session_id uuid,
-    url text NOT NULL,
-    title text,
-    duration_seconds double precision,
-    file_bytes bigint,
-    format text NOT NULL,
-    quality text NOT NULL,
-    started_at timestamp with time zone DEFAULT now() NOT NULL,
-    finished_at timestamp with time zone,
-    speed_bytes_per_second double precision,
-    downloaded_bytes bigint DEFAULT 0 NOT NULL,
-    percent double precision DEFAULT 0 NOT NULL,
-    status text DEFAULT 'running'::text NOT NULL,
-    error_code text,
-    error_message text,
-    retries smallint DEFAULT 0 NOT NULL,
-    ip inet,
-    user_agent text,
-    request_headers jsonb DEFAULT '{}'::jsonb NOT NULL,
-    file_path text,
-    output_format text,
-    format_preference text,
-    drive_status text,
-    drive_file_id text,
-    drive_folder_id text,
-    drive_link text,
-    drive_uploaded_at timestamp with time zone,
-    temp_url_id uuid,
-    temp_url_created_at timestamp with time zone,
-    temp_url_expires_at timestamp with time zone,
-    temp_url_accesses integer,
-    peak_memory_bytes bigint,
-    cpu_seconds double precision,
-    disk_bytes bigint,
-    CONSTRAINT download_logs_status_known CHECK ((status = ANY (ARRAY['running'::text, 'completed'::text, 'failed'::text, 'cancelled'::text, 'yielded'::text, 'lost'::text])))
-);
-
 ALTER TABLE public.download_logs ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
     SEQUENCE NAME public.download_logs_id_seq
     START WITH 1
@@ -149,50 +339,6 @@ ALTER TABLE public.download_logs ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTIT
     NO MINVALUE
     NO MAXVALUE
     CACHE 1
-);
-
-CREATE TABLE public.downloads (
-    id uuid NOT NULL,
-    user_id uuid NOT NULL,
-    session_id uuid,
-    job_id bigint NOT NULL,
-    url text NOT NULL,
-    canonical_url text NOT NULL,
-    extractor text NOT NULL,
-    video_id text NOT NULL,
-    status text DEFAULT 'queued'::text NOT NULL,
-    quality text NOT NULL,
-    format text NOT NULL,
-    options jsonb DEFAULT '{}'::jsonb NOT NULL,
-    title text,
-    uploader text,
-    duration_seconds double precision,
-    thumbnail_url text,
-    width integer,
-    height integer,
-    stage text DEFAULT 'queued'::text NOT NULL,
-    percent double precision DEFAULT 0 NOT NULL,
-    downloaded_bytes bigint DEFAULT 0 NOT NULL,
-    total_bytes bigint,
-    speed_bytes_per_second double precision,
-    eta_seconds double precision,
-    file_name text,
-    file_bytes bigint,
-    file_type text,
-    file_sha256 text,
-    error jsonb,
-    ip inet,
-    user_agent text,
-    request_headers jsonb DEFAULT '{}'::jsonb NOT NULL,
-    created_at timestamp with time zone DEFAULT now() NOT NULL,
-    started_at timestamp with time zone,
-    finished_at timestamp with time zone,
-    expires_at timestamp with time zone,
-    needs_account boolean DEFAULT false NOT NULL,
-    CONSTRAINT downloads_completed_has_file CHECK (((status <> 'completed'::text) OR (file_name IS NOT NULL))),
-    CONSTRAINT downloads_failed_has_error CHECK (((status <> 'failed'::text) OR (error IS NOT NULL))),
-    CONSTRAINT downloads_percent_range CHECK (((percent >= (0)::double precision) AND (percent <= (100)::double precision))),
-    CONSTRAINT downloads_status_known CHECK ((status = ANY (ARRAY['queued'::text, 'downloading'::text, 'processing'::text, 'uploading'::text, 'completed'::text, 'failed'::text, 'cancelled'::text, 'expired'::text])))
 );
 
 CREATE TABLE public.egress_lanes (
@@ -245,36 +391,6 @@ ALTER TABLE public.job_events ALTER COLUMN seq ADD GENERATED ALWAYS AS IDENTITY 
     NO MINVALUE
     NO MAXVALUE
     CACHE 1
-);
-
-CREATE TABLE public.jobs (
-    id bigint NOT NULL,
-    kind text NOT NULL,
-    subject uuid NOT NULL,
-    user_id uuid NOT NULL,
-    priority smallint DEFAULT 5 NOT NULL,
-    dedup_key bytea,
-    state text DEFAULT 'queued'::text NOT NULL,
-    run_at timestamp with time zone DEFAULT now() NOT NULL,
-    fence bigint DEFAULT 0 NOT NULL,
-    tries smallint DEFAULT 0 NOT NULL,
-    crashes smallint DEFAULT 0 NOT NULL,
-    max_tries smallint DEFAULT 5 NOT NULL,
-    lease_owner uuid,
-    lease_until timestamp with time zone,
-    cancel_requested_at timestamp with time zone,
-    created_at timestamp with time zone DEFAULT now() NOT NULL,
-    finished_at timestamp with time zone,
-    waiting text,
-    deferrals smallint DEFAULT 0 NOT NULL,
-    refusals smallint DEFAULT 0 NOT NULL,
-    CONSTRAINT jobs_end_is_dated CHECK (((state = ANY (ARRAY['completed'::text, 'failed'::text, 'cancelled'::text])) = (finished_at IS NOT NULL))),
-    CONSTRAINT jobs_kind_known CHECK ((kind = 'download'::text)),
-    CONSTRAINT jobs_lease_is_whole CHECK (((lease_owner IS NULL) = (lease_until IS NULL))),
-    CONSTRAINT jobs_priority_range CHECK (((priority >= 0) AND (priority <= 9))),
-    CONSTRAINT jobs_running_is_leased CHECK (((state = 'running'::text) = (lease_owner IS NOT NULL))),
-    CONSTRAINT jobs_state_known CHECK ((state = ANY (ARRAY['queued'::text, 'running'::text, 'retry_wait'::text, 'completed'::text, 'failed'::text, 'cancelled'::text]))),
-    CONSTRAINT jobs_waiting_known CHECK ((waiting = ANY (ARRAY['egress'::text, 'disk'::text])))
 );
 
 ALTER TABLE public.jobs ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
@@ -360,25 +476,11 @@ CREATE TABLE public.tickets (
     CONSTRAINT tickets_have_one_origin CHECK ((num_nonnulls(session_id, key_id) = 1))
 );
 
-CREATE TABLE public.users (
-    id uuid NOT NULL,
-    username text NOT NULL,
-    email text NOT NULL,
-    full_name text NOT NULL,
-    password_hash text NOT NULL,
-    role text DEFAULT 'user'::text NOT NULL,
-    is_active boolean DEFAULT true NOT NULL,
-    created_at timestamp with time zone DEFAULT now() NOT NULL,
-    last_login timestamp with time zone,
-    password_changed_at timestamp with time zone DEFAULT now() NOT NULL,
-    concurrent_downloads integer,
-    requests_per_minute integer,
-    file_bytes bigint,
-    CONSTRAINT users_concurrent_downloads_range CHECK ((concurrent_downloads > 0)),
-    CONSTRAINT users_file_bytes_range CHECK ((file_bytes > 0)),
-    CONSTRAINT users_requests_per_minute_range CHECK ((requests_per_minute > 0)),
-    CONSTRAINT users_role_known CHECK ((role = ANY (ARRAY['user'::text, 'admin'::text])))
-);
+ALTER TABLE ONLY public.acknowledgements
+    ADD CONSTRAINT acknowledgements_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY public.alerts
+    ADD CONSTRAINT alerts_pkey PRIMARY KEY (id);
 
 ALTER TABLE ONLY public.api_keys
     ADD CONSTRAINT api_keys_hash_once UNIQUE (hash);
@@ -451,6 +553,22 @@ ALTER TABLE ONLY public.tickets
 
 ALTER TABLE ONLY public.users
     ADD CONSTRAINT users_pkey PRIMARY KEY (id);
+
+CREATE INDEX acknowledgements_expires_at ON public.acknowledgements USING btree (expires_at);
+
+CREATE UNIQUE INDEX acknowledgements_one_at_a_time ON public.acknowledgements USING btree (fingerprint) WHERE (withdrawn_at IS NULL);
+
+CREATE INDEX acknowledgements_silence_id ON public.acknowledgements USING btree (silence_id);
+
+CREATE INDEX acknowledgements_user_id ON public.acknowledgements USING btree (user_id) WHERE (user_id IS NOT NULL);
+
+CREATE INDEX alerts_acknowledged_at ON public.alerts USING btree (acknowledged_at) WHERE (acknowledged_at IS NOT NULL);
+
+CREATE INDEX alerts_ended_at ON public.alerts USING btree (ended_at, id) WHERE (ended_at IS NOT NULL);
+
+CREATE UNIQUE INDEX alerts_one_at_a_time ON public.alerts USING btree (fingerprint) WHERE (ended_at IS NULL);
+
+CREATE INDEX alerts_started_at ON public.alerts USING btree (started_at);
 
 CREATE INDEX api_keys_user_id ON public.api_keys USING btree (user_id);
 
@@ -527,6 +645,9 @@ CREATE TRIGGER audit_events_kept BEFORE DELETE OR UPDATE OR TRUNCATE ON public.a
 ALTER TABLE public.audit_events ENABLE ALWAYS TRIGGER audit_events_kept;
 
 CREATE TRIGGER audit_events_pending AFTER INSERT ON public.audit_events FOR EACH ROW EXECUTE FUNCTION public.await_link();
+
+ALTER TABLE ONLY public.acknowledgements
+    ADD CONSTRAINT acknowledgements_user_id_fkey FOREIGN KEY (user_id) REFERENCES public.users(id) ON DELETE SET NULL;
 
 ALTER TABLE ONLY public.api_keys
     ADD CONSTRAINT api_keys_user_id_fkey FOREIGN KEY (user_id) REFERENCES public.users(id) ON DELETE CASCADE;

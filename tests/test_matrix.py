@@ -160,6 +160,15 @@ MATRIX = {
     ),
     "GET /api/v1/security/blocks/{id}": Row("401 403 403 403 200", id=block),
     "DELETE /api/v1/security/blocks/{id}": Row("401 403 403 403 204", id=block),
+    # Allowed, and then there is no Alertmanager.
+    "GET /api/v1/monitoring/alerts": Row("401 403 403 403 503"),
+    "GET /api/v1/monitoring/alerts/stats": Row("401 403 403 403 503"),
+    "POST /api/v1/monitoring/alerts/acknowledge": Row(
+        "401 403 403 403 503", body=given(fingerprint="0123456789abcdef", comment="mine")
+    ),
+    "DELETE /api/v1/monitoring/alerts/acknowledge/{fingerprint}": Row(
+        "401 403 403 403 503", path="/api/v1/monitoring/alerts/acknowledge/0123456789abcdef"
+    ),
     "POST /api/v1/downloads": Row("401 202 202 403 202", body=given(url=VIDEO)),
     "GET /api/v1/downloads": OWN,
     "GET /api/v1/downloads/events": OWN,

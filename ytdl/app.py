@@ -16,11 +16,14 @@ from aiohttp import web
 from ytdl import __version__, audit, crypto, embedded, errors, metrics, sealed, users, vault
 from ytdl import db as database
 from ytdl.accounts import Accounts
+from ytdl.alert_history import AlertHistory
 from ytdl.alertmanager import Alertmanager
+from ytdl.alerts import Alerts
 from ytdl.api import http, middleware, openapi
 from ytdl.api.keys import (
     ACCOUNTS,
     ALERTMANAGER,
+    ALERTS,
     API_KEYS,
     AUTH,
     BLOCKS,
@@ -127,6 +130,10 @@ async def _start(app: web.Application, stack: AsyncExitStack) -> None:
 
     alertmanager = app[ALERTMANAGER] = Alertmanager(config.alertmanager_url)
     stack.push_async_callback(alertmanager.close)
+    alerts = app[ALERTS] = Alerts(db, alertmanager)
+    history = AlertHistory(db, alertmanager, alerts, config.alert_check_interval)
+    await history.start()
+    stack.push_async_callback(history.stop)
 
     limiter = app[LIMITER] = Limiter(policies_of(config), kv, db)
     stack.push_async_callback(limiter.close)

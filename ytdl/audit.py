@@ -47,6 +47,8 @@ TYPES: dict[str, Severity] = {
     "user_unlocked": "info",
     "network_blocked": "warning",
     "network_block_lifted": "info",
+    "alert_acknowledged": "info",
+    "alert_acknowledgement_ended": "info",
     "secret_rotated": "info",
     "sys_startup": "info",
     "sys_shutdown": "info",

@@ -96,6 +96,7 @@ class Config:
     egress_pause_seconds: float = setting(60.0, "How long a proxy is left alone after a bot check, a 429 or an error of its own; doubles with each failed probe, up to an hour.", section="Outbound", least=0.1)
     metrics_collection_interval: float = setting(15.0, "Seconds between two refreshes of the gauges.", section="Observability", least=0.1)
     alertmanager_url: str = setting("", "Alertmanager, for what is asked and told about alerts, such as http://localhost:9093; empty switches that off.", section="Observability", secret=True)
+    alert_check_interval: float = setting(30.0, "Seconds between two looks at the alerts of Alertmanager, and how often Prometheus is to try the rules.", section="Observability", least=0.1)
 
     # fmt: on
 

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 
-from ytdl import apikeys, auth, blocks, disk, loops, metrics, sql
+from ytdl import alerts, apikeys, auth, blocks, disk, loops, metrics, sql
 from ytdl.db import DB
 from ytdl.storage import Storage
 
@@ -37,6 +37,7 @@ class Janitor:
         removed |= await auth.sweep(self._db) | await apikeys.sweep(self._db)
         removed["reservations"] = await disk.sweep(self._db)
         removed["blocks"] = await blocks.sweep(self._db)
+        removed["alerts"] = await alerts.sweep(self._db)
         if any(removed.values()):
             log.info("janitor.swept", extra=removed)
         return removed

@@ -163,7 +163,7 @@ queue_stale = _counter("ytdl_queue_stale_total", "Members of the index that Post
 # worker
 worker_slots = _gauge("ytdl_worker_slots", "Jobs this process may run at once.")
 worker_running = _gauge("ytdl_worker_running", "Jobs this process runs now.")
-WORKER_LOOPS = ("claim", "beat", "report", "record", "reap", "reconcile", "disk", "sweep", "sample", "host", "instance", "needs", "postgres", "redis", "contents", "listen", "lanes", "blocks", "offences", "link")
+WORKER_LOOPS = ("claim", "beat", "report", "record", "reap", "reconcile", "disk", "sweep", "alerts", "sample", "host", "instance", "needs", "postgres", "redis", "contents", "listen", "lanes", "blocks", "offences", "link")
 worker_loop_errors = _counter("ytdl_worker_loop_errors_total", "Rounds of a background loop that failed.", loop=WORKER_LOOPS)
 worker_loop_last_success = _gauge("ytdl_worker_loop_last_success_timestamp_seconds", "When a background loop last did its round.", loop=WORKER_LOOPS)
 worker_collection_seconds = _gauge("ytdl_worker_collection_seconds", "How long the last refresh of the gauges took.")
@@ -200,6 +200,10 @@ fetcher_peak_memory_bytes = _histogram("ytdl_fetcher_peak_memory_bytes", "Peak m
 
 # monitoring: what is asked of the operator's own servers.
 monitoring_requests = _counter("ytdl_monitoring_requests_total", "Requests made to Prometheus and Alertmanager.", server=("prometheus", "alertmanager"), outcome=("ok", "refused", "unreachable", "timeout"))
+
+# alerts: what Alertmanager tells; nothing while it cannot be asked. Names are those of the operator's rules, 100 at most.
+alerts_active = _gauge("ytdl_alerts_active", "Alerts that fire, by whether somebody has taken them up; inhibited ones are told of by another.", severity=("critical", "warning", "info", "other"), state=("unacknowledged", "acknowledged", "inhibited"))
+alerts_unacknowledged = _gauge("ytdl_alerts_unacknowledged_timestamp_seconds", "Since when the first alert of a name waits for somebody to take it up.", alertname=(), severity=())
 
 # streams
 streams_open = _gauge("ytdl_streams_open", "Open progress streams.", kind=("sse", "websocket"))

@@ -7,8 +7,11 @@ nowhere else. Rows are wrapped by hand, to be read as a table.
 from typing import Any
 
 from ytdl.accounts import Account, AccountChange, AccountFilter, AccountPage
+from ytdl.alert_history import AlertStats, AlertWindow
+from ytdl.alerts import Acknowledge, Acknowledgement, AlertFilter, AlertList
 from ytdl.api import (
     accounts,
+    alerts,
     apikeys,
     auth,
     blocks,
@@ -77,6 +80,14 @@ ROUTES: tuple[Route, ...] = (
           problems=("conflict",)),
     Route("GET", "/security/blocks/{id}", blocks.get, "admin", returns=Block),
     Route("DELETE", "/security/blocks/{id}", blocks.lift, "admin", status=204),
+
+    # alerts
+    Route("GET", "/monitoring/alerts", alerts.page, "admin", query=AlertFilter, returns=AlertList),
+    Route("GET", "/monitoring/alerts/stats", alerts.stats, "admin", query=AlertWindow, returns=AlertStats),
+    Route("POST", "/monitoring/alerts/acknowledge", alerts.acknowledge, "admin", body=Acknowledge,
+          returns=Acknowledgement, problems=("not_found", "conflict")),
+    Route("DELETE", "/monitoring/alerts/acknowledge/{fingerprint}", alerts.withdraw, "admin", status=204,
+          problems=("conflict",)),
 
     # downloads
     Route("POST", "/downloads", downloads.create, "user", body=NewDownload, returns=Download, status=202,

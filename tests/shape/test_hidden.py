@@ -12,8 +12,8 @@ from tests.shape.source import modules
 SECRET = re.compile(
     r"password(_hash)?|(\w+_)?(secret|token|password)|ticket|key|proxy|extractor_args|value|database_url"
 )
-# A route's `ticket` says whether one is taken, and a setting's name or a header's is none.
-NO_SECRETS = {"ytdl.api.http.Route", "ytdl.events.Word", "ytdl.api.http.Answer"}
+# A route's `ticket` says whether one is taken, and a setting's name, a header's value or a label's is none.
+NO_SECRETS = {"ytdl.api.http.Route", "ytdl.events.Word", "ytdl.api.http.Answer", "ytdl.alertmanager.Matcher"}
 
 
 def _types() -> dict[str, type]:

@@ -20,7 +20,8 @@ LAYERS = (
     ("collectors",),
     ("run",),
     (
-        *("accounts", "apikeys", "attempts", "auth", "blocks", "checkup", "cookies", "disk", "downloads"),
+        *("accounts", "alert_history", "alerts", "apikeys"),
+        *("attempts", "auth", "blocks", "checkup", "cookies", "disk", "downloads"),
         *("egress", "health", "lockout", "monitoring", "offences", "queue", "ratelimit", "security"),
         *("security_report", "sessions", "thresholds", "users", "validation"),
     ),

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from ytdl.accounts import Accounts
     from ytdl.alertmanager import Alertmanager
+    from ytdl.alerts import Alerts
     from ytdl.apikeys import ApiKeys
     from ytdl.auth import Auth, Identity
     from ytdl.blocks import Blocks
@@ -42,6 +43,7 @@ BLOCKS: "web.AppKey[Blocks]" = web.AppKey("blocks")
 OFFENCES: "web.AppKey[Offences]" = web.AppKey("offences")
 DENIALS: "web.AppKey[Denials]" = web.AppKey("denials")
 ALERTMANAGER: "web.AppKey[Alertmanager]" = web.AppKey("alertmanager")
+ALERTS: "web.AppKey[Alerts]" = web.AppKey("alerts")
 LIMITER: "web.AppKey[Limiter]" = web.AppKey("limiter")
 HEALTH: "web.AppKey[Health]" = web.AppKey("health")
 COOKIES: "web.AppKey[Cookies]" = web.AppKey("cookies")
