@@ -82,16 +82,12 @@ def test_nothing_else_can_be_read(reader: Reading, owner: Reading) -> None:
             reader.execute(f"SELECT * FROM {table}".encode())
 
 
-@pytest.mark.parametrize("statement", WRITES)
-def test_nothing_can_be_changed_even_by_who_sets_the_settings_aside(
-    reader: Reading, owner: Reading, statement: str
-) -> None:
-    assert not owner.closed  # one whom the role might end
+def test_nothing_can_be_changed_even_by_who_sets_the_settings_aside(reader: Reading, owner: Reading) -> None:
+    assert not owner.closed  # somebody whom the role might end
     reader.execute("SET default_transaction_read_only = off")
-    with pytest.raises(
-        (refusals.InsufficientPrivilege, refusals.ObjectNotInPrerequisiteState, refusals.WrongObjectType)
-    ):
-        reader.execute(statement.encode())
+    for statement in WRITES:
+        with pytest.raises(refusals.InsufficientPrivilege):
+            reader.execute(statement.encode())
 
 
 def test_a_write_is_refused_before_it_is_looked_at_who_may(reader: Reading) -> None:

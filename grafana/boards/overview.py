@@ -58,6 +58,26 @@ NOW = Row("Now", [
         "growing for long means that more is asked for than is fetched: see the queue.",
         Prom('max(sum by (instance) (ytdl_queue_jobs{state=~"queued|retry_wait"}))'), unit="none", least=0, see="queue",
     ),
+    number(
+        "Sign-ins refused", "Sign-ins that were refused in the window of the page.", "a few mistyped passwords.",
+        "many: somebody guesses; see who on the dashboard of security.",
+        Prom('sum(increase(ytdl_auth_logins_total{outcome!~"ok|again"}[$__range]))'), unit="short", least=0, see="security",
+    ),
+    number(
+        "Ways out that are closed", "Lanes that are paused because the site refused, or tried again after that.", "0.",
+        "see what the site answered on the dashboard of the fetcher.",
+        Prom('sum(max by (lane) (ytdl_egress_lane_state{state!="open"}))'), unit="none", bad=(1,), least=0, see="fetcher",
+    ),
+    number(
+        "Users", "Accounts that may sign in.", "as many as you have made or let register.",
+        "what they use the service for is on the dashboard of analytics.",
+        Prom('sum(max by (role) (ytdl_users_accounts{active="yes"}))'), unit="none", least=0, see="analytics",
+    ),
+    number(
+        "Room on the disk", "Free space where downloads are written, on the fullest disk.", "far above the watermark.",
+        "delete files, or give the service a larger disk.",
+        Prom("min(ytdl_disk_free_bytes)"), unit="bytes", least=0, see="system", runbook=("host#DiskFull",),
+    ),
 ])  # fmt: skip
 
 BUDGETS = Row("Objectives", [
