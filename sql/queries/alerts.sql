@@ -105,7 +105,7 @@ FOR UPDATE SKIP LOCKED;
 -- name: sweep :exec
 -- Removes what ended longer ago than that many days, and of the rest all but the newest so many.
 DELETE FROM alerts WHERE ended_at < now() - make_interval(days => %(days)s)
-    OR ended_at < (SELECT ended_at FROM alerts WHERE ended_at IS NOT NULL ORDER BY ended_at DESC OFFSET %(most)s LIMIT 1);
+    OR ended_at <= (SELECT ended_at FROM alerts WHERE ended_at IS NOT NULL ORDER BY ended_at DESC OFFSET %(most)s LIMIT 1);
 
 -- name: sweep_acknowledgements :exec
 -- Removes those whose time was over that many days ago.
