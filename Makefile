@@ -112,12 +112,12 @@ COMPILE = PIP_CONFIG_FILE=/dev/null PIP_FIND_LINKS= PIP_EXTRA_INDEX_URL= build/l
 	--generate-hashes --strip-extras --no-header --no-emit-index-url --no-emit-trusted-host --no-emit-find-links \
 	--annotation-style line $(addprefix --unsafe-package ,django asgiref sqlparse setuptools) $(LOCK)
 
-lock: ## Make the three requirements*.txt again from their .in files
+lock: ## Make the four requirements*.txt again from their .in files
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' \
 		|| { echo "Lock with Python 3.11, the oldest that is supported: make lock PYTHON=python3.11"; exit 1; }
 	@$(PYTHON) -m venv build/lock
 	@build/lock/bin/python -m pip install --quiet --disable-pip-version-check pip-tools==7.6.2
-	@for name in requirements requirements-dev requirements-fuzz; do \
+	@for name in requirements requirements-tracing requirements-dev requirements-fuzz; do \
 		echo "Locking $$name.txt"; \
 		$(COMPILE) --output-file $$name.txt $$name.in 2>/dev/null \
 			|| { echo "pip-compile failed; its words:"; $(COMPILE) --output-file $$name.txt $$name.in; exit 1; }; \

@@ -13,7 +13,7 @@ from contextlib import AsyncExitStack
 
 from aiohttp import web
 
-from ytdl import __version__, audit, crypto, embedded, errors, metrics, sealed, users, vault
+from ytdl import __version__, audit, crypto, embedded, errors, metrics, sealed, tracing, users, vault
 from ytdl import db as database
 from ytdl.accounts import Accounts
 from ytdl.alert_history import AlertHistory
@@ -123,6 +123,11 @@ async def _start(app: web.Application, stack: AsyncExitStack) -> None:
     await linker.start()
     stack.push_async_callback(linker.stop)
     kv = app[KV] = Redis(config.redis_url, config.redis_prefix)
+    if config.otel_exporter_otlp_endpoint:
+        await asyncio.to_thread(
+            tracing.start, config.otel_exporter_otlp_endpoint, config.otel_traces_sample_ratio, __version__
+        )
+        stack.push_async_callback(asyncio.to_thread, tracing.stop)
     stack.push_async_callback(kv.close)
 
     app[VAULT] = await asyncio.to_thread(vault.of, config)

@@ -12,7 +12,7 @@ from uuid import UUID
 
 from psycopg.types.json import Jsonb
 
-from ytdl import metrics, sql
+from ytdl import metrics, sql, tracing
 from ytdl.db import DB, Row, Statements
 from ytdl.events import Events
 from ytdl.fetcher import Done, Failed, Metadata, Progress, Usage
@@ -118,7 +118,7 @@ class Attempts:
         if state is None:
             return await self._committed_before(s)
         if state == "completed" and row:
-            metrics.downloads_seconds.observe(row["seconds"])
+            metrics.downloads_seconds.observe(row["seconds"], tracing.exemplar())
             metrics.downloads_file_bytes.observe(done.size_bytes)
             metrics.downloads_fetched_bytes.inc(done.fetched_bytes)
         await self._ended(s, state)

@@ -95,6 +95,10 @@ class Config:
     egress_burst: int = setting(60, "Attempts that may start at once on a proxy that has been idle.", section="Outbound", least=1)
     egress_pause_seconds: float = setting(60.0, "How long a proxy is left alone after a bot check, a 429 or an error of its own; doubles with each failed probe, up to an hour.", section="Outbound", least=0.1)
     metrics_collection_interval: float = setting(15.0, "Seconds between two refreshes of the gauges.", section="Observability", least=0.1)
+    otel_exporter_otlp_endpoint: str = setting("", "Collector of traces that takes OTLP over HTTP, such as http://localhost:4318; empty tells none.", section="Observability")
+    otel_traces_sample_ratio: float = setting(1.0, "Share of the traces that begin here, 0 to 1, that are told; one that a caller began is told as it says.", section="Observability", least=0)
+    prometheus_url: str = setting("", "Prometheus that watches the service, for what is asked about the course of metrics, such as http://localhost:9090; empty switches that off.", section="Observability", secret=True)
+    grafana_url: str = setting("", "Where Grafana with the service's dashboards can be reached, for links in alerts and reports.", section="Observability")
     alertmanager_url: str = setting("", "Alertmanager, for what is asked and told about alerts, such as http://localhost:9093; empty switches that off.", section="Observability", secret=True)
     alert_check_interval: float = setting(30.0, "Seconds between two looks at the alerts of Alertmanager, and how often Prometheus is to try the rules.", section="Observability", least=0.1)
 
@@ -226,6 +230,7 @@ def _combined(c: Config) -> list[str]:
         (bool(c.encryption_key) and not ENCRYPTION_KEY.fullmatch(c.encryption_key), "ENCRYPTION_KEY must be 32 bytes as 64 hexadecimal digits or base64."),
         (not all(map(ENCRYPTION_KEY.fullmatch, former_keys_of(c.encryption_key_previous))), "ENCRYPTION_KEY_PREVIOUS must list keys in the form of ENCRYPTION_KEY."),
         (bool(c.database_url) and not c.database_url.startswith(("postgresql://", "postgres://")), "DATABASE_URL must begin with postgresql://."),
+        (c.otel_traces_sample_ratio > 1, "OTEL_TRACES_SAMPLE_RATIO must be at most 1."),
         (bool(c.redis_url) and not c.redis_url.startswith(("redis://", "rediss://", "unix://")), "REDIS_URL must begin with redis://, rediss:// or unix://."),
         (bool(c.public_url) and not c.public_url.startswith(("http://", "https://")), "PUBLIC_URL must begin with http:// or https://."),
         (bool(c.alertmanager_url) and not c.alertmanager_url.startswith(("http://", "https://")), "ALERTMANAGER_URL must begin with http:// or https://."),

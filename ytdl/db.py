@@ -23,7 +23,7 @@ from psycopg.rows import dict_row
 from psycopg.types.json import set_json_dumps, set_json_loads
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
-from ytdl import errors, metrics, sql
+from ytdl import errors, metrics, sql, tracing
 from ytdl.sql import Query
 
 Row = dict[str, Any]
@@ -97,7 +97,8 @@ class Statements:
     async def _run(self, query: Query, args: Row) -> AsyncIterator[psycopg.AsyncCursor[Row]]:
         async with _translated(), self._connection() as connection, connection.cursor() as cursor:
             begun = time.perf_counter()
-            await cursor.execute(query.text, args)
+            with tracing.step("sql", query.name):
+                await cursor.execute(query.text, args)
             yield cursor
             _count(query.name, time.perf_counter() - begun)
 

@@ -18,7 +18,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError, ResponseError
 from redis.observability.attributes import DB_CLIENT_CONNECTION_STATE
 
-from ytdl import errors, metrics
+from ytdl import errors, metrics, tracing
 
 log = logging.getLogger("ytdl.kv")
 LUA = Path(__file__).parent / "lua"
@@ -99,8 +99,9 @@ class KV:
         self._under_way += 1
         self._idle.clear()
         try:
-            async with asyncio.timeout(TIMEOUT_SECONDS):
-                return await work
+            with tracing.step("redis", name):
+                async with asyncio.timeout(TIMEOUT_SECONDS):
+                    return await work
         except (RedisError, OSError) as e:
             metrics.kv_errors.inc()
             if not isinstance(e, ResponseError):

@@ -23,6 +23,8 @@ user_id: contextvars.ContextVar[str | None] = contextvars.ContextVar("user_id", 
 credential_id: contextvars.ContextVar[str | None] = contextvars.ContextVar("credential_id", default=None)
 client_ip: contextvars.ContextVar[str | None] = contextvars.ContextVar("client_ip", default=None)
 download_id: contextvars.ContextVar[str | None] = contextvars.ContextVar("download_id", default=None)
+# Of the trace that is told to a collector, if one is.
+trace_id: contextvars.ContextVar[str | None] = contextvars.ContextVar("trace_id", default=None)
 
 _SECRET_NAME = re.compile(r"password|secret|token|authorization|cookie|ticket|api_key", re.IGNORECASE)
 # What gives a secret away in a text: the word before it, the place in an address, or the form of what we make.
@@ -62,7 +64,7 @@ def _head(created: float, level: str, logger: str, event: str) -> dict[str, Any]
     """What every line begins with; `created` is in seconds since 1970."""
     moment = datetime.fromtimestamp(created, UTC).isoformat(timespec="milliseconds")
     line: dict[str, Any] = {"time": moment[:-6] + "Z", "level": level, "logger": logger, "event": event}
-    ids = (("request_id", request_id), ("user_id", user_id), ("download_id", download_id))
+    ids = (("request_id", request_id), ("user_id", user_id), ("download_id", download_id), ("trace_id", trace_id))
     return line | {name: value for name, id in ids if (value := id.get()) is not None}
 
 

@@ -208,6 +208,14 @@ alerts_unacknowledged = _gauge("ytdl_alerts_unacknowledged_timestamp_seconds", "
 # streams
 streams_open = _gauge("ytdl_streams_open", "Open progress streams.", kind=("sse", "websocket"))
 streams_dropped = _counter("ytdl_streams_dropped_total", "Events dropped for slow readers.")
+# notifications: what this service sends itself; Alertmanager counts the rest.
+notifications_sent = _counter("ytdl_notifications_sent_total", "Messages handed to a provider.", channel=("sms",), outcome=("ok", "refused", "unreachable"))
+notifications_rendered = _gauge("ytdl_notifications_rendered_timestamp_seconds", "When Alertmanager's configuration was last found or made to be what admins have set.")
+notifications_reloads = _counter("ytdl_notifications_reloads_total", "Times that Alertmanager was told to read its configuration.", outcome=("ok", "refused", "unreachable"))
+
+# tracing
+tracing_spans = _counter("ytdl_tracing_spans_total", "Steps of traces told to the collector, or given up for want of room or of its answer.", outcome=("exported", "dropped"))
+
 events_published = _counter("ytdl_events_published_total", "Events published.", outcome=("ok", "local"))
 
 # db: features are the files in sql/queries. What is under server is PostgreSQL's own account of itself.

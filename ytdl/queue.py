@@ -18,7 +18,7 @@ from functools import partial
 from typing import Any
 from uuid import UUID, uuid4
 
-from ytdl import errors, metrics, sql
+from ytdl import errors, metrics, sql, tracing
 from ytdl.db import DB, Row, Statements
 from ytdl.kv import KV, Down
 from ytdl.reasons import Waiting
@@ -58,7 +58,8 @@ def due_ms(run_at: datetime) -> int:
 @dataclass(frozen=True)
 class Claim:
     """One attempt at a job; `fence` names it for ever. `deferrals` is how often earlier ones were put off,
-    `refusals` how often that was for a refusal of the site."""
+    `refusals` how often that was for a refusal of the site. `traceparent` is where the asking for it was in its trace,
+    `waited_seconds` how long the job was due."""
 
     job: int
     fence: int
@@ -67,11 +68,14 @@ class Claim:
     tries: int
     deferrals: int = 0
     refusals: int = 0
+    traceparent: str | None = None
+    waited_seconds: float = 0.0
 
 
 def _claim(row: Row) -> Claim:
     counts = row["tries"], row["deferrals"], row["refusals"]
-    return Claim(row["id"], row["fence"], row["subject"], row["user_id"], *counts)
+    told = row["traceparent"], row["waited_seconds"]
+    return Claim(row["id"], row["fence"], row["subject"], row["user_id"], *counts, *told)
 
 
 class Index:
@@ -222,6 +226,7 @@ class Queue:
             priority=priority,
             dedup_key=dedup_key,
             max_tries=max_tries,
+            traceparent=tracing.traceparent(),
         )
         return self._counted(tx, "submit", row) if row else None
 
@@ -273,8 +278,11 @@ class Queue:
         )
         for row in rows:
             self._counted(tx, "claim", row)
-            tx.on_commit(partial(metrics.queue_wait_seconds.observe, row["waited_seconds"]))
-        return [_claim(row) for row in rows]
+        claims = [_claim(row) for row in rows]
+        for claim in claims:
+            exemplar = tracing.exemplar_of(claim.traceparent)
+            tx.on_commit(partial(metrics.queue_wait_seconds.observe, claim.waited_seconds, exemplar))
+        return claims
 
     async def beat(self, held: Sequence[Claim]) -> tuple[set[int], set[int]]:
         """Renews what is held and returns the jobs that are (lost, to be cancelled)."""

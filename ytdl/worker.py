@@ -16,7 +16,7 @@ from pathlib import Path
 
 import msgspec
 
-from ytdl import errors, log, loops, metrics, storage
+from ytdl import errors, log, loops, metrics, storage, tracing
 from ytdl.attempts import Attempts, Started
 from ytdl.config import Config
 from ytdl.cookies import NOTHING, Cookies, Outcome
@@ -180,8 +180,10 @@ class Worker:
         s = run.started
         log.download_id.set(str(s.download))
         log.user_id.set(str(s.claim.user_id))
+        facts: tracing.Facts = {"ytdl.fence": s.claim.fence, "ytdl.tries": s.claim.tries, "ytdl.download": str(s.download)}
         try:
-            await self._run(run)
+            with tracing.attempt(s.claim.traceparent, s.claim.waited_seconds, facts):
+                await self._run(run)
         except errors.Unavailable:
             # Draining, and PostgreSQL is away: the lease runs out and another attempt goes on from the partial file.
             logger.warning("worker.outcome_not_written", extra={"job": s.claim.job})

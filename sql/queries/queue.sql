@@ -1,8 +1,8 @@
 -- name: submit :maybe
 -- Puts a job in; no row when the user has a live one under the same dedup key.
 WITH submitted AS (
-    INSERT INTO jobs (kind, subject, user_id, priority, dedup_key, max_tries)
-    VALUES (%(kind)s, %(subject)s, %(user_id)s, %(priority)s, %(dedup_key)s, %(max_tries)s)
+    INSERT INTO jobs (kind, subject, user_id, priority, dedup_key, max_tries, traceparent)
+    VALUES (%(kind)s, %(subject)s, %(user_id)s, %(priority)s, %(dedup_key)s, %(max_tries)s, %(traceparent)s)
     ON CONFLICT (user_id, dedup_key) WHERE dedup_key IS NOT NULL AND state IN ('queued', 'running', 'retry_wait') DO NOTHING
     RETURNING id, fence, priority, user_id, run_at
 ), noted AS (
@@ -28,7 +28,8 @@ WITH suspect AS (
         lease_until = now() + make_interval(secs => %(lease_seconds)s)
     WHERE id = ANY(%(ids)s::bigint[]) AND state IN ('queued', 'retry_wait') AND run_at <= now() AND cancel_requested_at IS NULL
         AND (crashes < %(max_crashes)s - 1 OR id = (SELECT id FROM suspect))
-    RETURNING id, fence, subject, user_id, tries, deferrals, refusals, extract(epoch FROM now() - run_at)::float8 AS waited_seconds
+    RETURNING id, fence, subject, user_id, tries, deferrals, refusals, traceparent,
+        extract(epoch FROM now() - run_at)::float8 AS waited_seconds
 ), noted AS (
     INSERT INTO job_events (job_id, fence, event) SELECT id, fence, 'claim' FROM claimed
 )

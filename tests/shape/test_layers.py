@@ -33,7 +33,7 @@ LAYERS = (
     ),
     (
         *("blocklist", "config", "config_pages", "errors", "gcra", "hidden", "log", "metrics", "networks"),
-        *("passwords", "readings", "reasons", "samples", "sql", "texts", "titles"),
+        *("passwords", "readings", "reasons", "samples", "sql", "texts", "titles", "tracing"),
     ),
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
@@ -88,6 +88,11 @@ def test_only_the_child_knows_yt_dlp_and_the_child_knows_nothing_else() -> None:
         if _part(module) == "child":
             # One rule says what is public, to jobs and to the service; it imports nothing of ours itself.
             assert {_part(name) for name in _own(imports(module))} <= {"child", "networks"}, module
+
+
+def test_only_traces_know_opentelemetry() -> None:
+    knowing = {name for name in modules() if any(found.startswith("opentelemetry") for found in imports(name))}
+    assert knowing == {"ytdl.tracing"}
 
 
 def test_the_service_starts_without_yt_dlp_and_django() -> None:

@@ -71,3 +71,5 @@ CHALLENGE: "web.RequestKey[str]" = web.RequestKey("challenge")
 BEGUN: "web.RequestKey[web.StreamResponse]" = web.RequestKey("begun")
 # What is counted and logged instead of the status that was sent, where a begun answer broke off.
 OUTCOME: "web.RequestKey[int]" = web.RequestKey("outcome")
+# Of its trace, where that is told to a collector.
+EXEMPLAR: "web.RequestKey[dict[str, str] | None]" = web.RequestKey("exemplar")

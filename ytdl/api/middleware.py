@@ -15,9 +15,9 @@ from aiohttp.abc import AbstractAccessLogger
 from aiohttp.typedefs import Handler
 from prometheus_client import Counter, Histogram
 
-from ytdl import log, metrics
+from ytdl import log, metrics, tracing
 from ytdl.api import access, keys, limits, origins
-from ytdl.api.keys import ADDRESS, BEGUN, HEALTH, OUTCOME, REQUEST_ID, ROUTE
+from ytdl.api.keys import ADDRESS, BEGUN, EXEMPLAR, HEALTH, OUTCOME, REQUEST_ID, ROUTE
 
 access_log = logging.getLogger("ytdl.access")
 REQUEST_ID_FORM = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -63,9 +63,23 @@ async def identified(request: web.Request, handler: Handler) -> web.StreamRespon
     log.client_ip.set(address or None)
     metrics.http_in_flight.inc()
     try:
-        return await handler(request)
+        return await (handler(request) if tracing.tracer is None else _traced(request, handler))
     finally:
         metrics.http_in_flight.dec()
+
+
+async def _traced(request: web.Request, handler: Handler) -> web.StreamResponse:
+    method, route = _method(request), request[ROUTE]
+    facts = {"http.request.method": method, "http.route": route}
+    with tracing.request(f"{method} {route}", request.headers.get("traceparent"), facts) as span:
+        request[EXEMPLAR] = tracing.exemplar()
+        response = await handler(request)
+        span.set_attribute("http.response.status_code", request.get(OUTCOME, response.status))
+    return response
+
+
+def _method(request: web.BaseRequest) -> str:
+    return request.method if request.method in METHODS else "other"
 
 
 async def finish_headers(request: web.Request, response: web.StreamResponse) -> None:
@@ -117,13 +131,13 @@ class Observer(AbstractAccessLogger):
         status = request.get(OUTCOME, response.status)
         _count(request.method, route, status).inc()
         if route in _timed:
-            _timed[route].observe(time)
+            _timed[route].observe(time, request.get(EXEMPLAR))
         # Without it the request was refused before it was one.
         address = request.get(ADDRESS)
         log.write(
             access_log,
             "http.request",
-            method=request.method if request.method in METHODS else "other",
+            method=_method(request),
             route=route,
             status=status,
             duration_seconds=round(time, 6),

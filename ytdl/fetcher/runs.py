@@ -142,6 +142,8 @@ class Fetcher:
             raise FetchFailed(trouble.failure, usage, fetched) from trouble
         if trouble is not None:
             raise trouble
+            finally:
+                watch.close()
         if isinstance(outcome, Done):
             return outcome, usage
         fault = outcome or explain_death(ended.status if ended else None)

@@ -4,7 +4,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 
-from ytdl import metrics
+from ytdl import metrics, tracing
 from ytdl.child.frames import Fault, Locked, Metadata, Progress, Stage
 from ytdl.fetcher.outcome import Settings
 
@@ -30,6 +30,8 @@ class Watch:
         self._stage: Stage = "extracting"
         self._entered_at = self._stage_began = self._moved_at = self._now()
         self._saw_at = self._stage_began
+        self._told = tracing.Stages()
+        self._told.enter("extracting")
         self._started = False
         self._bytes = 0
         self.fetched_bytes = 0
@@ -45,6 +47,7 @@ class Watch:
         if frame.stage != self._stage:
             self.leave()
             self._stage = frame.stage
+            self._told.enter(frame.stage)
             self._entered_at = self._stage_began = self._moved_at = self._now()
         if self.fetched_bytes - self._bytes >= SLOWEST_BYTES_PER_SECOND * self._settings.stall_seconds:
             self._bytes = self.fetched_bytes
@@ -53,6 +56,10 @@ class Watch:
     def leave(self) -> None:
         """The stage came to its end: its time is counted."""
         metrics.fetcher_stage_seconds.labels(self._stage).observe(self._now() - self._entered_at)
+
+    def close(self) -> None:
+        """Nothing more is to come, whether or not the stage came to its end."""
+        self._told.end()
 
     def go_on(self) -> None:
         """The job was held up by the service itself, which is not held against it."""
