@@ -24,11 +24,10 @@ As = Literal["lines", "table", "heatmap"]
 
 @dataclass(frozen=True)
 class Prom:
-    """`legend` may name labels as `{{label}}`. An instant one is asked for the end of the window only."""
+    """`legend` may name labels as `{{label}}`. What is about the whole window is asked for its end only."""
 
     expr: str
     legend: str = ""
-    instant: bool = False
 
     @property
     def scoped(self) -> str:
@@ -92,7 +91,8 @@ def _query(ref_id: str, target: Target, shown: As) -> variants.Dataquery:
     format = {"lines": PromQueryFormat.TIME_SERIES, "table": PromQueryFormat.TABLE, "heatmap": PromQueryFormat.HEATMAP}
     query = prometheus.Dataquery().ref_id(ref_id).datasource(PROMETHEUS).expr(target.scoped).format(format[shown])
     query = query.legend_format(target.legend or "__auto")
-    return (query.instant() if target.instant or shown == "table" else query.range()).build()
+    once = shown == "table" or "$__range" in target.expr
+    return (query.instant() if once else query.range()).build()
 
 
 def source(targets: tuple[Target, ...]) -> common.DataSourceRef:

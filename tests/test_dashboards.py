@@ -33,11 +33,12 @@ UNITS = {
 WORDS = {"and", "or", "unless", "offset", "bool"}
 GROUPED = re.compile(r"\b(?:by|without|on|ignoring|group_left|group_right)\s*\(([^)]*)\)")
 # What other programs tell of themselves, and what Prometheus makes of rules and scrapes.
-FOREIGN = re.compile(r"ALERTS|scrape_\w+|(alertmanager|prometheus|process|python)_\w+")
+FOREIGN = re.compile(r"ALERTS|up|scrape_\w+|(alertmanager|prometheus|process|python)_\w+")
 RULES = [
     rule for file in sorted((ROOT / "prometheus/rules").glob("*.yml"))
     for group in yaml.safe_load(file.read_text())["groups"] for rule in group["rules"]
 ]  # fmt: skip
+ALERTS = {rule["alert"]: rule for rule in RULES if "alert" in rule}
 RECORDED = {rule["record"] for rule in RULES if "record" in rule}
 
 
@@ -170,6 +171,13 @@ def test_a_panels_links_lead_to_what_exists(name: str, panel: dict[str, Any]) ->
         else:
             board = re.match(r"/d/ytdl-(\w+)\?", link["url"])
             assert board and board[1] in NAMES and board[1] != name
+
+
+@pytest.mark.parametrize("alert", ALERTS)
+def test_the_dashboard_of_an_alert_leads_to_its_runbook(alert: str) -> None:
+    name = ALERTS[alert]["annotations"]["dashboard_url"].rpartition("/d/ytdl-")[2]
+    urls = {link["url"] for panel in panels(DASHBOARDS[name]) for link in panel.get("links") or []}
+    assert any(url.endswith(f"#{alert.lower()}") for url in urls)
 
 
 @every_expression

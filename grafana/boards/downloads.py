@@ -16,7 +16,7 @@ NOW = Row("Now", [
         "above 90%; videos that are gone or private fail for what is not the service's fault.", FAULTS,
         Prom('sum(increase(ytdl_downloads_finished_total{status="completed"}[$__range])) '
              '/ sum(increase(ytdl_downloads_finished_total{status=~"completed|failed"}[$__range]))'),
-        unit="percentunit", bad=(0.8, 0.9), low=True, least=0, most=1, see="fetcher",
+        unit="percentunit", bad=(0.8, 0.9), low=True, least=0, most=1, see="fetcher", runbook=("objectives#SuccessBudgetBurn",),
     ),
     number(
         "Kept files", "Files that users can fetch now.", "what your users keep.",
@@ -67,23 +67,23 @@ FAILURES = Row("Failures", [
         "Failed attempts, by reason", "Attempts that failed in a minute, by reason.",
         "few: not_found, private and the like are the videos' own.",
         "bot_check and rate_limited: the way out; extractor reasons: a newer yt-dlp may know the site again.",
-        Prom("60 * sum by (reason) (rate(ytdl_downloads_failed_total[$__rate_interval]))", "{{reason}}"), unit="none", see="fetcher",
+        Prom("60 * sum by (reason) (rate(ytdl_downloads_failed_total[$__rate_interval]))", "{{reason}}"), unit="none", see="fetcher", runbook=("queue#DeadLettersGrowing", "fetcher#ExtractorBroken"),
     ),
     bars(
         "Reasons in this window", "The ten most frequent reasons over the whole window.", "as above.", "as above.",
-        Prom("topk(10, sum by (reason) (increase(ytdl_downloads_failed_total[$__range])))", "{{reason}}", instant=True),
+        Prom("topk(10, sum by (reason) (increase(ytdl_downloads_failed_total[$__range])))", "{{reason}}"),
         unit="short", see="fetcher",
     ),
     lines(
         "Put off for want of room", "Attempts that were put off because the disk has no room, in a minute: before they fetched, or when a write failed.",
         "0.", "delete files, or give the service a larger disk.",
-        Prom("60 * sum by (when) (rate(ytdl_disk_deferred_total[$__rate_interval]))", "{{when}}"), unit="none", see="system",
+        Prom("60 * sum by (when) (rate(ytdl_disk_deferred_total[$__rate_interval]))", "{{when}}"), unit="none", see="system", runbook=("host#DownloadsPutOffForDisk",),
     ),
     lines(
         "Room", "Free space where downloads are written, what running ones may yet write, and the watermark below which none is begun.",
         "free space far above the sum of the other two.", "delete files, or give the service a larger disk.",
         Prom("min(ytdl_disk_free_bytes)", "free"), Prom("max(ytdl_disk_reserved_bytes)", "promised to running downloads"),
-        Prom("max(ytdl_disk_watermark_bytes)", "watermark"), unit="bytes", width=HALF, see="system",
+        Prom("max(ytdl_disk_watermark_bytes)", "watermark"), unit="bytes", width=HALF, see="system", runbook=("host#DiskFull", "host#DiskWillFill"),
     ),
 ])  # fmt: skip
 

@@ -17,14 +17,14 @@ NOW = Row("Now", [
         "99% and more.", "see the slowest routes below, then the database's times on the dashboard of the servers.",
         Prom('sum(rate(ytdl_http_request_seconds_bucket{le="0.2"}[$__rate_interval])) '
              "/ sum(rate(ytdl_http_request_seconds_count[$__rate_interval]))"),
-        unit="percentunit", bad=(0.95, 0.99), low=True, most=1, see="servers",
+        unit="percentunit", bad=(0.95, 0.99), low=True, most=1, see="servers", runbook=("objectives#LatencyBudgetBurn",),
     ),
     number(
         "Answers with 5xx", "The part of all answers that are errors of the service.", "under 0.1%, the objective.",
         "see which routes below; the log has each by its request id.",
         Prom('sum(rate(ytdl_http_requests_total{status=~"5.."}[$__rate_interval])) '
              "/ sum(rate(ytdl_http_requests_total[$__rate_interval])) or vector(0)"),
-        unit="percentunit", bad=(0.001, 0.01), least=0,
+        unit="percentunit", bad=(0.001, 0.01), least=0, runbook=("objectives#AvailabilityBudgetBurn",),
     ),
     number(
         "In flight", "Requests that are being answered at this moment.", "a few.",
@@ -59,7 +59,7 @@ ROUTES = Row("Routes", [
         "Slowest routes", "Of the ten slowest routes, the time within which 95 of 100 requests are answered.",
         "under 200 ms; sign-ins take longer, for hashing a password is meant to.",
         "compare with the times of the database's queries and the lag of the event loop.",
-        Prom(f"topk(10, histogram_quantile(0.95, {ROUTE_SECONDS}))", "{{route}}"), unit="s", bad=(0.2, 1), see="servers",
+        Prom(f"topk(10, histogram_quantile(0.95, {ROUTE_SECONDS}))", "{{route}}"), unit="s", bad=(0.2, 1), see="servers", runbook=("service#RequestsTooSlow",),
     ),
     heatmap_of(
         "Times of answers", "How many requests took how long: dark is many.", "a dark band far below 200 ms.",
@@ -69,7 +69,7 @@ ROUTES = Row("Routes", [
     lines(
         "Problems, by code", "Problems answered in a second, by their code.", "few; those of clients vary.",
         "internal and unavailable are faults of the service: its log has each by request id.",
-        Prom("sum by (code) (rate(ytdl_http_errors_total[$__rate_interval]))", "{{code}}"), unit="reqps",
+        Prom("sum by (code) (rate(ytdl_http_errors_total[$__rate_interval]))", "{{code}}"), unit="reqps", runbook=("service#HighErrorRatio",),
     ),
     lines(
         "Connections closed for being slow", "Clients that sent or took too little, by what was under way, in a minute.", "near 0.",
@@ -88,7 +88,7 @@ STREAMS = Row("Streams of progress", [
         "Events", "Events that are published in a second: for all processes, or for readers of the same one because Redis is away; and those dropped for slow readers.",
         "no local ones, none dropped.", "local ones: look at Redis. Dropped ones: readers on bad lines; they get the newest state later.",
         Prom("sum by (outcome) (rate(ytdl_events_published_total[$__rate_interval]))", "{{outcome}}"),
-        Prom("sum(rate(ytdl_streams_dropped_total[$__rate_interval]))", "dropped"), unit="ops", see="servers",
+        Prom("sum(rate(ytdl_streams_dropped_total[$__rate_interval]))", "dropped"), unit="ops", see="servers", runbook=("service#StreamsDropping",),
     ),
 ])  # fmt: skip
 

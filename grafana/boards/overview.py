@@ -29,12 +29,12 @@ NOW = Row("Now", [
     number(
         "Instances up", "Processes of the service that Prometheus reaches.", "as many as are run.",
         "see whether the missing process runs, and whether Prometheus reaches its port.",
-        Prom("count(ytdl_build_info) or vector(0)"), unit="none", bad=(1,), low=True, least=0, see="system",
+        Prom("count(ytdl_build_info) or vector(0)"), unit="none", bad=(1,), low=True, least=0, see="system", runbook=("service#InstanceDown", "service#ScrapeMissing"),
     ),
     number(
         "Ready", "The part of all checks of what the service needs that pass.", "100%.",
         "see which check fails on the dashboard of the servers.",
-        Prom("avg(ytdl_health_ready)"), unit="percentunit", bad=(1,), low=True, least=0, most=1, see="servers",
+        Prom("avg(ytdl_health_ready)"), unit="percentunit", bad=(1,), low=True, least=0, most=1, see="servers", runbook=("service#NotReady",),
     ),
     number(
         "Requests", "Requests that are answered in a second, streams included.", "what your users make.",
@@ -86,7 +86,7 @@ BUDGETS = Row("Objectives", [
         "above 0; it is 100% when nothing fails.",
         "with less than a quarter left, put off what is risky; below 0 the objective of these 30 days is missed.",
         Prom("ytdl:objective:error_budget_remaining", "{{objective}}"),
-        unit="percentunit", width=THIRD, bad=(0, 0.25), low=True, least=None, most=1,
+        unit="percentunit", width=THIRD, bad=(0, 0.25), low=True, least=None, most=1, runbook=("objectives#NotificationsBudgetBurn",),
     ),
     lines(
         "Failures, by objective", "The part of events that missed their objective, over an hour.",
@@ -163,12 +163,55 @@ DOWNLOADS = Row("Downloads and alerts", [
     table_of(
         "Versions", "The service's version and yt-dlp's, by instance.", "the same everywhere, but for the time of an update.",
         "update what has been left behind.",
-        Prom("ytdl_build_info"), columns={"instance": "Instance", "version": "Version", "ytdlp": "yt-dlp"}, see="fetcher",
+        Prom("ytdl_build_info"), columns={"instance": "Instance", "version": "Version", "ytdlp": "yt-dlp"}, see="fetcher", runbook=("service#VersionsDiffer",),
+    ),
+])  # fmt: skip
+
+WATCHING = Row("What watches", [
+    number(
+        "Watchdog", "An alert that always fires: while it does, Prometheus evaluates rules.", "fires.",
+        "Prometheus or its rules are broken, and no other alert would tell.",
+        Prom('clamp_max(count(ALERTS{alertstate="firing", alertname="Watchdog"}) or vector(0), 1)'),
+        unit="none", names={0: ("silent", "red"), 1: ("fires", "green")}, runbook=("monitoring#Watchdog",),
+    ),
+    number(
+        "Targets that are down", "What Prometheus cannot scrape: instances, Alertmanager, itself.", "0.",
+        "see whether it runs and whether Prometheus reaches its port.",
+        Prom("count(up == 0) or vector(0)"), unit="none", bad=(1,), least=0,
+        runbook=("monitoring#AlertmanagerDown", "service#InstanceDown", "service#ScrapeMissing"),
+    ),
+    number(
+        "Rules that failed", "Evaluations of rules that failed, and writes of Prometheus to its disk, within the window.", "0.",
+        "alerts of these rules would not fire: Prometheus names them on its page of rules.",
+        Prom("(sum(increase(prometheus_rule_evaluation_failures_total[$__range])) or vector(0)) "
+             "+ (sum(increase(prometheus_tsdb_wal_writes_failed_total[$__range])) or vector(0))"),
+        unit="none", bad=(1,), least=0, runbook=("monitoring#PrometheusRuleFailing", "monitoring#PrometheusStorageFailing"),
+    ),
+    number(
+        "Configurations refused", "Prometheus and Alertmanager that go on with an older configuration because they refused the newest.", "0.",
+        "their logs tell why.",
+        Prom("(count(prometheus_config_last_reload_successful == 0) or vector(0)) + (count(alertmanager_config_last_reload_successful == 0) or vector(0))"),
+        unit="none", bad=(1,), least=0,
+        runbook=("monitoring#PrometheusConfigReloadFailed", "monitoring#AlertmanagerConfigReloadFailed", "monitoring#NotificationConfigRefused"),
+    ),
+    number(
+        "Messages that failed", "Messages of Alertmanager that failed, by all channels, and SMS that the service could not send, within the window.", "0.",
+        "send a test: /api/v1/monitoring/config/notifications with test.",
+        Prom("(sum(increase(alertmanager_notifications_failed_total[$__range])) or vector(0)) "
+             '+ (sum(increase(ytdl_notifications_sent_total{outcome!="ok"}[$__range])) or vector(0))'),
+        unit="none", bad=(1,), least=0, width=HALF, see="system",
+        runbook=("monitoring#NotificationChannelFailing", "monitoring#TextMessagesFailing", "monitoring#AlertmanagerNotReached"),
+    ),
+    number(
+        "Thresholds passed", "Figures that are beyond a threshold that an admin has set.", "0.",
+        "see which on the dashboard of the system, or set another threshold.",
+        Prom('count(ALERTS{alertstate="firing", alertname=~"Threshold(Warning|Critical)"}) or vector(0)'), unit="none", bad=(1,), least=0,
+        width=HALF, see="system", runbook=("thresholds#ThresholdWarning", "thresholds#ThresholdCritical"),
     ),
 ])  # fmt: skip
 
 BOARD = Board(
     "overview", "Overview",
     "Is anything wrong, how much error budget is left, and the golden signals: latency, traffic, errors, saturation.",
-    [NOW, BUDGETS, SIGNALS, DOWNLOADS],
+    [NOW, BUDGETS, SIGNALS, DOWNLOADS, WATCHING],
 )  # fmt: skip

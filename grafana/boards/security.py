@@ -51,7 +51,7 @@ ACCOUNTS = Row("Sign-ins and accounts", [
     lines(
         "Passwords not looked at", "Sign-ins turned away in a minute because too many waited to have their password looked at.", "0.",
         "a storm of sign-ins; limits and blocks come in, and those who are signed in notice nothing.",
-        Prom("60 * sum(rate(ytdl_auth_hashes_refused_total[$__rate_interval]))", "turned away"), unit="none", width=THIRD,
+        Prom("60 * sum(rate(ytdl_auth_hashes_refused_total[$__rate_interval]))", "turned away"), unit="none", width=THIRD, runbook=("service#PasswordsRefused",),
     ),
 ])  # fmt: skip
 
@@ -79,6 +79,19 @@ REFUSALS = Row("Refusals and blocks", [
         Prom("60 * sum by (outcome) (rate(ytdl_blocks_scored_total[$__rate_interval]))", "{{outcome}}"), unit="none",
         runbook=("security#OffencesNotScored",), see="servers",
     ),
+    lines(
+        "Refused by limits", "Requests refused in a minute, by the policy that had nothing left, and instances that count by themselves.", "few, and none by themselves.",
+        "login: somebody guesses. An instance by itself: Redis does not answer it.",
+        Prom("60 * sum by (policy) (rate(ytdl_ratelimit_denied_total[$__rate_interval]))", "{{policy}}"),
+        Prom("sum(ytdl_ratelimit_degraded)", "instances by themselves"), unit="none", runbook=("security#RateLimiterDegraded",), see="http",
+    ),
+    lines(
+        "Cookies that are used", "Users' uploaded cookies by state, and the age of the operator's file in days; 0 without one.", "valid or unproven.",
+        "refused: the site has ended these sessions; they are uploaded anew.",
+        Prom("max by (status) (ytdl_cookies_state)", "{{status}}"),
+        Prom("(time() - max(ytdl_cookies_file_modified_timestamp_seconds > 0)) / 86400 or vector(0)", "days of the operator's file"), unit="none",
+        runbook=("security#CookiesRefused", "security#OperatorCookiesOld"), see="fetcher",
+    ),
 ])  # fmt: skip
 
 TRAIL = Row("Audit trail and secrets", [
@@ -86,7 +99,7 @@ TRAIL = Row("Audit trail and secrets", [
         "Events in this window", "Events written to the audit trail over the whole window, the twenty most frequent types.",
         "authn_login_success leads.", "what is rare and new is worth a look: /api/v1/security/events.",
         Prom("topk(20, sum by (type) (increase(ytdl_audit_events_total[$__range]))) > 0 or label_replace(sum(ytdl_audit_chain_length * 0), \"type\", \"none\", \"\", \"\")",
-             "{{type}}", instant=True),
+             "{{type}}"),
         unit="short",
     ),
     lines(

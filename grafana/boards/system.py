@@ -16,7 +16,7 @@ NOW = Row("Now", [
         "Memory of the instance", "Memory of the largest instance, as a part of what it should stay below: 512 MiB, or its control group's limit.",
         "under 80%.", "see which part below; fewer downloads at once need less.",
         Prom("max(sum by (instance) (ytdl_instance_memory_bytes) / sum by (instance) (ytdl_instance_memory_limit_bytes))"),
-        unit="percentunit", bad=(0.8, 0.95), least=0,
+        unit="percentunit", bad=(0.8, 0.95), least=0, runbook=("service#MemoryNearLimit",),
     ),
     number(
         "Disk", "The part of the disk for downloads that is full.", "under 80%.", "delete files, or give it a larger disk.",
@@ -25,7 +25,7 @@ NOW = Row("Now", [
     ),
     number(
         "Up for", "Time since the youngest instance was started.", "since the last update.", "restarts that nobody made: see the log.",
-        Prom(f"time() - max(process_start_time_seconds {OURS})"), unit="s", least=0,
+        Prom(f"time() - max(process_start_time_seconds {OURS})"), unit="s", least=0, runbook=("service#InstanceRestarting",),
     ),
 ])  # fmt: skip
 
@@ -54,7 +54,7 @@ MACHINE = Row("Machine", [
         "Disk for downloads", "Size of the disk, free space, and the watermark below which nothing is begun.", "free space far above the watermark.",
         "delete files, or give it a larger disk.",
         Prom("max by (instance) (ytdl_disk_total_bytes)", "{{instance}} in all"), Prom("min by (instance) (ytdl_disk_free_bytes)", "{{instance}} free"),
-        Prom("max by (instance) (ytdl_disk_watermark_bytes)", "{{instance}} watermark"), unit="bytes", runbook=("host#DiskFull", "host#DiskWillFill"),
+        Prom("max by (instance) (ytdl_disk_watermark_bytes)", "{{instance}} watermark"), unit="bytes", runbook=("host#DiskFull", "host#DiskWillFill", "host#DownloadsPutOffForDisk"),
     ),
     lines(
         "Open files", "Files and connections that the service's process has open, and how many it may.", "well below the limit.",
@@ -73,7 +73,7 @@ INSTANCE = Row("Instance", [
     lines(
         "Processors' time, by part", "Processors that the service, the fork server and its jobs keep busy.", "under one for the service.",
         "service: see requests and the event loop. Jobs: merging and converting.",
-        Prom("sum by (part) (rate(ytdl_instance_cpu_seconds_total[$__rate_interval]))", "{{part}}"), unit="none", stacked=True,
+        Prom("sum by (part) (rate(ytdl_instance_cpu_seconds_total[$__rate_interval]))", "{{part}}"), unit="none", stacked=True, runbook=("service#ServiceCpuHigh",),
     ),
     lines(
         "Processes, by part", "Processes of the instance.", "one each, and one or a few for each job that runs.", "more jobs' processes than jobs: report it.",
@@ -87,7 +87,7 @@ INSTANCE = Row("Instance", [
     lines(
         "Event loop", "How late the event loop wakes, 99 of 100, by instance.", "under 50 ms.", "something blocks it, or there is no CPU to be had.",
         Prom("histogram_quantile(0.99, sum by (le, instance) (rate(ytdl_loop_lag_seconds_bucket[$__rate_interval])))", "{{instance}}"),
-        unit="s", bad=(0.05, 0.5), width=THIRD, see="queue",
+        unit="s", bad=(0.05, 0.5), width=THIRD, see="queue", runbook=("service#EventLoopLagHigh",),
     ),
 ])  # fmt: skip
 
@@ -96,18 +96,18 @@ WATCHING = Row("What watches", [
         "Scrapes", "How long Prometheus takes for a scrape, and how long the instance takes to refresh its gauges.", "well under a second.",
         "a slow refresh waits for PostgreSQL or Redis, a slow scrape for the event loop.",
         Prom('max by (instance) (scrape_duration_seconds{job=~"$job", instance=~"$instance"})', "{{instance}} scrape"),
-        Prom("max by (instance) (ytdl_worker_collection_seconds)", "{{instance}} refresh"), unit="s", bad=(1, 10),
+        Prom("max by (instance) (ytdl_worker_collection_seconds)", "{{instance}} refresh"), unit="s", bad=(1, 10), runbook=("monitoring#ScrapeSlow", "service#MetricsStale"),
     ),
     lines(
         "Series", "Series that a scrape brings, by instance.", "under 2,500, whatever is asked of the service.", "more: a label has values that are not in a closed list.",
-        Prom('max by (instance) (scrape_samples_scraped{job=~"$job", instance=~"$instance"})', "{{instance}}"), unit="short", bad=(2500,),
+        Prom('max by (instance) (scrape_samples_scraped{job=~"$job", instance=~"$instance"})', "{{instance}}"), unit="short", bad=(2500,), runbook=("monitoring#TooManySeries",),
     ),
     lines(
         "Notifications", "Messages that Alertmanager sent in a minute, and those that failed, by channel; SMS are sent by the service.", "none failed.",
         "send a test: /api/v1/monitoring/config/notifications with test.",
         Prom("60 * sum by (integration) (rate(alertmanager_notifications_total[$__rate_interval]))", "{{integration}}"),
         Prom("60 * sum by (integration) (rate(alertmanager_notifications_failed_total[$__rate_interval]))", "{{integration}} failed"),
-        Prom("60 * sum by (channel, outcome) (rate(ytdl_notifications_sent_total[$__rate_interval]))", "{{channel}} {{outcome}}"), unit="none",
+        Prom("60 * sum by (channel, outcome) (rate(ytdl_notifications_sent_total[$__rate_interval]))", "{{channel}} {{outcome}}"), unit="none", runbook=("monitoring#NotificationChannelFailing", "monitoring#TextMessagesFailing"),
     ),
     lines(
         "Alerts that nobody has acknowledged", "Alerts by severity, acknowledged or not, as the service sees them in Alertmanager.", "0.",
@@ -123,7 +123,7 @@ WATCHING = Row("What watches", [
     lines(
         "Reloads of Alertmanager", "Times that Alertmanager was told of a new configuration in the window behind each point, by what came of it.", "ok, after a change.",
         "refused: Alertmanager's log tells why; it goes on with the configuration before.",
-        Prom("sum by (outcome) (increase(ytdl_notifications_reloads_total[$__rate_interval]))", "{{outcome}}"), unit="none",
+        Prom("sum by (outcome) (increase(ytdl_notifications_reloads_total[$__rate_interval]))", "{{outcome}}"), unit="none", runbook=("monitoring#NotificationConfigRefused",),
     ),
     lines(
         "Traces", "Spans in a second that were exported, or dropped for want of somebody who takes them.", "none dropped; none at all while tracing is off.",
@@ -141,7 +141,7 @@ WATCHING = Row("What watches", [
         Prom("max by (metric, instance) (ytdl:measure)"),
         Prom('max by (metric, instance) (ytdl_threshold_value{severity="warning"})'),
         Prom('max by (metric, instance) (ytdl_threshold_value{severity="critical"})'),
-        width=FULL, columns={"metric": "Measure", "instance": "Instance", "Value #A": "Value", "Value #B": "Warns from", "Value #C": "Critical from"},
+        width=FULL, columns={"metric": "Measure", "instance": "Instance", "Value #A": "Value", "Value #B": "Warns from", "Value #C": "Critical from"}, runbook=("thresholds#ThresholdWarning", "thresholds#ThresholdCritical"),
     ),
 ])  # fmt: skip
 
