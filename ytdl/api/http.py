@@ -122,6 +122,7 @@ def application() -> web.Application:
 
 
 def register(app: web.Application, rows: tuple[Route, ...]) -> None:
+    middleware.observe_route("GET", middleware.UNMATCHED, 404, timed=False)
     for row in rows:
         endpoint = _endpoint(row)
         middleware.observe_route(row.method, row.full_path, row.status, timed=not row.stream)
