@@ -6,6 +6,7 @@ Exit code 1 when an alert or its message did not come, or did not end.
 import argparse
 import asyncio
 import logging
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -15,7 +16,7 @@ from tests.drill.faults import FAULTS
 from tests.drill.ground import prepared
 from tests.drill.people import Admin, visited
 from tests.drill.report import line, table
-from tests.drill.run import Course, watch
+from tests.drill.run import Course, Drill
 from tests.drill.scaling import Scale
 
 
@@ -25,19 +26,23 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--list", action="store_true", help="the faults, and nothing else")
     parser.add_argument("--factor", type=float, default=Scale.factor, help="how much faster all times are (default 30)")
     parser.add_argument("--real-times", action="store_true", help="times as they ship; hours")
+    parser.add_argument("--log", type=Path, help="file that gets what the service has logged")
     parser.add_argument("--seconds", type=float, default=120, help="patience with each step of a fault (default 120)")
     return parser.parse_args()
 
 
-async def drill(names: list[str], scale: Scale, patience: float) -> list[Course]:
+async def run(names: list[str], scale: Scale, patience: float, log: Path | None) -> list[Course]:
     courses = []
     with tempfile.TemporaryDirectory(prefix="ytdl-drill-", ignore_cleanup_errors=True) as folder:
         async with prepared(Path(folder), scale) as ground:
             admin = Admin(ground)
             async with visited(admin):
+                drill = Drill(ground, admin, patience, lambda course: print(line(course), flush=True))
                 for name in names:
-                    courses.append(await watch(ground, admin, FAULTS[name], patience))
-                    print(line(courses[-1]), flush=True)
+                    courses.append(await drill.watch(FAULTS[name]))
+                await drill.finish()
+            if log:
+                shutil.copy(Path(folder) / "service.log", log)
     return courses
 
 
@@ -50,7 +55,7 @@ def main() -> int:
     # That they ended is no news here.
     logging.getLogger("ytdl.embedded").setLevel(logging.CRITICAL)
     scale = Scale(factor=1, longest=float("inf")) if arguments.real_times else Scale(arguments.factor)
-    courses = asyncio.run(drill(arguments.only or list(FAULTS), scale, arguments.seconds))
+    courses = asyncio.run(run(arguments.only or list(FAULTS), scale, arguments.seconds, arguments.log))
     print(f"\n{table(courses)}\n\n{scale.said()}")
     return 0 if all(course.ok for course in courses) else 1
 

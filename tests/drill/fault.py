@@ -20,23 +20,24 @@ Breaking = Callable[[Ground, Admin], AbstractAsyncContextManager[None]]
 
 @dataclass(frozen=True)
 class Fault:
-    """`labels` tell the alert from others of its name."""
+    """`labels` tell the alert from others of its name; what is broken `apart` would end other alerts too early."""
 
     name: str
     what: str
     alert: str
     breaking: Breaking
     labels: dict[str, str] = field(default_factory=dict)
+    apart: bool = False
 
 
 FAULTS: dict[str, Fault] = {}
 
 
 def fault(
-    name: str, what: str, alert: str, **labels: str
+    name: str, what: str, alert: str, *, apart: bool = False, **labels: str
 ) -> Callable[[Callable[[Ground, Admin], AsyncIterator[None]]], None]:
     def keep(breaking: Callable[[Ground, Admin], AsyncIterator[None]]) -> None:
-        FAULTS[name] = Fault(name, what, alert, asynccontextmanager(breaking), labels)
+        FAULTS[name] = Fault(name, what, alert, asynccontextmanager(breaking), labels, apart)
 
     return keep
 

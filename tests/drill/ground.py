@@ -235,7 +235,7 @@ def _settings(gate: Gate, memory: Server, scale: Scale) -> dict[str, str]:
         "DOWNLOAD_STALL_SECONDS": "3",
         "DOWNLOAD_LEASE_SECONDS": "6",
         "DOWNLOAD_BACKOFF_SECONDS": "0.2",
-        "EGRESS_PAUSE_SECONDS": "2",
+        "EGRESS_PAUSE_SECONDS": "0.5",
     }
 
 

@@ -2,7 +2,9 @@
 
 import asyncio
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any
 
 from tests.drill.fault import Fault
@@ -28,27 +30,51 @@ class Course:
     channels: list[str] = field(default_factory=list)
     others: list[str] = field(default_factory=list)
     skipped: str = ""
+    since: datetime = field(default_factory=lambda: datetime.now(UTC))
 
     @property
     def ok(self) -> bool:
         return bool(self.skipped) or None not in (self.alert_seconds, self.message_seconds, self.end_seconds)
 
 
-async def watch(ground: Ground, admin: Admin, fault: Fault, patience: float) -> Course:
-    """Breaks, watches and mends; each of the three waits takes `patience` seconds at most."""
-    course = Course(fault)
-    await _absent(ground, fault, patience)
-    began = time.monotonic()
-    try:
-        async with fault.breaking(ground, admin):
-            await _see(ground, course, began, patience)
-    except Skipped as why:
-        course.skipped = str(why)
-    mended = time.monotonic()
-    if course.message_seconds is not None:
-        over = await ground.inbox.arrival(lambda m: _is(m, fault, "resolved", mended), patience)
-        course.end_seconds = over.at - mended if over else None
-    return course
+class Drill:
+    """Faults one after the other. That an alert ends is waited for while the next thing is broken, unless that is
+    `apart`: then everything must be over first, and is over before anything else begins."""
+
+    def __init__(self, ground: Ground, admin: Admin, patience: float, say: Callable[[Course], None]) -> None:
+        self._ground = ground
+        self._admin = admin
+        self._patience = patience
+        self._say = say
+        self._ending: dict[str, asyncio.Task[None]] = {}
+
+    async def watch(self, fault: Fault) -> Course:
+        """Breaks, watches and mends; each wait takes `patience` seconds at most. The end may be filled in later."""
+        if fault.apart:
+            await self.finish()
+        await _absent(self._ground, fault, self._patience)
+        course = Course(fault)
+        began = time.monotonic()
+        try:
+            async with fault.breaking(self._ground, self._admin):
+                await _see(self._ground, course, began, self._patience)
+        except Skipped as why:
+            course.skipped = str(why)
+        self._ending[fault.alert] = asyncio.create_task(self._end(course, time.monotonic()))
+        if fault.apart:
+            await self.finish()
+        return course
+
+    async def finish(self) -> None:
+        await asyncio.gather(*self._ending.values())
+
+    async def _end(self, course: Course, mended: float) -> None:
+        if course.message_seconds is not None:
+            fault = course.fault
+            over = await self._ground.inbox.arrival(lambda m: _is(m, fault, "resolved", mended), self._patience)
+            course.end_seconds = over.at - mended if over else None
+        self._say(course)
+        self._ending.pop(course.fault.alert, None)
 
 
 async def _absent(ground: Ground, fault: Fault, patience: float) -> None:
@@ -74,11 +100,13 @@ async def _see(ground: Ground, course: Course, began: float, patience: float) ->
     if message:
         course.message_seconds = message.at - began
         course.channels = [message.channel]
-    course.others = others(await ground.alerts(), fault)
+    course.others = others(await ground.alerts(), fault, course.since)
 
 
-def others(alerts: list[dict[str, Any]], fault: Fault) -> list[str]:
-    return sorted({a["labels"]["alertname"] for a in alerts} - STANDING - {fault.alert})
+def others(alerts: list[dict[str, Any]], fault: Fault, since: datetime) -> list[str]:
+    """What else began to fire."""
+    new = {a["labels"]["alertname"] for a in alerts if datetime.fromisoformat(a["startsAt"]) > since}
+    return sorted(new - STANDING - {fault.alert})
 
 
 def _fits(labels: dict[str, str], fault: Fault) -> bool:

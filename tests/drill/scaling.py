@@ -20,7 +20,13 @@ DURATION = r"(?:\d+(?:ms|[smhdwy]))+"
 # Ranges, subqueries and offsets; text in quotes is left alone.
 IN_EXPRESSION = re.compile(rf'"[^"]*"|(?<=\[){DURATION}|(?<=:){DURATION}(?=\])|(?<=offset ){DURATION}')
 # Alerts whose expression compares an age in seconds, and the number that is.
-AGES: Mapping[str, tuple[str, ...]] = {}
+AGES: Mapping[str, tuple[str, ...]] = {
+    "LongTransaction": ("1800",),
+    "NoWorkers": ("60",),
+    "OldestJobTooOld": ("900",),
+    "QueueStalled": ("60",),
+    "WorkersSaturated": ("60",),
+}
 
 
 def seconds_of(duration: str) -> float:

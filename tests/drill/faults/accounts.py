@@ -50,7 +50,12 @@ async def _audit_changed(ground: Ground, admin: Admin) -> AsyncIterator[None]:
     yield
 
 
-@fault("key-lost", "The service starts with another ENCRYPTION_KEY while users keep cookies", "CookiesUnreadable")
+@fault(
+    "key-lost",
+    "The service starts with another ENCRYPTION_KEY while users keep cookies",
+    "CookiesUnreadable",
+    apart=True,
+)
 async def _key_lost(ground: Ground, admin: Admin) -> AsyncIterator[None]:
     await admin.request("PUT", "/cookies", {"cookies": signed_in()})
     await ground.kill_service()

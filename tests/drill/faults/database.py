@@ -14,7 +14,7 @@ from tests.drill.people import Admin
 LATE_SECONDS = 0.2
 
 
-@fault("postgres-down", "PostgreSQL is stopped", "PostgresDown")
+@fault("postgres-down", "PostgreSQL is stopped", "PostgresDown", apart=True)
 async def _down(ground: Ground, admin: Admin) -> AsyncIterator[None]:
     await ground.stop_postgres()
     yield
@@ -70,9 +70,9 @@ async def _gone(ground: Ground, admin: Admin) -> AsyncIterator[None]:
         yield
 
 
-@fault("table-broken", "A column that the service reads is renamed", "QueriesFailing")
+@fault("table-broken", "A table that the service writes to is renamed", "QueriesFailing")
 async def _broken(ground: Ground, admin: Admin) -> AsyncIterator[None]:
     async with ground.database() as db:
-        await db.execute("ALTER TABLE downloads RENAME COLUMN uploader TO renamed")
+        await db.execute("ALTER TABLE download_logs RENAME TO elsewhere")
         yield
-        await db.execute("ALTER TABLE downloads RENAME COLUMN renamed TO uploader")
+        await db.execute("ALTER TABLE elsewhere RENAME TO download_logs")

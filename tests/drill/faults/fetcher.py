@@ -55,7 +55,7 @@ async def _stall(ground: Ground, admin: Admin) -> AsyncIterator[None]:
     await ground.behave()
 
 
-@fault("jobs-killed", "Somebody kills the processes of downloads", "AttemptsFailHere")
+@fault("jobs-killed", "Somebody kills the processes of downloads", "AttemptsFailHere", apart=True)
 async def _jobs_killed(ground: Ground, admin: Admin) -> AsyncIterator[None]:
     await ground.misbehave(media_throttle=5000)
     async with again(_killing(lambda: _jobs(ground)), 0.3):
@@ -75,7 +75,7 @@ async def _fork_server_gone(ground: Ground, admin: Admin) -> AsyncIterator[None]
         yield
 
 
-@fault("cookies-broken", "The operator's file of cookies is no such file", "OperatorCookiesUnusable")
+@fault("cookies-broken", "The operator's file of cookies is no such file", "OperatorCookiesUnusable", apart=True)
 async def _cookies_broken(ground: Ground, admin: Admin) -> AsyncIterator[None]:
     file = ground.folder / "cookies.txt"
     file.write_text("{}")

@@ -24,7 +24,7 @@ async def _refused(ground: Ground, admin: Admin) -> AsyncIterator[None]:
         await db.execute("DROP FUNCTION drill_refuse")
 
 
-@fault("no-workers", "Every process is an API only", "NoWorkers")
+@fault("no-workers", "Every process is an API only", "NoWorkers", apart=True)
 async def _no_workers(ground: Ground, admin: Admin) -> AsyncIterator[None]:
     await ground.kill_service()
     await ground.start_service(DOWNLOAD_CONCURRENCY="0")
@@ -48,7 +48,9 @@ async def _gives_up(ground: Ground, admin: Admin) -> AsyncIterator[None]:
     await ground.behave()
 
 
-@fault("workers-lost", "The service is killed in the middle of its downloads and starts again", "JobsReaped")
+@fault(
+    "workers-lost", "The service is killed in the middle of its downloads and starts again", "JobsReaped", apart=True
+)
 async def _lost(ground: Ground, admin: Admin) -> AsyncIterator[None]:
     await ground.misbehave(media_throttle=3000)
     for _ in range(6):

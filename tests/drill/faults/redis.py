@@ -1,5 +1,6 @@
 """Redis stopped, full, slow or unable to write."""
 
+import shutil
 from collections.abc import AsyncIterator
 
 from tests.drill.fault import again, fault
@@ -50,16 +51,13 @@ async def _evicting(ground: Ground, admin: Admin) -> AsyncIterator[None]:
         await index.flushall()
 
 
-@fault("redis-unwritten", "Redis cannot write its file", "RedisPersistenceFailing")
+@fault("redis-unwritten", "The folder that Redis writes to is gone", "RedisPersistenceFailing")
 async def _unwritten(ground: Ground, admin: Admin) -> AsyncIterator[None]:
-    folder = ground.claim.folder / "redis"
-    kept = folder.with_name("redis-kept")
-    folder.rename(kept)
+    shutil.rmtree(ground.claim.folder / "redis")
     async with ground.index() as index, again(index.bgsave, 1.0):
         yield
-        kept.rename(folder)
-        await index.bgsave()
-        (folder / "dump.rdb").unlink(missing_ok=True)
+    await ground.stop_redis()
+    await ground.start_redis()
 
 
 @fault("redis-slow", "Redis takes a fifth of a second for some calls", "RedisSlow")
