@@ -133,6 +133,8 @@ class Fetcher:
                 outcome = await job.follow(on_frame, admit_and_free, lend, watch)
             except BaseException as error:
                 trouble = error
+            finally:
+                watch.close()
         work = _wind_up(job, order, graceful=outcome is not None)
         (ended, usage), cancelled = await _finish_whatever_comes(work)
         fetched = max(watch.fetched_bytes, outcome.fetched_bytes if outcome else 0)
@@ -142,8 +144,6 @@ class Fetcher:
             raise FetchFailed(trouble.failure, usage, fetched) from trouble
         if trouble is not None:
             raise trouble
-            finally:
-                watch.close()
         if isinstance(outcome, Done):
             return outcome, usage
         fault = outcome or explain_death(ended.status if ended else None)
