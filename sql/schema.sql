@@ -197,12 +197,14 @@ CREATE TABLE public.jobs (
     waiting text,
     deferrals smallint DEFAULT 0 NOT NULL,
     refusals smallint DEFAULT 0 NOT NULL,
+    traceparent text,
     CONSTRAINT jobs_end_is_dated CHECK (((state = ANY (ARRAY['completed'::text, 'failed'::text, 'cancelled'::text])) = (finished_at IS NOT NULL))),
     CONSTRAINT jobs_kind_known CHECK ((kind = 'download'::text)),
     CONSTRAINT jobs_lease_is_whole CHECK (((lease_owner IS NULL) = (lease_until IS NULL))),
     CONSTRAINT jobs_priority_range CHECK (((priority >= 0) AND (priority <= 9))),
     CONSTRAINT jobs_running_is_leased CHECK (((state = 'running'::text) = (lease_owner IS NOT NULL))),
     CONSTRAINT jobs_state_known CHECK ((state = ANY (ARRAY['queued'::text, 'running'::text, 'retry_wait'::text, 'completed'::text, 'failed'::text, 'cancelled'::text]))),
+    CONSTRAINT jobs_traceparent_form CHECK ((traceparent ~ '^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$'::text)),
     CONSTRAINT jobs_waiting_known CHECK ((waiting = ANY (ARRAY['egress'::text, 'disk'::text])))
 );
 
@@ -368,6 +370,11 @@ CREATE VIEW public.egress AS
    FROM public.egress_lanes
   WHERE (seen_at > (now() - '00:01:00'::interval));
 
+CREATE TABLE public.health_probes (
+    id uuid NOT NULL,
+    written_at timestamp with time zone DEFAULT now() NOT NULL
+);
+
 CREATE TABLE public.idempotency_keys (
     user_id uuid NOT NULL,
     key text NOT NULL,
@@ -468,6 +475,17 @@ CREATE TABLE public.sign_in_attempts (
 
 COMMENT ON COLUMN public.sign_in_attempts.expires_at IS 'When failures count no more.';
 
+CREATE TABLE public.thresholds (
+    metric text NOT NULL,
+    warning double precision,
+    critical double precision,
+    for_seconds integer NOT NULL,
+    set_by uuid,
+    set_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT thresholds_in_order CHECK ((warning <= critical)),
+    CONSTRAINT thresholds_not_empty CHECK (((warning IS NOT NULL) OR (critical IS NOT NULL)))
+);
+
 CREATE TABLE public.tickets (
     hash bytea NOT NULL,
     session_id uuid,
@@ -521,6 +539,9 @@ ALTER TABLE ONLY public.downloads
 ALTER TABLE ONLY public.egress_lanes
     ADD CONSTRAINT egress_lanes_pkey PRIMARY KEY (name);
 
+ALTER TABLE ONLY public.health_probes
+    ADD CONSTRAINT health_probes_pkey PRIMARY KEY (id);
+
 ALTER TABLE ONLY public.idempotency_keys
     ADD CONSTRAINT idempotency_keys_pkey PRIMARY KEY (user_id, key);
 
@@ -547,6 +568,9 @@ ALTER TABLE ONLY public.sessions
 
 ALTER TABLE ONLY public.sign_in_attempts
     ADD CONSTRAINT sign_in_attempts_pkey PRIMARY KEY (name_digest);
+
+ALTER TABLE ONLY public.thresholds
+    ADD CONSTRAINT thresholds_pkey PRIMARY KEY (metric);
 
 ALTER TABLE ONLY public.tickets
     ADD CONSTRAINT tickets_pkey PRIMARY KEY (hash);
@@ -628,6 +652,8 @@ CREATE INDEX sessions_user_id ON public.sessions USING btree (user_id);
 
 CREATE INDEX sign_in_attempts_expires_at ON public.sign_in_attempts USING btree (expires_at);
 
+CREATE INDEX thresholds_set_by ON public.thresholds USING btree (set_by) WHERE (set_by IS NOT NULL);
+
 CREATE INDEX tickets_key_id ON public.tickets USING btree (key_id) WHERE (key_id IS NOT NULL);
 
 CREATE INDEX users_concurrent_downloads ON public.users USING btree (id) WHERE (concurrent_downloads IS NOT NULL);
@@ -681,6 +707,9 @@ ALTER TABLE ONLY public.sealed_values
 
 ALTER TABLE ONLY public.sessions
     ADD CONSTRAINT sessions_user_id_fkey FOREIGN KEY (user_id) REFERENCES public.users(id) ON DELETE CASCADE;
+
+ALTER TABLE ONLY public.thresholds
+    ADD CONSTRAINT thresholds_set_by_fkey FOREIGN KEY (set_by) REFERENCES public.users(id) ON DELETE SET NULL;
 
 ALTER TABLE ONLY public.tickets
     ADD CONSTRAINT tickets_key_id_fkey FOREIGN KEY (key_id) REFERENCES public.api_keys(id) ON DELETE CASCADE;

@@ -128,6 +128,7 @@ UPGRADE = {
 EVERYBODY = Row("200 200 200 200 200")
 # Whoever is asked for a password has given one, so these are asked by people who sign in anew each time.
 OWN = Row("401 200 200 200 200")
+ADMINS = Row("401 403 403 403 200")
 MATRIX = {
     "POST /api/v1/auth/register": Row("201 201 201 201 201", body=somebody),
     "POST /api/v1/auth/login": Row("200 200 200 200 200", body=given(username="alice", password=PASSWORD)),
@@ -184,6 +185,20 @@ MATRIX = {
     "GET /api/v1/cookies": Row("401 200 200 200 200", id=cookies),
     "PUT /api/v1/cookies": Row("401 200 200 403 200", body=given(cookies=COOKIE)),
     "DELETE /api/v1/cookies": Row("401 204 204 403 204", id=cookies),
+    "GET /api/v1/monitoring/metrics": ADMINS,
+    "GET /api/v1/monitoring/metrics/{metric_name}": Row(
+        "401 403 403 403 200", path="/api/v1/monitoring/metrics/ytdl_queue_jobs"
+    ),
+    # Allowed, and then there is no Prometheus.
+    "GET /api/v1/monitoring/metrics/{metric_name}/stats": Row(
+        "401 403 403 403 503", path="/api/v1/monitoring/metrics/ytdl_queue_jobs/stats"
+    ),
+    "GET /api/v1/monitoring/health": OWN,
+    "POST /api/v1/monitoring/health/check": ADMINS,
+    "GET /api/v1/monitoring/thresholds": ADMINS,
+    "POST /api/v1/monitoring/thresholds/{metric_name}": Row(
+        "401 403 403 403 200", path="/api/v1/monitoring/thresholds/queue_length", body=given(warning=10)
+    ),
     "GET /healthz": EVERYBODY,
     "GET /readyz": EVERYBODY,
     "GET /metrics": EVERYBODY,

@@ -27,6 +27,7 @@ from ytdl.api.keys import (
     API_KEYS,
     AUTH,
     BLOCKS,
+    CHECKUP,
     CONFIG,
     COOKIES,
     DB,
@@ -39,8 +40,10 @@ from ytdl.api.keys import (
     HEALTH,
     KV,
     LIMITER,
+    MONITORING,
     OFFENCES,
     OPENAPI,
+    THRESHOLDS,
     VAULT,
     WORKER,
 )
@@ -49,6 +52,7 @@ from ytdl.attempts import Attempts
 from ytdl.auth import Auth
 from ytdl.blocks import Blocks
 from ytdl.chain import Linker
+from ytdl.checkup import Checkup
 from ytdl.config import Config, proxies_of
 from ytdl.cookies import Cookies
 from ytdl.crypto import Hasher
@@ -61,13 +65,16 @@ from ytdl.fetcher import Fetcher, Settings, find_ffmpeg
 from ytdl.health import Health
 from ytdl.janitor import Janitor
 from ytdl.kv import KV as Redis
+from ytdl.monitoring import Monitoring
 from ytdl.offences import Offences
+from ytdl.prometheus import Prometheus
 from ytdl.queue import Queue
 from ytdl.ratelimit import Limiter, policies_of
 from ytdl.routes import ROUTES
 from ytdl.sampler import Sampler, collectors
 from ytdl.scores import Scores
 from ytdl.storage import Storage
+from ytdl.thresholds import Thresholds
 from ytdl.worker import Worker
 
 log = logging.getLogger("ytdl.app")
@@ -135,6 +142,9 @@ async def _start(app: web.Application, stack: AsyncExitStack) -> None:
 
     alertmanager = app[ALERTMANAGER] = Alertmanager(config.alertmanager_url)
     stack.push_async_callback(alertmanager.close)
+    prometheus = Prometheus(config.prometheus_url)
+    stack.push_async_callback(prometheus.close)
+    app[MONITORING] = Monitoring(prometheus, interval=config.metrics_collection_interval)
     alerts = app[ALERTS] = Alerts(db, alertmanager)
     history = AlertHistory(db, alertmanager, alerts, config.alert_check_interval)
     await history.start()
@@ -150,6 +160,10 @@ async def _start(app: web.Application, stack: AsyncExitStack) -> None:
     events = app[EVENTS] = Events(kv)
     await events.start()
     stack.push_async_callback(events.stop)
+
+    thresholds = app[THRESHOLDS] = Thresholds(db, events, interval=config.metrics_collection_interval)
+    await thresholds.start()
+    stack.push_async_callback(thresholds.stop)
 
     scores = Scores(kv, config.block_score)
     blocks = app[BLOCKS] = Blocks(db, events, scores, config)
@@ -198,8 +212,10 @@ async def _start(app: web.Application, stack: AsyncExitStack) -> None:
     worker = app[WORKER] = Worker(config, queue, attempts, egress, fetcher, storage, disk, cookies, events)
     await worker.start()
     stack.push_async_callback(worker.drain)
-    health = app[HEALTH] = Health(config, db, kv, storage, fetcher if config.download_concurrency else None)
+    runs = fetcher if config.download_concurrency else None
+    health = app[HEALTH] = Health(config, db, kv, storage, runs)
     stack.push_async_callback(health.close)
+    app[CHECKUP] = Checkup(health, db, kv, storage, runs, prometheus, alertmanager)
     collecting = collectors(config, db, kv, disk, cookies, fetcher, health)
     for part in (Janitor(db, storage), Sampler(collecting, seconds=config.metrics_collection_interval)):
         await part.start()

@@ -8,7 +8,7 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Literal
 
 import msgspec
@@ -45,9 +45,12 @@ class Failing(Exception):
     """A check's finding, as a sentence that anyone may read."""
 
 
+Ask = Callable[[], Coroutine[None, None, str]]
+
+
 class Health:
-    """`fetcher` is None where this process runs no downloads; what only they need is then not asked for. Close it
-    before what it asks."""
+    """`fetcher` is None where this process runs no downloads; what only they need is then not asked for. `asks` are its
+    questions by name. Close it before what it asks."""
 
     def __init__(self, config: Config, db: DB, kv: KV, storage: Storage, fetcher: Fetcher | None) -> None:
         self.draining = False
@@ -57,13 +60,13 @@ class Health:
         self._storage = storage
         self._fetcher = fetcher
         self._asking: set[asyncio.Task[Any]] = set()
-        self._asks: dict[str, Callable[[], Coroutine[None, None, str]]] = {
+        self.asks: dict[str, Ask] = {
             "postgres": self._ask_postgres,
             "redis": self._ask_redis,
             "disk": self._ask_disk,
         }
         if fetcher is not None:
-            self._asks |= {
+            self.asks |= {
                 "ytdlp": self._ask_ytdlp,
                 "javascript": self._ask_javascript,
                 "ffmpeg": self._ask_ffmpeg,
@@ -75,28 +78,33 @@ class Health:
 
     async def readiness(self) -> Readiness:
         """Takes no longer than `LIMIT_SECONDS`, whatever hangs."""
-        checks = await asyncio.gather(*(self._check(name) for name in self._asks))
+        checks = await self.ask(self.asks)
+        for check in checks:
+            metrics.health_ready.labels(check.name).set(check.ok)
         well = all(check.ok for check in checks)
         status: Literal["ready", "not_ready"] = "ready" if well else "not_ready"
         return Readiness("draining" if self.draining else status, tuple(checks))
 
-    async def _check(self, name: str) -> Check:
+    async def ask(self, asks: Mapping[str, Ask], *, seconds: float = LIMIT_SECONDS) -> list[Check]:
+        """Asks all of these side by side; each has found something within that time, or has failed."""
+        return await asyncio.gather(*(self._check(name, ask, seconds) for name, ask in asks.items()))
+
+    async def _check(self, name: str, ask: Ask, seconds: float) -> Check:
         begun = time.perf_counter()
-        ok, detail = await self._found(name)
-        metrics.health_ready.labels(name).set(ok)
+        ok, detail = await self._found(name, ask, seconds)
         return Check(name, ok, round(time.perf_counter() - begun, 6), detail)
 
-    async def _found(self, name: str) -> tuple[bool, str]:
-        asking = asyncio.create_task(self._asks[name](), name=f"health {name}")
+    async def _found(self, name: str, ask: Ask, seconds: float) -> tuple[bool, str]:
+        asking = asyncio.create_task(ask(), name=f"health {name}")
         self._asking.add(asking)
         asking.add_done_callback(self._forget)
         try:
-            await asyncio.wait((asking,), timeout=LIMIT_SECONDS)
+            await asyncio.wait((asking,), timeout=seconds)
         finally:
             # What hangs may take long to be cancelled, too; nobody waits for that before the end of the service.
             asking.cancel()
         if not asking.done():
-            return False, f"No answer within {LIMIT_SECONDS:g} seconds."
+            return False, f"No answer within {seconds:g} seconds."
         try:
             return True, asking.result()
         except (Failing, errors.Error) as e:

@@ -165,7 +165,7 @@ queue_stale = _counter("ytdl_queue_stale_total", "Members of the index that Post
 # worker
 worker_slots = _gauge("ytdl_worker_slots", "Jobs this process may run at once.")
 worker_running = _gauge("ytdl_worker_running", "Jobs this process runs now.")
-WORKER_LOOPS = ("claim", "beat", "report", "record", "reap", "reconcile", "disk", "sweep", "alerts", "sample", "host", "instance", "needs", "postgres", "redis", "contents", "listen", "lanes", "blocks", "offences", "link")
+WORKER_LOOPS = ("claim", "beat", "report", "record", "reap", "reconcile", "disk", "sweep", "alerts", "sample", "host", "instance", "needs", "postgres", "redis", "contents", "listen", "lanes", "blocks", "offences", "link", "thresholds")
 worker_loop_errors = _counter("ytdl_worker_loop_errors_total", "Rounds of a background loop that failed.", loop=WORKER_LOOPS)
 worker_loop_last_success = _gauge("ytdl_worker_loop_last_success_timestamp_seconds", "When a background loop last did its round.", loop=WORKER_LOOPS)
 worker_collection_seconds = _gauge("ytdl_worker_collection_seconds", "How long the last refresh of the gauges took.")
@@ -206,6 +206,9 @@ monitoring_requests = _counter("ytdl_monitoring_requests_total", "Requests made 
 # alerts: what Alertmanager tells; nothing while it cannot be asked. Names are those of the operator's rules, 100 at most.
 alerts_active = _gauge("ytdl_alerts_active", "Alerts that fire, by whether somebody has taken them up; inhibited ones are told of by another.", severity=("critical", "warning", "info", "other"), state=("unacknowledged", "acknowledged", "inhibited"))
 alerts_unacknowledged = _gauge("ytdl_alerts_unacknowledged_timestamp_seconds", "Since when the first alert of a name waits for somebody to take it up.", alertname=(), severity=())
+
+# threshold: what an admin has set; only that is here.
+threshold_value = _gauge("ytdl_threshold_value", "From which value on a figure of the service is bad, and for how many seconds it must be.", metric=(), severity=(), hold=())
 
 # streams
 streams_open = _gauge("ytdl_streams_open", "Open progress streams.", kind=("sse", "websocket"))

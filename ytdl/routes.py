@@ -20,6 +20,7 @@ from ytdl.api import (
     downloads,
     events,
     limits,
+    monitoring,
     security,
     service,
     streams,
@@ -29,12 +30,16 @@ from ytdl.api.http import Route
 from ytdl.apikeys import Keys, MadeKey, NewKey
 from ytdl.auth import Credentials, Grant, PasswordChange, RefreshToken, Ticket, Tokens
 from ytdl.blocks import Block, BlockFilter, BlockPage, NewBlock
+from ytdl.checkup import Condition
 from ytdl.cookies import CookieState, KeptCookies, NewCookies
 from ytdl.health import Readiness
+from ytdl.monitoring import CourseQuery, MetricStats, Now, StatsQuery
 from ytdl.ratelimit import State
+from ytdl.readings import MetricList
 from ytdl.record import Attempt, Download, Filter, NewDownload, Page
 from ytdl.security import EventFilter, EventPage, Report, ReportWish, Stats, Window
 from ytdl.sessions import SessionFilter, SessionPage
+from ytdl.thresholds import NewThreshold, Threshold, ThresholdList
 from ytdl.users import Profile, ProfileChange, Registration
 from ytdl.validation import Question, Verdict
 
@@ -82,6 +87,15 @@ ROUTES: tuple[Route, ...] = (
     Route("DELETE", "/security/blocks/{id}", blocks.lift, "admin", status=204),
 
     # alerts
+    Route("GET", "/monitoring/metrics", monitoring.metrics, "admin", returns=MetricList),
+    Route("GET", "/monitoring/metrics/{metric_name}", monitoring.metric, "admin", query=CourseQuery, returns=Now),
+    Route("GET", "/monitoring/metrics/{metric_name}/stats", monitoring.stats, "admin", query=StatsQuery,
+          returns=MetricStats),
+    Route("GET", "/monitoring/health", monitoring.health, "user", returns=Condition),
+    Route("POST", "/monitoring/health/check", monitoring.check, "admin", returns=Condition),
+    Route("GET", "/monitoring/thresholds", monitoring.thresholds, "admin", returns=ThresholdList),
+    Route("POST", "/monitoring/thresholds/{metric_name}", monitoring.set_threshold, "admin", body=NewThreshold,
+          returns=Threshold),
     Route("GET", "/monitoring/alerts", alerts.page, "admin", query=AlertFilter, returns=AlertList),
     Route("GET", "/monitoring/alerts/stats", alerts.stats, "admin", query=AlertWindow, returns=AlertStats),
     Route("POST", "/monitoring/alerts/acknowledge", alerts.acknowledge, "admin", body=Acknowledge,

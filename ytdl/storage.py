@@ -9,6 +9,7 @@ import contextlib
 import os
 import re
 import shutil
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -110,6 +111,18 @@ class Storage:
                 _remove(path)
         with contextlib.suppress(OSError):
             folder.rmdir()
+
+    async def try_writing(self) -> bool:
+        """Whether a file can be written, made durable, read back and removed; raises `OSError`."""
+        return await asyncio.to_thread(self._try_writing)
+
+    def _try_writing(self) -> bool:
+        content = bytes(range(256)) * 16
+        with tempfile.NamedTemporaryFile(dir=self.root, prefix=".probe-") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+            return Path(file.name).read_bytes() == content
 
     async def free_bytes(self) -> int:
         return (await asyncio.to_thread(self._space)).free

@@ -12,8 +12,9 @@ from tests.shape.source import modules
 SECRET = re.compile(
     r"password(_hash)?|(\w+_)?(secret|token|password)|ticket|key|proxy|extractor_args|value|database_url"
 )
-# A route's `ticket` says whether one is taken, and a setting's name, a header's value or a label's is none.
+# A route's `ticket` says whether one is taken, and a setting's name, a header's value, a label's or a metric's is none.
 NO_SECRETS = {"ytdl.api.http.Route", "ytdl.events.Word", "ytdl.api.http.Answer", "ytdl.alertmanager.Matcher"}
+NO_SECRETS |= {"ytdl.prometheus._Raw", "ytdl.readings.Reading"}
 
 
 def _types() -> dict[str, type]:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ytdl.apikeys import ApiKeys
     from ytdl.auth import Auth, Identity
     from ytdl.blocks import Blocks
+    from ytdl.checkup import Checkup
     from ytdl.config import Config
     from ytdl.cookies import Cookies
     from ytdl.crypto import Hasher
@@ -26,8 +27,10 @@ if TYPE_CHECKING:
     from ytdl.health import Health
     from ytdl.kv import KV as Redis
     from ytdl.leases import Caller
+    from ytdl.monitoring import Monitoring
     from ytdl.offences import Offences
     from ytdl.ratelimit import Limiter
+    from ytdl.thresholds import Thresholds
     from ytdl.vault import Vault
     from ytdl.worker import Worker
 
@@ -46,6 +49,9 @@ ALERTMANAGER: "web.AppKey[Alertmanager]" = web.AppKey("alertmanager")
 ALERTS: "web.AppKey[Alerts]" = web.AppKey("alerts")
 LIMITER: "web.AppKey[Limiter]" = web.AppKey("limiter")
 HEALTH: "web.AppKey[Health]" = web.AppKey("health")
+CHECKUP: "web.AppKey[Checkup]" = web.AppKey("checkup")
+MONITORING: "web.AppKey[Monitoring]" = web.AppKey("monitoring")
+THRESHOLDS: "web.AppKey[Thresholds]" = web.AppKey("thresholds")
 COOKIES: "web.AppKey[Cookies]" = web.AppKey("cookies")
 DOWNLOADS: "web.AppKey[Downloads]" = web.AppKey("downloads")
 WORKER: "web.AppKey[Worker]" = web.AppKey("worker")

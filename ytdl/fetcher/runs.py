@@ -21,7 +21,7 @@ from ytdl.child.frames import Account, Done, Ended, Fault, Frame, Locked, Metada
 from ytdl.fetcher.forkserver import ROOT, ForkServer, ForkServerGone
 from ytdl.fetcher.outcome import FetchFailed, Settings, Stopped, Usage, explain_death, judge
 from ytdl.fetcher.pipes import FrameReader, Tail, Voice
-from ytdl.fetcher.tools import ask_ffmpeg_version, find_deno, write_slots, write_wrapper
+from ytdl.fetcher.tools import ask_ffmpeg_version, find_deno, try_deno, write_slots, write_wrapper
 from ytdl.fetcher.watch import Watch
 
 logger = logging.getLogger(__name__)
@@ -116,6 +116,15 @@ class Fetcher:
         known = self._server.tools if self._server else {}
         self._ffmpeg_version = self._ffmpeg_version or await ask_ffmpeg_version(self._settings.ffmpeg)
         return {**known, "ffmpeg": self._ffmpeg_version, "ready": self._up.is_set()}
+
+    async def try_deno(self) -> bool:
+        """Whether it runs a script; takes some tenths of a second and 100 MiB."""
+        deno = self._settings.deno or await asyncio.to_thread(find_deno)
+        return await try_deno(deno, self._settings.runtime_dir.absolute())
+
+    async def try_ffmpeg(self) -> str | None:
+        """Its version when it runs, asked anew."""
+        return await ask_ffmpeg_version(self._settings.ffmpeg)
 
     async def _run(self, order: Order, on_frame: OnFrame, admit: Admit, lend: Lend) -> tuple[Done, Usage]:
         outcome: Done | Fault | None = None

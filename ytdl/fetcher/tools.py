@@ -6,6 +6,7 @@ grandchildren.
 
 import asyncio
 import importlib.util
+import os
 import secrets
 import shlex
 import shutil
@@ -64,19 +65,43 @@ def write_slots(folder: Path, name: str, count: int) -> list[str]:
 
 async def ask_ffmpeg_version(ffmpeg: str | None) -> str | None:
     """The first line's version of `ffmpeg -version`, or None when it does not run."""
-    if not ffmpeg:
-        return None
+    words = (await _ask(ffmpeg, "-version")).split()
+    return words[2] if words[:2] == ["ffmpeg", "version"] else None
+
+
+async def try_deno(deno: str | None, home: Path) -> bool:
+    """Whether it runs a script, with the switches that yt-dlp gives it; `home` is where it keeps what it likes to."""
+    switches = "--ext=js --no-code-cache --no-prompt --no-remote --no-lock --node-modules-dir=none --no-config"
+    # Nothing else of our environment: there are secrets in it.
+    environment = {"PATH": os.defpath, "HOME": str(home), "NO_COLOR": "1"}
+    said = await _ask(deno, "run", *switches.split(), "-", given=b"console.log(6 * 7)", environment=environment)
+    return said.strip() == "42"
+
+
+async def _ask(
+    program: str | None, *arguments: str, given: bytes = b"", environment: dict[str, str] | None = None
+) -> str:
+    """What it prints; nothing when it does not run, fails, or takes too long. It ends with whoever asks."""
+    if not program:
+        return ""
     try:
         process = await asyncio.create_subprocess_exec(
-            ffmpeg, "-version", stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL
+            program,
+            *arguments,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.DEVNULL,
+            env=environment,
         )
     except OSError:
-        return None
+        return ""
     try:
-        output, _ = await asyncio.wait_for(process.communicate(), PROBE_SECONDS)
+        async with asyncio.timeout(PROBE_SECONDS):
+            output, _ = await process.communicate(given)
     except TimeoutError:
-        process.kill()
-        await process.wait()
-        return None
-    words = output.decode(errors="replace").split()
-    return words[2] if process.returncode == 0 and words[:2] == ["ffmpeg", "version"] else None
+        return ""
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    return output.decode(errors="replace") if process.returncode == 0 else ""

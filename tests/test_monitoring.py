@@ -1,0 +1,216 @@
+"""Metrics over HTTP: what they read now, their course and figures from a real Prometheus, and what is refused."""
+
+import asyncio
+import dataclasses
+import math
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import Person, Service, running
+from tests.instance import free_port
+from tests.watching import Watcher, needs_prometheus, prometheus
+from ytdl import metrics, readings
+from ytdl.config import Config
+from ytdl.monitoring import _figures, _matchers
+from ytdl.prometheus import Series
+
+METRICS = "/monitoring/metrics"
+
+
+async def json_of(person: Person, path: str, **query: Any) -> Any:
+    answer = await person.get(path, params=query)
+    found = await answer.json()
+    assert answer.status == 200, found
+    return found
+
+
+async def test_every_metric_is_listed_with_what_it_is_and_reads(root: Person) -> None:
+    items = {item["name"]: item for item in (await json_of(root, "/monitoring/metrics"))["items"]}
+    slots = items["ytdl_worker_slots"]
+    assert (slots["type"], slots["unit"], slots["labels"]) == ("gauge", "", [])
+    assert slots["help"] and slots["samples"] == [{"labels": {}, "value": 0.0}]
+    assert {"process_cpu_seconds_total", "ytdl_http_requests_total", "ytdl_loop_lag_seconds"} <= items.keys()
+    assert {item["type"] for item in items.values()} == {"counter", "gauge", "histogram"}
+
+
+async def test_the_list_has_the_names_that_prometheus_stores(root: Person) -> None:
+    """Of a histogram the name is what is common to its three series."""
+    text = await (await root.get("//metrics")).text()
+    typed = {line.split()[2] for line in text.splitlines() if line.startswith("# TYPE")}
+    listed = {item["name"] for item in (await json_of(root, METRICS))["items"]}
+    assert listed == {name for name in typed if not name.endswith("_created")}
+
+
+async def test_a_counter_reads_what_was_counted(root: Person) -> None:
+    before = metrics.http_errors.labels("gone")._value.get()
+    metrics.http_errors.labels("gone").inc(3)
+    found = await json_of(root, f"{METRICS}/ytdl_http_errors_total")
+    assert (found["type"], found["labels"], found["course"]) == ("counter", ["code"], None)
+    assert {"labels": {"code": "gone"}, "value": before + 3} in found["samples"]
+
+
+async def test_a_histogram_reads_as_one_sample_with_its_buckets(root: Person) -> None:
+    metrics.downloads_seconds.observe(20.0)
+    [sample] = (await json_of(root, f"{METRICS}/ytdl_downloads_seconds"))["samples"]
+    assert sample["labels"] == {} and "value" not in sample
+    assert sample["count"] >= 1 and sample["sum"] >= 20
+    assert sample["buckets"]["+Inf"] == sample["count"] and sample["buckets"]["30.0"] >= 1
+
+
+@pytest.mark.parametrize("path", ["ytdl_nothing", "ytdl_queue_jobs{}", "ytdl_http_requests", "ytdl_queue_jobs/stats/x"])
+async def test_what_is_no_metric_is_not_found(root: Person, path: str) -> None:
+    assert (await root.get(f"{METRICS}/{path}")).status == 404
+
+
+async def test_metrics_are_for_admins(alice: Person) -> None:
+    name = "ytdl_queue_jobs"
+    for path in ("/monitoring/metrics", f"/monitoring/metrics/{name}", f"/monitoring/metrics/{name}/stats"):
+        assert (await alice.get(path)).status == 403
+
+
+@pytest.mark.parametrize("path", ["ytdl_queue_jobs?step=60", "ytdl_queue_jobs/stats"])
+async def test_without_prometheus_its_setting_is_named(root: Person, path: str) -> None:
+    answer = await root.get(f"{METRICS}/{path}")
+    problem = await answer.json()
+    assert (answer.status, problem["code"]) == (503, "unavailable") and "PROMETHEUS_URL" in problem["detail"]
+
+
+@pytest.mark.parametrize(
+    ("query", "field"),
+    [
+        ({"from": "2026-01-01T00:00:00Z", "to": "2026-01-01T00:00:00Z"}, "from"),
+        ({"from": "2024-01-01T00:00:00Z", "to": "2026-01-01T00:00:00Z"}, "from"),
+        ({"to": "0001-01-01T00:10:00Z"}, "to"),
+        ({"from": "yesterday"}, "from"),
+        ({"step": "0"}, "step"),
+        ({"from": "2026-01-01T00:00:00Z", "to": "2026-01-02T00:00:00Z", "step": "60"}, "step"),
+        ({"by": "nothing"}, "by"),
+        ({"by": "state) or up or (x"}, "by"),
+        ({"where": "state"}, "where"),
+        ({"where": "nothing=1"}, "where"),
+        ({"where": "__name__=up"}, "where"),
+        ({"every": "1"}, "every"),
+    ],
+)
+async def test_a_wrong_question_is_refused_by_its_field(root: Person, query: dict[str, str], field: str) -> None:
+    answer = await root.get(f"{METRICS}/ytdl_queue_jobs", params=query)
+    found = await answer.json()
+    assert (answer.status, [e["field"] for e in found.get("errors", ())]) == (422, [field]), found
+
+
+def test_a_value_stays_a_value_whatever_is_in_it() -> None:
+    metric = readings.find("ytdl_queue_jobs")
+    assert metric
+    nasty = 'x"} or up{a="\\'
+    assert _matchers(metric, [f"state={nasty}"]) == r'{state="x\"} or up{a=\"\\"}'
+
+
+def test_figures_are_of_the_numbers_only() -> None:
+    values = [math.nan, *map(float, range(101)), math.inf]
+    found = _figures(Series({}, list(enumerate(values))))
+    assert (found.min, found.max, found.mean, found.p50, found.p95, found.p99) == (0, 100, 50, 50, 95, 99)
+
+
+def test_nothing_has_no_figures() -> None:
+    found = _figures(Series({"a": "b"}, [(0.0, math.nan)]))
+    assert (found.labels, found.min, found.mean, found.p99) == ({"a": "b"}, None, None, None)
+
+
+@dataclasses.dataclass
+class Watched:
+    """A service that a Prometheus watches, and its admin."""
+
+    service: Service
+    root: Person
+    prometheus: Watcher
+
+
+@pytest.fixture
+async def watched(config: Config, tmp_path: Path) -> AsyncIterator[Watched]:
+    port = free_port()
+    scraping = {
+        "global": {"scrape_interval": "200ms", "scrape_timeout": "200ms"},
+        "scrape_configs": [{"job_name": "ytdl", "static_configs": [{"targets": [f"127.0.0.1:{port}"]}]}],
+    }
+    async with prometheus(tmp_path / "prometheus", scraping) as watcher:
+        config = dataclasses.replace(config, port=port, prometheus_url=watcher.url, metrics_collection_interval=0.2)
+        async with running(config) as service, service.person("root", role="admin") as root:
+            await until(watcher, 'count_over_time(up{job="ytdl"}[1h]) > 3')
+            yield Watched(service, root, watcher)
+
+
+async def until(watcher: Watcher, expression: str) -> None:
+    async with asyncio.timeout(20):
+        while not await watcher.ask(expression):  # noqa: ASYNC110 - it is asked over HTTP
+            await asyncio.sleep(0.1)
+
+
+def lately() -> dict[str, str]:
+    now = datetime.now(UTC)
+    return {"from": (now - timedelta(seconds=30)).isoformat(), "to": now.isoformat(), "step": "1"}
+
+
+@needs_prometheus
+async def test_prometheus_tells_course_and_figures(watched: Watched) -> None:
+    """One watched service for all, as it takes some seconds until there is something to tell."""
+    root = watched.root
+    for n in range(20):
+        metrics.queue_jobs.labels("queued").set(n)
+        metrics.downloads_seconds.observe(20.0)
+        metrics.downloads_created.inc()
+        await asyncio.sleep(0.1)
+    await asyncio.sleep(0.5)
+
+    gauge = (await json_of(root, f"{METRICS}/ytdl_queue_jobs", by="state", where="state=queued", **lately()))["course"]
+    assert (gauge["of"], gauge["expression"]) == ("values", 'sum by (state) (ytdl_queue_jobs{state="queued"})')
+    [line] = gauge["series"]
+    assert line["labels"] == {"state": "queued"} and 2 <= len(line["points"]) <= 31
+
+    counter = (await json_of(root, f"{METRICS}/ytdl_downloads_created_total", **lately()))["course"]
+    [line] = counter["series"]
+    assert counter["of"] == "rate per second" and list(line["labels"]) == ["instance"]
+    assert max(value for _, value in line["points"]) > 1
+
+    histogram = (await json_of(root, f"{METRICS}/ytdl_downloads_seconds", **lately()))["course"]
+    assert {line["labels"]["quantile"] for line in histogram["series"]} == {"0.5", "0.95", "0.99"}
+
+    window = {name: text for name, text in lately().items() if name != "step"}
+    found = await json_of(root, "/monitoring/metrics/ytdl_downloads_seconds/stats", **window)
+    [figures] = found["series"]
+    assert (found["of"], found["unit"], found["type"]) == ("observations", "seconds", "histogram")
+    # All were 20 seconds, which lie in the bucket from 15 to 30.
+    assert (figures["min"], figures["max"]) == (pytest.approx(15, abs=1e-3), 30)
+    assert 15 < figures["p50"] < figures["p99"] < 30 and figures["mean"] == pytest.approx(20)
+
+    found = await json_of(root, f"{METRICS}/ytdl_downloads_created_total/stats", **window)
+    [figures] = found["series"]
+    assert found["of"] == "rate per second" and figures["max"] > 1 and 0 <= figures["min"] <= figures["mean"]
+
+
+@needs_prometheus
+async def test_too_many_series_are_refused_and_fewer_are_told(watched: Watched) -> None:
+    for n in range(120):
+        metrics.blocks_offences.labels(f"offence{n}").inc()
+    await until(watched.prometheus, "count(rate(ytdl_blocks_offences_total[1s])) > 120")
+    path = f"{METRICS}/ytdl_blocks_offences_total"
+    answer = await watched.root.get(path, params=lately())
+    assert (answer.status, [e["field"] for e in (await answer.json())["errors"]]) == (422, ["by"])
+    assert len((await json_of(watched.root, path, by="job", **lately()))["course"]["series"]) == 1
+    for n in range(120):
+        metrics.blocks_offences.remove(f"offence{n}")
+
+
+@needs_prometheus
+async def test_a_prometheus_that_dies_is_503_and_comes_back(watched: Watched) -> None:
+    path = f"{METRICS}/ytdl_queue_jobs"
+    assert (await watched.root.get(path, params=lately())).status == 200
+    await watched.prometheus.kill()
+    answer = await watched.root.get(path, params=lately())
+    assert answer.status == 503 and "PROMETHEUS_URL" in (await answer.json())["detail"]
+    assert (await watched.root.get(f"{METRICS}/ytdl_queue_jobs")).status == 200
+    await watched.prometheus.start()
+    assert (await watched.root.get(path, params=lately())).status == 200
