@@ -68,8 +68,10 @@ fuzz: .venv/.installed-fuzz ## Ask the API and its parsers what nobody thought o
 bench: .venv/.installed-dev ## Measure CPU, memory and requests a second
 	@exec $(BIN)/python -m tests.bench
 
+# Where docs/runbooks can be read; without it what the committed files say.
+RUNBOOKS ?=
 dashboards: .venv/.installed-dev ## Write Grafana's dashboards anew from grafana/boards
-	@exec $(BIN)/python -m grafana.build
+	@exec $(BIN)/python -m grafana.build $(if $(RUNBOOKS),--runbooks $(RUNBOOKS))
 
 schema: .venv/.installed-dev ## Write sql/schema.sql anew from the migrations
 	@exec $(BIN)/python -m tests.schema

@@ -138,7 +138,7 @@ WATCHING = Row("What watches", [
     table_of(
         "Measures and thresholds", "The ten figures that thresholds can be set for, by instance, beside the values from which they warn and are critical.",
         "below the thresholds.", "set them with POST /api/v1/monitoring/thresholds.",
-        Prom("max by (metric, instance) (ytdl:measure)"),
+        Prom('max by (metric, instance) (ytdl:measure{instance=~"$instance"})'),
         Prom('max by (metric, instance) (ytdl_threshold_value{severity="warning"})'),
         Prom('max by (metric, instance) (ytdl_threshold_value{severity="critical"})'),
         width=FULL, columns={"metric": "Measure", "instance": "Instance", "Value #A": "Value", "Value #B": "Warns from", "Value #C": "Critical from"}, runbook=("thresholds#ThresholdWarning", "thresholds#ThresholdCritical"),
