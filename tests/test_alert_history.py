@@ -16,6 +16,7 @@ from ytdl import alert_history, alerts, errors, metrics, users
 from ytdl.alert_history import AlertHistory, AlertStats, AlertWindow
 from ytdl.alertmanager import Alertmanager, Matcher
 from ytdl.alerts import Alerts
+from ytdl.api.keys import ALERTMANAGER
 from ytdl.config import Config
 from ytdl.crypto import Hasher
 from ytdl.db import DB
@@ -375,6 +376,13 @@ async def test_a_service_looks_by_itself(config: Config, server: Watcher, asked:
     assert waiting() == {}
 
 
-async def test_a_service_without_an_alertmanager_looks_for_none(service: Service) -> None:
-    assert not [task for task in asyncio.all_tasks() if "alerts" in repr(task.get_coro())]
-    assert 'ytdl_alerts_active{severity="warning",state="unacknowledged"} 0.0' in await scraped(service)
+def errors_counted() -> float | None:
+    return metrics.REGISTRY.get_sample_value("ytdl_worker_loop_errors_total", {"loop": "alerts"})
+
+
+async def test_a_service_without_an_alertmanager_looks_for_none(config: Config) -> None:
+    metrics.alerts_active.clear()
+    before = errors_counted()
+    async with running(config) as service:
+        assert 'ytdl_alerts_active{severity="warning",state="unacknowledged"} 0.0' in await scraped(service)
+        assert not service.app[ALERTMANAGER].configured and errors_counted() == before
