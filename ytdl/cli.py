@@ -70,6 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     way.add_argument("--check", action="store_true", help="only say what is wrong; exit code 2 if anything is")
     way.add_argument("--markdown", action="store_true", help="print docs/CONFIGURATION.md")
     way.add_argument("--env", action="store_true", help="print .env.example")
+    way.add_argument("--prometheus", action="store_true", help="print a prometheus.yml that fits them")
     kept = command("secrets", secrets.rotate, "Encrypt kept secrets anew with the newest key.", (
         "The newest key is ENCRYPTION_KEY, or the one that stands in for it; former keys still open what they closed. "
         "Safe while the service runs, and to be broken off: a second run goes on from there."
@@ -131,6 +132,11 @@ def show_config(arguments: argparse.Namespace) -> int:
         print(config_pages.markdown() if arguments.markdown else config_pages.env_example(), end="")
         return 0
     settings = config.load()
+    if arguments.prometheus:
+        from ytdl import config_pages
+
+        print(config_pages.prometheus(settings), end="")
+        return 0
     if arguments.check:
         # Also reads every query file, the route table and the pages.
         from ytdl import app  # noqa: F401

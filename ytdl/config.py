@@ -100,6 +100,7 @@ class Config:
     prometheus_url: str = setting("", "Prometheus that watches the service, for what is asked about the course of metrics, such as http://localhost:9090; empty switches that off.", section="Observability", secret=True)
     grafana_url: str = setting("", "Where Grafana with the service's dashboards can be reached, for links in alerts and reports.", section="Observability")
     prometheus_url: str = setting("", "Prometheus that watches the service, for what is asked about the course of metrics, such as http://localhost:9090; empty switches that off.", section="Observability", secret=True)
+    runbooks_url: str = setting("", "Where docs/runbooks can be read, for links in alerts, such as https://git.example.org/ytdl/docs/runbooks; empty links to the files by their path.", section="Observability")
     alertmanager_url: str = setting("", "Alertmanager, for what is asked and told about alerts, such as http://localhost:9093; empty switches that off.", section="Observability", secret=True)
     alert_check_interval: float = setting(30.0, "Seconds between two looks at the alerts of Alertmanager, and how often Prometheus is to try the rules.", section="Observability", least=0.1)
 
@@ -235,6 +236,7 @@ def _combined(c: Config) -> list[str]:
         (bool(c.redis_url) and not c.redis_url.startswith(("redis://", "rediss://", "unix://")), "REDIS_URL must begin with redis://, rediss:// or unix://."),
         (bool(c.public_url) and not c.public_url.startswith(("http://", "https://")), "PUBLIC_URL must begin with http:// or https://."),
         (bool(c.prometheus_url) and not c.prometheus_url.startswith(("http://", "https://")), "PROMETHEUS_URL must begin with http:// or https://."),
+        (bool(c.runbooks_url) and not c.runbooks_url.startswith(("http://", "https://")), "RUNBOOKS_URL must begin with http:// or https://."),
         (bool(c.alertmanager_url) and not c.alertmanager_url.startswith(("http://", "https://")), "ALERTMANAGER_URL must begin with http:// or https://."),
         (not all(map(_is_origin, c.cors_allowed_origins)), "CORS_ALLOWED_ORIGINS must list origins such as https://app.example.org, without a path."),
         (bool(c.outbound_ca_file) and not Path(c.outbound_ca_file).is_file(), "OUTBOUND_CA_FILE names a file that is not there."),
@@ -309,6 +311,7 @@ def _addresses(c: Config) -> list[tuple[str, str, Callable[[str], bool]]]:
         ("OUTBOUND_PROXY", c.outbound_proxy, lambda text: all(map(_address, proxies_of(text)))),
         ("PUBLIC_URL", c.public_url, _address),
         ("PROMETHEUS_URL", c.prometheus_url, _address),
+        ("RUNBOOKS_URL", c.runbooks_url, _address),
         ("ALERTMANAGER_URL", c.alertmanager_url, _address),
     ]
 
