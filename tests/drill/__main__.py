@@ -36,6 +36,7 @@ async def run(names: list[str], scale: Scale, patience: float, log: Path | None)
     with tempfile.TemporaryDirectory(prefix="ytdl-drill-", ignore_cleanup_errors=True) as folder:
         async with prepared(Path(folder), scale) as ground:
             admin = Admin(ground)
+            await admin.tell_everybody(scale.bounded(30.0), scale.bounded(300.0))
             async with visited(admin):
                 drill = Drill(ground, admin, patience, lambda course: print(line(course), flush=True))
                 for name in names:
@@ -52,8 +53,9 @@ def main() -> int:
     if arguments.list:
         print("\n".join(f"{fault.name:<20} {fault.alert:<28} {fault.what}" for fault in FAULTS.values()))
         return 0
-    # That they ended is no news here.
-    logging.getLogger("ytdl.embedded").setLevel(logging.CRITICAL)
+    # Neither that servers ended is news here, nor what the mail server thinks of its library.
+    for name in ("ytdl.embedded", "mail.log"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     scale = Scale(factor=1, longest=float("inf")) if arguments.real_times else Scale(arguments.factor)
     courses = asyncio.run(run(arguments.only or list(FAULTS), scale, arguments.seconds, arguments.log))
     print(f"\n{table(courses)}\n\n{scale.said()}")

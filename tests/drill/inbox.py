@@ -1,25 +1,28 @@
-"""Where Alertmanager's messages arrive: a webhook receiver that keeps what came and when, and can refuse to.
+"""Where Alertmanager's messages arrive: a stand-in for each channel, read as one box.
 
-One address a channel: `/pager` for all messages, `/deadman` for the watchdog. Times are of `time.monotonic`.
+The webhook's messages have an alert's labels and say whether it fires, so they are what times are taken from; of the
+other channels it is seen that a message with the alert's name came. Times are of `time.monotonic`.
 """
 
 import asyncio
-import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
-import aiohttp
-from aiohttp import web
+from tests.fakes import chat, mail
+from tests.fakes.chat import Chat
+from tests.fakes.mail import Post
+
+POLL_SECONDS = 0.05
+NUMBER, SENDER = "+15550100201", "+15550100200"
+HOOK = "webhook"
 
 
 @dataclass(frozen=True)
 class Message:
-    """What one message says of one alert."""
+    """What one message of the webhook says of one alert."""
 
     at: float
-    channel: str
     status: str
     labels: dict[str, str]
     annotations: dict[str, str]
@@ -29,59 +32,73 @@ class Message:
         return self.labels["alertname"]
 
 
-@dataclass
+@dataclass(frozen=True)
 class Inbox:
-    url: str
-    messages: list[Message] = field(default_factory=list)
-    refusing: set[str] = field(default_factory=set)
-    _arrived: asyncio.Condition = field(default_factory=asyncio.Condition)
+    chat: Chat
+    post: Post
 
-    async def take(self, request: web.Request) -> web.Response:
-        channel = request.match_info["channel"]
-        if channel in self.refusing:
-            return web.Response(status=500)
-        body: dict[str, Any] = await request.json()
-        now = time.monotonic()
-        for one in body["alerts"]:
-            self.messages.append(Message(now, channel, one["status"], one["labels"], one["annotations"]))
-        async with self._arrived:
-            self._arrived.notify_all()
-        return web.Response()
+    def channels(self) -> list[dict[str, Any]]:
+        """As an admin sets them, one of each kind."""
+        url = self.chat.url
+        return [
+            {"kind": "email", "name": "mail", "to": ["ops@example.org"]},
+            {"kind": "webhook", "name": "webhook", "url": url + chat.WEBHOOK_PATH, "token": chat.WEBHOOK_TOKEN},
+            {"kind": "slack", "name": "slack", "url": url + chat.SLACK_PATH},
+            {"kind": "discord", "name": "discord", "url": url + chat.DISCORD_PATH},
+            {"kind": "telegram", "name": "telegram", "token": chat.TELEGRAM_TOKEN, "chat_id": chat.TELEGRAM_CHAT,
+             "api_url": url},
+            {"kind": "sms", "name": "sms", "account_sid": chat.TWILIO_SID, "auth_token": chat.TWILIO_TOKEN,
+             "from": SENDER, "to": [NUMBER]},
+        ]  # fmt: skip
 
-    def found(self, wanted: Callable[[Message], bool]) -> Message | None:
-        return next(filter(wanted, self.messages), None)
+    def settings(self, alertmanager_url: str, config_file: str, service_url: str) -> dict[str, str]:
+        """What the service must know to send by all of them."""
+        return {
+            "ALERTMANAGER_URL": alertmanager_url,
+            "ALERTMANAGER_CONFIG_FILE": config_file,
+            "ALERTMANAGER_SERVICE_URL": service_url,
+            "ALERTMANAGER_CA_FILE": str(self.post.ca_file),
+            "SMTP_HOST": mail.HOST,
+            "SMTP_PORT": str(self.post.port),
+            "SMTP_USER": mail.USER,
+            "SMTP_PASSWORD": mail.PASSWORD,
+            "SMTP_FROM": "ytdl@example.org",
+            "TWILIO_URL": self.chat.url,
+            "ALLOWED_PRIVATE_NETWORKS": "127.0.0.0/8",
+        }
+
+    def messages(self) -> Iterator[Message]:
+        for got in self.chat.of("webhook"):
+            for one in got.body["alerts"]:
+                yield Message(got.at, one["status"], one["labels"], one["annotations"])
 
     async def arrival(self, wanted: Callable[[Message], bool], seconds: float) -> Message | None:
         """The first such message, also one that is there already; None when none came in time."""
         try:
-            async with asyncio.timeout(seconds), self._arrived:
-                await self._arrived.wait_for(lambda: self.found(wanted))
+            async with asyncio.timeout(seconds):
+                while not (found := next(filter(wanted, self.messages()), None)):  # noqa: ASYNC110 - as below
+                    await asyncio.sleep(POLL_SECONDS)
         except TimeoutError:
             return None
-        return self.found(wanted)
+        return found
 
+    def heard(self, alert: str, since: float) -> dict[str, float]:
+        """When a message with that name first came by each kind of channel."""
+        texts = [(got.kind, got.at, got.text) for got in self.chat.got]
+        texts += [("mail", letter.at, letter.subject) for letter in self.post.got]
+        found: dict[str, float] = {}
+        for kind, at, text in texts:
+            if at >= since and alert in text:
+                found.setdefault(kind, at)
+        return found
 
-@asynccontextmanager
-async def listening() -> AsyncIterator[Inbox]:
-    inbox = Inbox("")
-    app = web.Application()
-    app.router.add_post("/{channel}", inbox.take)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    try:
-        site = web.TCPSite(runner, "127.0.0.1", 0)
-        await site.start()
-        host, port = runner.addresses[0][:2]
-        inbox.url = f"http://{host}:{port}"
-        yield inbox
-    finally:
-        await runner.cleanup()
-
-
-async def alive(url: str) -> bool:
-    """Whether somebody answers there."""
-    try:
-        async with aiohttp.ClientSession() as client, client.get(url):
-            return True
-    except aiohttp.ClientError:
-        return False
+    async def everywhere(self, alert: str, since: float, seconds: float) -> dict[str, float]:
+        """The same, when all have heard or the time is over."""
+        kinds = len(self.channels())
+        try:
+            async with asyncio.timeout(seconds):
+                while len(self.heard(alert, since)) < kinds:  # noqa: ASYNC110 - several servers take messages
+                    await asyncio.sleep(POLL_SECONDS)
+        except TimeoutError:
+            pass
+        return self.heard(alert, since)

@@ -13,6 +13,7 @@ from typing import Any
 import aiohttp
 
 from tests.drill.ground import PASSWORD, Ground
+from tests.drill.inbox import HOOK
 
 ANSWER_SECONDS = 10.0
 
@@ -60,6 +61,19 @@ class Admin:
         async with self._ground.client.request(method, url, json=json, headers=named, timeout=timeout) as answer:
             body = await answer.json() if answer.content_type.endswith("json") else await answer.text()
             return answer.status, body
+
+    async def tell_everybody(self, wait: float, interval: float) -> None:
+        """Sets that each alert goes to each channel at any hour, and the watchdog to the webhook."""
+        channels = self._ground.inbox.channels()
+        wish = {
+            "channels": channels,
+            "routes": [{"name": "all", "channels": [channel["name"] for channel in channels]}],
+            "quiet_hours": None,
+            "pace": {"wait_seconds": round(wait), "interval_seconds": round(interval)},
+            "dead_man": {"channel": HOOK, "every_seconds": 10},
+        }
+        status, found = await self.request("POST", "/monitoring/config/notifications", wish)
+        assert status == 200, found
 
     async def download(self, video: str = "") -> tuple[int, Any]:
         """Asks for a small file that nobody asked for before, or for that video."""

@@ -13,6 +13,8 @@ from tests.drill.inbox import Message
 from tests.drill.people import Admin
 
 POLL_SECONDS = 0.2
+# How long the slowest channel may take after the webhook.
+CHANNEL_SECONDS = 8.0
 # Alerts that are always there.
 STANDING = {"Watchdog"}
 
@@ -27,7 +29,7 @@ class Course:
     alert_seconds: float | None = None
     message_seconds: float | None = None
     end_seconds: float | None = None
-    channels: list[str] = field(default_factory=list)
+    channels: dict[str, float] = field(default_factory=dict)
     others: list[str] = field(default_factory=list)
     skipped: str = ""
     since: datetime = field(default_factory=lambda: datetime.now(UTC))
@@ -99,7 +101,8 @@ async def _see(ground: Ground, course: Course, began: float, patience: float) ->
     message = await ground.inbox.arrival(lambda m: _is(m, fault, "firing", began), patience)
     if message:
         course.message_seconds = message.at - began
-        course.channels = [message.channel]
+        heard = await ground.inbox.everywhere(fault.alert, began, CHANNEL_SECONDS)
+        course.channels = {kind: at - began for kind, at in heard.items()}
     course.others = others(await ground.alerts(), fault, course.since)
 
 

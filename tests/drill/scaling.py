@@ -1,9 +1,9 @@
-"""Minutes into seconds: copies of the rules and of Alertmanager's configuration in which every duration is shorter.
+"""Minutes into seconds: copies of the rules in which every duration is shorter.
 
 A duration is divided by `FACTOR`, and is then no longer than `LONGEST` and no shorter than `SHORTEST`. Scrapes,
 evaluations and the service's own sampling come faster by the same factor, so a window holds as many samples as
-before, except that long ones hold fewer. Thresholds stay what they are; those that are an age in seconds are in
-`AGES` and are divided too.
+before, except that long ones hold fewer. Thresholds stay what they are; those that are seconds are in `SECONDS_IN`
+and are treated as durations. Alertmanager's waits need nothing of this: an admin sets them.
 """
 
 import re
@@ -19,14 +19,18 @@ PART = re.compile(r"(\d+)(ms|[smhdwy])")
 DURATION = r"(?:\d+(?:ms|[smhdwy]))+"
 # Ranges, subqueries and offsets; text in quotes is left alone.
 IN_EXPRESSION = re.compile(rf'"[^"]*"|(?<=\[){DURATION}|(?<=:){DURATION}(?=\])|(?<=offset ){DURATION}')
-# Alerts whose expression compares an age in seconds, and the number that is.
-AGES: Mapping[str, tuple[str, ...]] = {
+# Alerts whose expression compares an age in seconds, or counts up a rate over so many, and the numbers that are.
+BUDGETS = ("Availability", "Latency", "Freshness", "Success", "Notifications")
+SECONDS_IN: Mapping[str, tuple[str, ...]] = {
     "LongTransaction": ("1800",),
     "NoWorkers": ("60",),
     "OldestJobTooOld": ("900",),
     "QueueStalled": ("60",),
     "WorkersSaturated": ("60",),
-}
+    "LoopFailing": ("300",),
+    "MetricsStale": ("300",),
+    "WarningUnacknowledged": ("1800",),
+} | {f"{budget}BudgetBurn": ("3600", "21600", "86400", "259200") for budget in BUDGETS}
 
 
 def seconds_of(duration: str) -> float:
@@ -55,11 +59,14 @@ class Scale:
     def window(self, duration: str) -> str:
         if self.factor == 1:
             return duration
-        return text_of(min(self.longest, max(self.shortest, seconds_of(duration) / self.factor)))
+        return text_of(max(self.shortest, self.bounded(seconds_of(duration))))
 
     def wait(self, duration: str) -> str:
         """Like a window, but it may be as short as it comes: nothing is counted in it."""
-        return text_of(min(self.longest, seconds_of(duration) / self.factor))
+        return duration if self.factor == 1 else text_of(self.bounded(seconds_of(duration)))
+
+    def bounded(self, seconds: float) -> float:
+        return min(self.longest, seconds / self.factor)
 
     def said(self) -> str:
         if self.factor == 1:
@@ -82,33 +89,18 @@ def _group(group: dict[str, Any], scale: Scale) -> dict[str, Any]:
 
 def _rule(rule: dict[str, Any], scale: Scale) -> dict[str, Any]:
     timed = {name: scale.wait(str(rule[name])) for name in ("for", "keep_firing_for") if name in rule}
-    return rule | timed | {"expr": _expression(rule["expr"], AGES.get(rule.get("alert", ""), ()), scale)}
+    return rule | timed | {"expr": _expression(rule["expr"], SECONDS_IN.get(rule.get("alert", ""), ()), scale)}
 
 
-def _expression(text: str, ages: tuple[str, ...], scale: Scale) -> str:
+def _expression(text: str, seconds: tuple[str, ...], scale: Scale) -> str:
     text = IN_EXPRESSION.sub(lambda found: _unless_quoted(found[0], scale.window), str(text))
-    for age in ages:
-        text = re.sub(rf"(?<![\w.]){re.escape(age)}(?![\w.])", f"{float(age) / scale.factor:g}", text)
+    for number in seconds:
+        text = re.sub(rf"(?<![\w.]){number}(?![\w.])", f"{scale.bounded(float(number)):g}", text)
     return text
 
 
 def _unless_quoted(text: str, change: Callable[[str], str]) -> str:
     return text if text.startswith('"') else change(text)
-
-
-WAITS = ("group_wait", "group_interval")
-
-
-def routes(config: Any, scale: Scale) -> Any:
-    """Alertmanager's configuration, faster, and heard at any hour, also what is muted at night."""
-    if isinstance(config, dict):
-        kept = {
-            name: value
-            for name, value in config.items()
-            if name not in ("mute_time_intervals", "active_time_intervals")
-        }
-        return {name: scale.wait(value) if name in WAITS else routes(value, scale) for name, value in kept.items()}
-    return [routes(each, scale) for each in config] if isinstance(config, list) else config
 
 
 def copy_rules(source: Path, folder: Path, scale: Scale) -> list[Path]:
