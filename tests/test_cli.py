@@ -20,9 +20,12 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict
 
 from tests.conftest import PASSWORD, SECRET
-from ytdl import config
+from ytdl import config, metrics_pages
 
-COMMANDS = ("serve", "migrate", "create-admin", "config", "secrets", "audit", "grafana-role", "openapi", "healthcheck")
+COMMANDS = (
+    *("serve", "migrate", "create-admin", "config", "secrets", "audit", "grafana-role", "metrics", "openapi"),
+    "healthcheck",
+)
 ROOT = Path(__file__).parent.parent
 
 
@@ -155,6 +158,17 @@ def test_config_check_says_that_all_is_well(tmp_path: Path) -> None:
 
 def test_openapi_prints_the_document(tmp_path: Path) -> None:
     assert "/healthz" in json.loads(ytdl("openapi", env=settings(tmp_path)).stdout)["paths"]
+
+
+def test_metrics_prints_the_catalogue_or_writes_it_into_its_place(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(f"# Mine\n{metrics_pages.BEGIN}\nold\n{metrics_pages.END}\nmore\n")
+    shown = ytdl("metrics", env=settings(tmp_path)).stdout
+    assert "| `ytdl_build_info` | gauge |" in shown
+    assert ytdl("metrics", "--into", str(page), env=settings(tmp_path)).stdout == ""
+    assert page.read_text() == f"# Mine\n{metrics_pages.BEGIN}\n\n{shown.strip()}\n\n{metrics_pages.END}\nmore\n"
+    refused = ytdl("metrics", "--into", str(tmp_path / "none.md"), env=settings(tmp_path))
+    assert (refused.returncode, refused.stderr.count("\n")) == (1, 1)
 
 
 def test_healthcheck_fails_where_nothing_answers(tmp_path: Path) -> None:

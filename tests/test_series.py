@@ -157,7 +157,8 @@ async def parses(crowd: Crowd) -> None:
     """Both forms can be read, and have all that is declared."""
     async with crowd.service.client.get("/metrics", headers=OPEN_METRICS) as answer:
         assert answer.content_type == "application/openmetrics-text"
-        families = {family.name: family.type for family in text_string_to_metric_families(await answer.text())}
+        read = text_string_to_metric_families(await answer.text())  # type: ignore[no-untyped-call]
+        families = {family.name: family.type for family in read}
     for declared in metrics.CATALOGUE:
         assert families[declared.name.removesuffix("_total")] == declared.type
     assert {"process_cpu_seconds", "process_resident_memory_bytes", "process_open_fds", "python_gc_collections"} <= set(

@@ -97,6 +97,8 @@ def _parser() -> argparse.ArgumentParser:
     ))  # fmt: skip
     reader.add_argument("--name", default="grafana", help="name of the role")
     reader.add_argument("--password-file", type=Path, metavar="FILE", help="file whose first line is the password")
+    catalogue = command("metrics", show_metrics, "Print the catalogue of metrics.")
+    catalogue.add_argument("--into", type=Path, metavar="FILE", help="write it into that page, between its marks")
     command("openapi", show_openapi, "Print the OpenAPI document of the API.")
     command("healthcheck", healthcheck, "Ask the service at HOST and PORT whether it is ready.", (
         "Exit code 0 if it is, else 1 with what it lacks."
@@ -145,6 +147,19 @@ def show_config(arguments: argparse.Namespace) -> int:
         return 0
     for name, value in config.show(settings).items():
         print(f"{name}={value}")
+    return 0
+
+
+def show_metrics(arguments: argparse.Namespace) -> int:
+    from ytdl import metrics_pages
+
+    if arguments.into is None:
+        print(metrics_pages.markdown())
+        return 0
+    try:
+        arguments.into.write_text(metrics_pages.into(arguments.into.read_text()))
+    except (OSError, ValueError) as e:
+        raise Failed(str(e)) from None
     return 0
 
 

@@ -32,8 +32,9 @@ LAYERS = (
         *("readers", "storage", "system", "urls", "vault"),
     ),
     (
-        *("blocklist", "config", "config_pages", "errors", "gcra", "hidden", "log", "metrics", "networks"),
-        *("passwords", "readings", "reasons", "samples", "sql", "texts", "titles", "tracing"),
+        *("blocklist", "config", "config_pages", "errors", "gcra", "hidden", "log", "metrics"),
+        *("metrics_pages", "networks", "passwords", "readings", "reasons", "samples", "sql", "texts"),
+        *("titles", "tracing"),
     ),
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

@@ -1,13 +1,14 @@
 """The catalogue of metrics: names with units, nothing declared in vain, nothing used that is not declared."""
 
+import fnmatch
 import re
 
 import pytest
 from prometheus_client import Counter, Gauge, Histogram
 from prometheus_client.metrics import MetricWrapperBase
 
-from tests.shape.source import attributes_of
-from ytdl import metrics
+from tests.shape.source import ROOT, attributes_of
+from ytdl import metrics, metrics_pages
 
 DECLARED = {name: m for name, m in vars(metrics).items() if isinstance(m, MetricWrapperBase)}
 USED = {name for module, names in attributes_of("metrics").items() if module != "ytdl.metrics" for name in names}
@@ -40,6 +41,39 @@ def test_a_metric_is_explained_and_its_labels_are_bounded(variable: str) -> None
     [described] = metric.describe()
     assert described.documentation.endswith(".")
     assert not set(metric._labelnames) & FORBIDDEN_LABELS
+
+
+def test_the_catalogue_on_file_is_that_of_the_declarations() -> None:
+    page = (ROOT / "docs/MONITORING.md").read_text()
+    assert page == metrics_pages.into(page), "run: ytdl metrics --into docs/MONITORING.md"
+
+
+def test_the_catalogue_has_every_metric_and_what_it_counts_in() -> None:
+    shown = metrics_pages.markdown()
+    for metric in DECLARED.values():
+        name = f"{_name(metric)}_total" if isinstance(metric, Counter) else _name(metric)
+        assert f"| `{name}` | {metric._type} |" in shown
+    assert "| `ytdl_streams_open` | gauge | `kind` (sse websocket) |  | Open progress streams. |" in shown
+    assert "| `ytdl_downloads_seconds` | histogram |  | seconds |" in shown
+    assert "| `process_open_fds` | gauge |" in shown
+
+
+def test_the_page_names_only_metrics_that_there_are() -> None:
+    names = {_name(metric) for metric in DECLARED.values()}
+    names |= {f"{_name(metric)}_total" for metric in DECLARED.values() if isinstance(metric, Counter)}
+    asked = set(re.findall(r"`(ytdl_[a-z_*]+)`", (ROOT / "docs/MONITORING.md").read_text()))
+    assert asked > names - {f"{_name(m)}" for m in DECLARED.values() if isinstance(m, Counter)}
+    assert [name for name in asked if not fnmatch.filter(names, name)] == []
+
+
+def test_a_page_without_marks_is_refused() -> None:
+    with pytest.raises(ValueError, match="no place for the catalogue"):
+        metrics_pages.into("# A page\n")
+
+
+def test_what_an_objective_speaks_of_is_an_edge() -> None:
+    assert 0.2 in metrics.HTTP_SECONDS
+    assert 60.0 in metrics.WAIT_SECONDS
 
 
 def test_every_metric_is_used() -> None:
