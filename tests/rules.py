@@ -5,6 +5,7 @@ of those only what is listed here is used, and a test holds the list against the
 """
 
 import functools
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -159,3 +160,35 @@ def labels_of(rule: Rule) -> frozenset[str]:
 def unit_tests() -> list[dict[str, Any]]:
     """All of promtool's."""
     return [test for file in TESTS for test in yaml.load(file.read_text(), yaml.CSafeLoader)["tests"]]
+
+
+PAGE = ROOT / "docs/MONITORING.md"
+MARKS = ("<!-- Made by `python -m tests.rules` from prometheus/rules. -->", "<!-- The end of that. -->")
+
+
+def table() -> str:
+    """All alerts, for docs/MONITORING.md: those of one name in one row."""
+    rows = ["| alert | severity | what it says |", "| --- | --- | --- |"]
+    for file in FILES:
+        named: dict[str, list[Rule]] = {}
+        for rule in (rule for rule in ALERTS if rule.file == file):
+            named.setdefault(rule.name, []).append(rule)
+        rows += [_row(name, rules) for name, rules in named.items()]
+    return "\n".join(rows)
+
+
+def _row(name: str, rules: list[Rule]) -> str:
+    severities = ", ".join(dict.fromkeys(rule.labels["severity"] for rule in rules))
+    said = re.sub(r"\{\{ \$labels\.(\w+) \}\}", r"*\1*", rules[-1].annotations["summary"])
+    return f"| [{name}](runbooks/{rules[0].file.stem}.md#{name.lower()}) | {severities} | {said} |"
+
+
+def page(text: str) -> str:
+    """The page with the table as it is now."""
+    before, _, rest = text.partition(MARKS[0])
+    _, _, after = rest.partition(MARKS[1])
+    return f"{before}{MARKS[0]}\n\n{table()}\n\n{MARKS[1]}{after}"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(PAGE.read_text()))

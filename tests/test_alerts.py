@@ -25,6 +25,7 @@ from tests.rules import (
     DASHBOARDS,
     DECLARED,
     FILES,
+    PAGE,
     RECORDED,
     RULES,
     SCRAPE_SECONDS,
@@ -33,6 +34,7 @@ from tests.rules import (
     known,
     labels_of,
     labels_of_series,
+    page,
     rules_of,
     unit_tests,
 )
@@ -238,6 +240,10 @@ def test_a_runbook_has_the_alerts_of_its_file_in_their_order(file: Path) -> None
     text = (ROOT / "docs/runbooks" / f"{file.stem}.md").read_text()
     alerts = dict.fromkeys(rule.name for rule in rules_of(file) if rule.alert)
     assert re.findall(r"^## (.+)$", text, re.MULTILINE) == list(alerts)
+
+
+def test_the_page_lists_all_alerts() -> None:
+    assert PAGE.read_text() == page(PAGE.read_text()), "run: python -m tests.rules"
 
 
 def courses() -> dict[str, list[list[bool]]]:
