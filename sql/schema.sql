@@ -409,6 +409,21 @@ ALTER TABLE public.jobs ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
     CACHE 1
 );
 
+CREATE TABLE public.notification_settings (
+    id boolean DEFAULT true NOT NULL,
+    version bigint DEFAULT 0 NOT NULL,
+    settings jsonb DEFAULT '{}'::jsonb NOT NULL,
+    updated_at timestamp with time zone,
+    updated_by uuid,
+    CONSTRAINT notification_settings_one CHECK (id)
+);
+
+CREATE TABLE public.notification_texts (
+    key bytea NOT NULL,
+    sent boolean DEFAULT false NOT NULL,
+    changed_at timestamp with time zone DEFAULT now() NOT NULL
+);
+
 CREATE SEQUENCE public.queue_epoch
     START WITH 1
     INCREMENT BY 1
@@ -551,6 +566,12 @@ ALTER TABLE ONLY public.job_events
 ALTER TABLE ONLY public.jobs
     ADD CONSTRAINT jobs_pkey PRIMARY KEY (id);
 
+ALTER TABLE ONLY public.notification_settings
+    ADD CONSTRAINT notification_settings_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY public.notification_texts
+    ADD CONSTRAINT notification_texts_pkey PRIMARY KEY (key);
+
 ALTER TABLE ONLY public.refresh_tokens
     ADD CONSTRAINT refresh_tokens_pkey PRIMARY KEY (hash);
 
@@ -636,6 +657,8 @@ CREATE INDEX jobs_subject ON public.jobs USING btree (subject);
 
 CREATE INDEX jobs_waiting_for_disk ON public.jobs USING btree (id) WHERE (waiting = 'disk'::text);
 
+CREATE INDEX notification_texts_changed_at ON public.notification_texts USING btree (changed_at);
+
 CREATE INDEX refresh_tokens_session_id ON public.refresh_tokens USING btree (session_id);
 
 CREATE INDEX reservations_in_line ON public.reservations USING btree (job_id) WHERE (reserved_bytes IS NULL);
@@ -695,6 +718,9 @@ ALTER TABLE ONLY public.idempotency_keys
 
 ALTER TABLE ONLY public.job_events
     ADD CONSTRAINT job_events_job_id_fkey FOREIGN KEY (job_id) REFERENCES public.jobs(id) ON DELETE CASCADE;
+
+ALTER TABLE ONLY public.notification_settings
+    ADD CONSTRAINT notification_settings_updated_by_fkey FOREIGN KEY (updated_by) REFERENCES public.users(id) ON DELETE SET NULL;
 
 ALTER TABLE ONLY public.refresh_tokens
     ADD CONSTRAINT refresh_tokens_session_id_fkey FOREIGN KEY (session_id) REFERENCES public.sessions(id) ON DELETE CASCADE;

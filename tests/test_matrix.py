@@ -102,6 +102,10 @@ async def cookies(scene: Scene) -> str:
     return ""
 
 
+async def notification(scene: Scene) -> dict[str, Any]:
+    return {"status": "firing", "groupKey": "a", "alerts": [{"status": "firing"}]}
+
+
 def given(**body: Any) -> Body:
     async def make(scene: Scene) -> dict[str, Any]:
         return {name: value.format(next(_numbers)) if isinstance(value, str) else value for name, value in body.items()}
@@ -198,6 +202,13 @@ MATRIX = {
     "GET /api/v1/monitoring/thresholds": ADMINS,
     "POST /api/v1/monitoring/thresholds/{metric_name}": Row(
         "401 403 403 403 200", path="/api/v1/monitoring/thresholds/queue_length", body=given(warning=10)
+    ),
+    # Allowed, and then there is no Alertmanager.
+    "GET /api/v1/monitoring/config/notifications": Row("401 403 403 403 503"),
+    "POST /api/v1/monitoring/config/notifications": Row("401 403 403 403 503", body=given(test=True)),
+    # For Alertmanager alone, with a token of its own.
+    "POST /api/v1/monitoring/receivers/sms/{channel}": Row(
+        "401 401 401 401 401", path="/api/v1/monitoring/receivers/sms/none", body=notification
     ),
     "GET /healthz": EVERYBODY,
     "GET /readyz": EVERYBODY,

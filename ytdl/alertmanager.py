@@ -121,6 +121,7 @@ _GROUPS = msgspec.json.Decoder(list[Group])
 _SILENCE = msgspec.json.Decoder(Silence)
 _SILENCES = msgspec.json.Decoder(list[Silence])
 _STATE = msgspec.json.Decoder(State)
+_RECEIVERS = msgspec.json.Decoder(list[Receiver])
 _CREATED = msgspec.json.Decoder(_Created)
 
 
@@ -171,6 +172,14 @@ class Alertmanager:
     async def groups(self, filters: Sequence[str] = ()) -> list[Group]:
         query = [("filter", text) for text in filters]
         return _read(_GROUPS, await self._ask("GET", "/api/v2/alerts/groups", query=query))
+
+    async def receivers(self) -> list[str]:
+        """The names of those in the configuration that is in force."""
+        return [receiver.name for receiver in _read(_RECEIVERS, await self._ask("GET", "/api/v2/receivers"))]
+
+    async def figures(self) -> str:
+        """Its own metrics, as the text that Prometheus reads."""
+        return (await self._ask("GET", "/metrics")).decode(errors="replace")
 
     async def post_alerts(self, alerts: Sequence[Mapping[str, Any]]) -> None:
         """Each is `labels`, and what is known of `annotations`, `startsAt`, `endsAt` and `generatorURL`."""

@@ -41,8 +41,10 @@ from ytdl.api.keys import (
     KV,
     LIMITER,
     MONITORING,
+    NOTIFICATIONS,
     OFFENCES,
     OPENAPI,
+    TEXTS,
     THRESHOLDS,
     VAULT,
     WORKER,
@@ -66,13 +68,16 @@ from ytdl.health import Health
 from ytdl.janitor import Janitor
 from ytdl.kv import KV as Redis
 from ytdl.monitoring import Monitoring
+from ytdl.notifications import Notifications
 from ytdl.offences import Offences
+from ytdl.outbound import Outbound
 from ytdl.prometheus import Prometheus
 from ytdl.queue import Queue
 from ytdl.ratelimit import Limiter, policies_of
 from ytdl.routes import ROUTES
 from ytdl.sampler import Sampler, collectors
 from ytdl.scores import Scores
+from ytdl.sms import Texts
 from ytdl.storage import Storage
 from ytdl.thresholds import Thresholds
 from ytdl.worker import Worker
@@ -149,6 +154,14 @@ async def _start(app: web.Application, stack: AsyncExitStack) -> None:
     history = AlertHistory(db, alertmanager, alerts, config.alert_check_interval)
     await history.start()
     stack.push_async_callback(history.stop)
+
+    outbound = await stack.enter_async_context(Outbound(config))
+    notifications = app[NOTIFICATIONS] = Notifications(config, db, app[VAULT], alertmanager, outbound)
+    texts = app[TEXTS] = Texts(config, db, app[VAULT], outbound)
+    await notifications.start()
+    stack.push_async_callback(notifications.stop)
+    await texts.start()
+    stack.push_async_callback(texts.stop)
 
     limiter = app[LIMITER] = Limiter(policies_of(config), kv, db)
     stack.push_async_callback(limiter.close)

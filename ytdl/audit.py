@@ -50,6 +50,7 @@ TYPES: dict[str, Severity] = {
     "alert_acknowledged": "info",
     "alert_acknowledgement_ended": "info",
     "secret_rotated": "info",
+    "notification_tested": "info",
     "sys_startup": "info",
     "sys_shutdown": "info",
 }

@@ -71,6 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     way.add_argument("--markdown", action="store_true", help="print docs/CONFIGURATION.md")
     way.add_argument("--env", action="store_true", help="print .env.example")
     way.add_argument("--prometheus", action="store_true", help="print a prometheus.yml that fits them")
+    way.add_argument("--alertmanager", action="store_true", help="print an alertmanager.yml to begin with")
     kept = command("secrets", secrets.rotate, "Encrypt kept secrets anew with the newest key.", (
         "The newest key is ENCRYPTION_KEY, or the one that stands in for it; former keys still open what they closed. "
         "Safe while the service runs, and to be broken off: a second run goes on from there."
@@ -132,6 +133,11 @@ def show_config(arguments: argparse.Namespace) -> int:
         from ytdl import config_pages
 
         print(config_pages.markdown() if arguments.markdown else config_pages.env_example(), end="")
+        return 0
+    if arguments.alertmanager:
+        from ytdl import routing
+
+        print(routing.shipped(), end="")
         return 0
     settings = config.load()
     if arguments.prometheus:

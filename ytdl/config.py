@@ -103,6 +103,16 @@ class Config:
     runbooks_url: str = setting("", "Where docs/runbooks can be read, for links in alerts, such as https://git.example.org/ytdl/docs/runbooks; empty links to the files by their path.", section="Observability")
     alertmanager_url: str = setting("", "Alertmanager, for what is asked and told about alerts, such as http://localhost:9093; empty switches that off.", section="Observability", secret=True)
     alert_check_interval: float = setting(30.0, "Seconds between two looks at the alerts of Alertmanager, and how often Prometheus is to try the rules.", section="Observability", least=0.1)
+    alertmanager_config_file: str = setting("", "File that Alertmanager reads its configuration from, to be written by the service from what admins set; its templates go beside it. Empty leaves it to the operator. Needs ALERTMANAGER_URL.", section="Observability")
+    alertmanager_service_url: str = setting("", "Where Alertmanager reaches the service, for text messages; empty means PUBLIC_URL.", section="Observability")
+    alertmanager_ca_file: str = setting("", "Certificate authorities that Alertmanager trusts when it sends notifications, in place of its system's; the path is as Alertmanager sees it.", section="Observability")
+    smtp_host: str = setting("", "Mail server for notifications; empty means no e-mail.", section="Observability")
+    smtp_port: int = setting(587, "Its port; 465 speaks TLS from the first byte, on others STARTTLS is asked for.", section="Observability", least=1)
+    smtp_user: str = setting("", "Name to sign in with there; empty does not sign in.", section="Observability")
+    smtp_password: str = setting("", "Password to sign in with there.", section="Observability", secret=True)
+    smtp_from: str = setting("", "Address that notifications come from; needed with SMTP_HOST.", section="Observability")
+    smtp_tls: bool = setting(True, "Whether mail is only sent encrypted.", section="Observability")
+    twilio_url: str = setting("https://api.twilio.com", "Where text messages are handed in: Twilio, or one of its regions.", section="Observability")
 
     # fmt: on
 
@@ -243,6 +253,12 @@ def _combined(c: Config) -> list[str]:
         (bool(c.ytdlp_cookies_file) and not Path(c.ytdlp_cookies_file).is_file(), "YTDLP_COOKIES_FILE names a file that is not there."),
         (bool(c.outbound_proxy) and not _are_proxies(c.outbound_proxy), "OUTBOUND_PROXY must begin with http://, https:// or socks5://."),
         (bool(c.ytdlp_extractor_args) and not re.fullmatch(r"(\w[\w-]*:\S.*=.*)", c.ytdlp_extractor_args), "YTDLP_EXTRACTOR_ARGS must look like youtube:name=value;name=value."),
+        (bool(c.alertmanager_config_file) and not c.alertmanager_url, "ALERTMANAGER_URL must be set when ALERTMANAGER_CONFIG_FILE is set."),
+        (bool(c.smtp_host) and not c.smtp_from, "SMTP_FROM must be set when SMTP_HOST is set."),
+        (bool(c.smtp_from) and not re.fullmatch(r"[^\s@{}<>]+@[^\s@{}<>]+", c.smtp_from), "SMTP_FROM must be a plain e-mail address."),
+        (bool(c.smtp_host) and not re.fullmatch(r"[A-Za-z0-9.:_-]+", c.smtp_host), "SMTP_HOST must be a name or an address."),
+        (c.smtp_port > 65535, "SMTP_PORT must be at most 65535."),
+        (not all(not url or url.startswith(("http://", "https://")) for url in (c.alertmanager_service_url, c.twilio_url)), "ALERTMANAGER_SERVICE_URL and TWILIO_URL must begin with http:// or https://."),
         (c.allowed_extractors != ("youtube",), "ALLOWED_EXTRACTORS must be youtube; other sites cannot be opened yet."),
     )
     # fmt: on

@@ -165,7 +165,7 @@ queue_stale = _counter("ytdl_queue_stale_total", "Members of the index that Post
 # worker
 worker_slots = _gauge("ytdl_worker_slots", "Jobs this process may run at once.")
 worker_running = _gauge("ytdl_worker_running", "Jobs this process runs now.")
-WORKER_LOOPS = ("claim", "beat", "report", "record", "reap", "reconcile", "disk", "sweep", "alerts", "sample", "host", "instance", "needs", "postgres", "redis", "contents", "listen", "lanes", "blocks", "offences", "link", "thresholds")
+WORKER_LOOPS = ("claim", "beat", "report", "record", "reap", "reconcile", "disk", "sweep", "alerts", "sample", "host", "instance", "needs", "postgres", "redis", "contents", "listen", "lanes", "blocks", "offences", "link", "notifications", "texts", "thresholds")
 worker_loop_errors = _counter("ytdl_worker_loop_errors_total", "Rounds of a background loop that failed.", loop=WORKER_LOOPS)
 worker_loop_last_success = _gauge("ytdl_worker_loop_last_success_timestamp_seconds", "When a background loop last did its round.", loop=WORKER_LOOPS)
 worker_collection_seconds = _gauge("ytdl_worker_collection_seconds", "How long the last refresh of the gauges took.")

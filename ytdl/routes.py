@@ -21,6 +21,7 @@ from ytdl.api import (
     events,
     limits,
     monitoring,
+    notifications,
     security,
     service,
     streams,
@@ -34,6 +35,7 @@ from ytdl.checkup import Condition
 from ytdl.cookies import CookieState, KeptCookies, NewCookies
 from ytdl.health import Readiness
 from ytdl.monitoring import CourseQuery, MetricStats, Now, StatsQuery
+from ytdl.notifications import NotificationAnswer, NotificationState, NotificationWish
 from ytdl.ratelimit import State
 from ytdl.readings import MetricList
 from ytdl.record import Attempt, Download, Filter, NewDownload, Page
@@ -136,6 +138,11 @@ ROUTES: tuple[Route, ...] = (
           status=101, problems=("malformed",)),
     Route("GET", "/ws", streams.socket_of_all, "user", ticket=True, stream=True, head=False, status=101,
           problems=("malformed",)),
+    Route("GET", "/monitoring/config/notifications", notifications.state, "admin", returns=NotificationState),
+    Route("POST", "/monitoring/config/notifications", notifications.change, "admin", body=NotificationWish,
+          returns=NotificationAnswer, problems=("conflict",)),
+    Route("POST", "/monitoring/receivers/sms/{channel}", notifications.receive, "anyone", status=204,
+          problems=("unauthorized", "invalid")),
 
     # service
     Route("GET", "/healthz", service.healthz, "anyone", returns=service.Alive, limit=None, plain=True),

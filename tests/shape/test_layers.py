@@ -22,8 +22,8 @@ LAYERS = (
     (
         *("accounts", "alert_history", "alerts", "apikeys"),
         *("attempts", "auth", "blocks", "checkup", "cookies", "disk", "downloads"),
-        *("egress", "health", "lockout", "monitoring", "offences", "queue", "ratelimit", "security"),
-        *("security_report", "sessions", "thresholds", "users", "validation"),
+        *("egress", "health", "lockout", "monitoring", "notifications", "offences", "queue", "ratelimit", "security"),
+        *("security_report", "sessions", "sms", "thresholds", "trials", "users", "validation"),
     ),
     ("audit", "chain", "channels", "denials", "leases", "recent", "record", "routing", "sealed"),
     ("events", "loops", "scores"),

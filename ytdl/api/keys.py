@@ -28,8 +28,10 @@ if TYPE_CHECKING:
     from ytdl.kv import KV as Redis
     from ytdl.leases import Caller
     from ytdl.monitoring import Monitoring
+    from ytdl.notifications import Notifications
     from ytdl.offences import Offences
     from ytdl.ratelimit import Limiter
+    from ytdl.sms import Texts
     from ytdl.thresholds import Thresholds
     from ytdl.vault import Vault
     from ytdl.worker import Worker
@@ -52,6 +54,8 @@ HEALTH: "web.AppKey[Health]" = web.AppKey("health")
 CHECKUP: "web.AppKey[Checkup]" = web.AppKey("checkup")
 MONITORING: "web.AppKey[Monitoring]" = web.AppKey("monitoring")
 THRESHOLDS: "web.AppKey[Thresholds]" = web.AppKey("thresholds")
+NOTIFICATIONS: "web.AppKey[Notifications]" = web.AppKey("notifications")
+TEXTS: "web.AppKey[Texts]" = web.AppKey("texts")
 COOKIES: "web.AppKey[Cookies]" = web.AppKey("cookies")
 DOWNLOADS: "web.AppKey[Downloads]" = web.AppKey("downloads")
 WORKER: "web.AppKey[Worker]" = web.AppKey("worker")

@@ -1,0 +1,303 @@
+"""Who is told of alerts: what an admin sets is what Alertmanager does, and what was set before stays where it fails."""
+
+import asyncio
+import contextlib
+import dataclasses
+import json
+import logging
+import stat
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import pytest
+import pytest_asyncio
+import yaml
+
+from tests import alerting, watching
+from tests.alerting import Stage
+from tests.conftest import running
+from tests.fakes import chat, mail
+from tests.servers import Servers
+from ytdl import errors, notifications, routing
+from ytdl.api.keys import DB, NOTIFICATIONS, VAULT
+from ytdl.channels import MASK, Settings
+from ytdl.vault import Vault
+
+# One stage for all of them: what a test sets is forgotten after it.
+pytestmark = [watching.needs_alertmanager, pytest.mark.asyncio(loop_scope="module")]
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def whole(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stage]:
+    async with alerting.staged(servers, tmp_path_factory.mktemp("notifications")) as stage:
+        yield stage
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def stage(whole: Stage) -> AsyncIterator[Stage]:
+    await whole.forget()
+    yield whole
+
+
+def in_file(stage: Stage) -> list[str]:
+    return [receiver["name"] for receiver in yaml.safe_load(stage.file.read_text())["receivers"]]
+
+
+async def in_force(stage: Stage) -> list[str]:
+    return [receiver["name"] for receiver in await stage.alertmanager.get("/api/v2/receivers")]
+
+
+async def until(holds: Callable[[], Awaitable[bool]]) -> None:
+    async with asyncio.timeout(10):
+        while not await holds():  # noqa: ASYNC110 - another server is waited for
+            await asyncio.sleep(0.05)
+
+
+async def test_an_alert_and_its_end_arrive_by_every_channel(stage: Stage) -> None:
+    await stage.set_all()
+    await stage.fire()
+    for kind in ("slack", "discord", "telegram", "webhook"):
+        text = (await stage.chat.until(kind)).text.replace("&lt;", "<").replace("&amp;", "&")
+        for words in ("DiskFull: 3 < 5 & rising", "It <b>is</b> so", "host.md#diskfull", "/d/ytdl-system"):
+            assert words in text.replace("&gt;", ">"), (kind, words, text)
+    assert (await stage.chat.until("twilio")).text == "[CRITICAL] DiskFull: DiskFull: 3 < 5 & rising"
+    letter = await stage.post.until()
+    assert letter.subject == "[CRITICAL] DiskFull: DiskFull: 3 < 5 & rising"
+    assert letter.to == ["ops@example.org"] and letter.sender == "ytdl@example.org"
+    assert (
+        "It &lt;b&gt;is&lt;/b&gt; so." in letter.html and 'href="https://grafana.example/d/ytdl-system"' in letter.html
+    )
+    assert "It <b>is</b> so." in letter.text and "Since: 20" in letter.text
+    await stage.fire(ended=True)
+    for kind in ("slack", "discord", "telegram", "webhook"):
+        await stage.chat.until(kind, "resolved" if kind == "webhook" else "Resolved: 20")
+    assert (await stage.post.until("Resolved: 20")).subject.startswith("[RESOLVED] DiskFull")
+    assert len(stage.chat.of("twilio")) == 1
+
+
+async def test_nothing_but_its_owner_reads_a_secret(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    answer = await stage.set_all(test=True)
+    shown = await (await stage.root.get("/monitoring/config/notifications")).text()
+    events = await (await stage.root.get("/security/events")).text()
+    rows = [dict(row) for row in await stage.service.app[DB].many(notifications.q.settings)]
+    lines = "".join(str(vars(record)) for record in caplog.records)
+    for secret in (*chat.SECRETS, mail.PASSWORD):
+        # Alertmanager has no business with Twilio.
+        assert (secret in stage.file.read_text()) is (secret != "twilio-secret")
+        for place in (json.dumps(answer), shown, events, str(rows), lines):
+            assert secret not in place, secret
+    assert stat.S_IMODE(stage.file.stat().st_mode) == 0o600
+
+
+async def test_what_is_shown_can_be_sent_back(stage: Stage) -> None:
+    await stage.set_all()
+    before = stage.file.read_text()
+    answer = await stage.root.get("/monitoring/config/notifications")
+    shown = await answer.json()
+    assert answer.headers["Cache-Control"] == "no-store"
+    assert shown["channels"][2]["url"] == f"{stage.chat.url}/{MASK}"
+    kept = {name: shown[name] for name in Settings.__struct_fields__}
+    again = await stage.set(**kept, version=shown["version"])
+    assert again["version"] == shown["version"] + 1 and stage.file.read_text() == before
+
+
+async def test_who_has_not_seen_the_newest_changes_nothing(stage: Stage) -> None:
+    first = await stage.set_all("hook")
+    await stage.set(version=first["version"], dead_man=None)
+    refused = await stage.set(channels=[], routes=[], version=first["version"], status=409)
+    assert refused["version"] == first["version"] + 1
+    assert "channel-hook" in in_file(stage)
+
+
+async def test_what_is_left_out_stays(stage: Stage) -> None:
+    await stage.set_all("hook", "slack")
+    answer = await stage.set(dead_man={"channel": "hook"})
+    assert [channel["name"] for channel in answer["channels"]] == ["hook", "slack"]
+    assert answer["pace"] == alerting.PACE and answer["quiet_hours"] is None
+
+
+async def test_a_channel_that_is_removed_takes_its_secret_along(stage: Stage) -> None:
+    await stage.set_all("hook", "slack")
+    await stage.set_all("slack")
+    kept = await notifications.read(stage.service.app[DB], stage.service.app[VAULT])
+    assert set(kept.secrets) == {"slack"} and "webhook-secret" not in stage.file.read_text()
+    missing = await stage.set(channels=[{"kind": "webhook", "name": "hook"}], routes=[], status=422)
+    assert missing["errors"] == [{"field": "channels[0].url", "message": "is missing"}]
+
+
+async def test_what_alertmanager_refuses_is_not_kept(stage: Stage) -> None:
+    first = await stage.set_all("hook")
+    before = stage.file.read_text()
+    bad = {"name": "bad", "channels": ["hook"], "matchers": [{"label": "a", "operator": "=~", "value": "("}]}
+    refused = await stage.set(routes=[bad], status=422)
+    assert "Alertmanager refuses this" in refused["detail"] and "missing closing )" in refused["detail"]
+    assert stage.file.read_text() == before
+    shown = await (await stage.root.get("/monitoring/config/notifications")).json()
+    assert shown["version"] == first["version"] and shown["routes"][0]["name"] == "all"
+    assert sorted(await in_force(stage)) == sorted(in_file(stage))
+    await stage.fire("StillTold")
+    await stage.chat.until("webhook", "StillTold")
+
+
+async def test_without_alertmanager_nothing_is_changed(stage: Stage) -> None:
+    await stage.set_all("hook")
+    before = stage.file.read_text()
+    await stage.alertmanager.kill()
+    refused = await stage.set(channels=[], routes=[], status=503)
+    assert refused["detail"].startswith("Nothing was changed")
+    assert stage.file.read_text() == before
+    await stage.alertmanager.start()
+    assert "channel-hook" in await in_force(stage)
+
+
+async def test_the_file_follows_the_database(stage: Stage) -> None:
+    """As after a process that died between the file and the commit, or a file that somebody edited."""
+    await stage.set_all("hook")
+    wanted = stage.file.read_text()
+    stage.file.write_text(routing.render(Settings(), {}, routing.Surroundings()))
+    await stage.alertmanager.reload()
+    assert "channel-hook" not in await in_force(stage)
+
+    async def right() -> bool:
+        return stage.file.read_text() == wanted and "channel-hook" in await in_force(stage)
+
+    await until(right)
+
+
+async def test_another_process_leaves_the_file_alone_while_one_changes_it(stage: Stage) -> None:
+    followed = stage.service.app[NOTIFICATIONS]
+    async with stage.service.app[DB].transaction() as tx:
+        await tx.one(notifications.q.hold)
+        stage.file.write_text("halfway")
+        await followed.follow()
+        assert stage.file.read_text() == "halfway"
+    await followed.follow()
+    assert stage.file.read_text() != "halfway"
+
+
+@pytest.mark.parametrize("step", ["render", "_write", "_replace", "_sync_folder", "reload"])
+async def test_a_death_at_any_step_leaves_what_was_before(
+    stage: Stage, step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process ends before or after the step; the connection to PostgreSQL ends with it, and another goes on."""
+    first = await stage.set_all("hook")
+    wanted, dying = stage.file.read_text(), stage.service.app[NOTIFICATIONS]
+
+    class Death(BaseException):
+        """Not an exception that anything would handle."""
+
+    def die(*_: Any) -> Any:
+        raise Death
+
+    with monkeypatch.context() as patched:
+        owner = {"render": routing, "reload": dying._alertmanager}.get(step, notifications)
+        patched.setattr(owner, step, die)
+        with contextlib.suppress(Death):
+            await dying.change(notifications.NotificationWish(channels=[], routes=[]), stage.root.user_id)
+            pytest.fail("it did not die")
+    await dying.follow()
+    assert stage.file.read_text() == wanted and not list(stage.file.parent.glob(".*"))
+    assert (await dying.state()).version == first["version"]
+
+
+async def test_a_file_of_the_operators_is_kept(stage: Stage) -> None:
+    stage.file.write_text("# mine\nroute: {receiver: me}\nreceivers: [{name: me}]\n")
+    await stage.service.app[NOTIFICATIONS].follow()
+    assert stage.file.with_name("alertmanager.yml.before-ytdl").read_text().startswith("# mine")
+    assert stage.file.read_text().startswith(routing.HEAD)
+
+
+async def test_what_the_settings_make_wrong_is_not_tried_for_ever(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The operator takes the mail server away: Alertmanager goes on with what it has, and so does the file."""
+    await stage.set_all("mail")
+    before, own = stage.file.read_text(), stage.service.app[NOTIFICATIONS]
+    monkeypatch.setattr(own, "_around", dataclasses.replace(own._around, smtp_host=""))
+    for _ in range(2):
+        await own.follow()
+        assert stage.file.read_text() == before
+    assert (await own.state()).in_force is False
+
+
+async def test_a_test_says_of_each_channel_what_came_of_it(stage: Stage) -> None:
+    stage.chat.status = {"slack": 500, "discord": 404}
+    answer = await stage.set_all(test=True)
+    found = {trial["channel"]: trial["outcome"] for trial in answer["tests"]}
+    assert found == {
+        "mail": "accepted", "hook": "accepted", "slack": "refused", "discord": "refused", "telegram": "accepted",
+        "sms": "accepted",
+    }  # fmt: skip
+    assert "test of the channel hook" in (await stage.chat.until("webhook")).text
+    assert not stage.chat.of("slack")
+
+
+async def test_a_test_reaches_its_channel_alone(stage: Stage) -> None:
+    """Also where a route wants all there is."""
+    await stage.set_all("hook", "slack")
+    await stage.set(channels=[*stage.channels()[1:2]], routes=[{"name": "r", "channels": ["hook"]}], test=True)
+    assert [got.text.count("NotificationTest") for got in stage.chat.of("webhook")] == [1]
+    assert not stage.chat.of("slack")
+
+
+@pytest.mark.slow
+async def test_a_silent_server_is_said_to_be_silent(stage: Stage) -> None:
+    stage.chat.silent = {"telegram"}
+    answer = await stage.set_all("telegram", test=True)
+    (trial,) = answer["tests"]
+    assert trial["outcome"] == "silent" and trial["seconds"] < 15
+
+
+async def test_the_dead_man_hears_of_nothing_but_that_all_is_well(stage: Stage) -> None:
+    await stage.set_all("hook", "slack", dead_man={"channel": "hook", "every_seconds": 10}, routes=[])
+    await stage.fire("Watchdog", severity="none")
+    await stage.fire("NotForHim")
+    await stage.chat.until("webhook", "Watchdog")
+    assert not stage.chat.of("slack") and not [got for got in stage.chat.got if "NotForHim" in got.text]
+
+
+async def test_a_label_that_is_made_to_break_out_stays_a_label(stage: Stage) -> None:
+    evil = '"} or {{ .X }}\\" , severity="critical'
+    route = {"name": "evil", "channels": ["hook"], "matchers": [{"label": "a", "value": evil}]}
+    await stage.set_all("hook", "slack", routes=[route])
+    await stage.fire("Plain", a="other")
+    await stage.fire("Evil", a=evil)
+    await stage.chat.until("webhook", "Evil")
+    assert not [got for got in stage.chat.got if "Plain" in got.text]
+
+
+async def test_texts_of_alerts_are_no_markup(stage: Stage) -> None:
+    await stage.set_all("slack", "telegram", "discord")
+    await stage.fire("<!channel>", job="{{ 1 }} <script> @everyone")
+    assert "<!channel>" not in (await stage.chat.until("slack")).body["attachments"][0]["text"]
+    assert not (await stage.chat.until("telegram")).body.get("parse_mode")
+
+
+async def test_two_processes_share_what_is_set(stage: Stage) -> None:
+    other = dataclasses.replace(stage.service.config, port=0)
+    async with running(other) as second:
+        await stage.set_all("hook")
+        found = await second.app[NOTIFICATIONS].state()
+    assert [channel.name for channel in found.channels] == ["hook"]
+
+
+async def test_secrets_whose_key_is_lost_are_asked_for_again(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    await stage.set_all("hook")
+    own = stage.service.app[NOTIFICATIONS]
+    monkeypatch.setattr(own, "_vault", Vault([b"k" * 32]))
+    with pytest.raises(errors.Unavailable):
+        await own.follow()
+    refused = await stage.set(channels=[{"kind": "webhook", "name": "hook"}], status=422)
+    assert refused["errors"][0]["field"] == "channels[0].url"
+    await stage.set_all("hook")
+    await own.follow()
+
+
+async def test_a_change_is_on_record(stage: Stage) -> None:
+    await stage.set_all("hook", "slack", test=True)
+    events = await (await stage.root.get("/security/events")).json()
+    found = {item["type"]: item for item in reversed(events["items"])}
+    changed, tested = found["sensitive_update"], found["notification_tested"]
+    assert changed["detail"] == {"kinds": {"slack": 1, "webhook": 1}, "routes": 1}
+    assert tested["detail"]["outcomes"] == ["accepted", "accepted"]

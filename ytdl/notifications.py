@@ -1,0 +1,367 @@
+"""Who is told of alerts: kept in PostgreSQL, rendered into Alertmanager's file, brought into force by its reload.
+
+The database is the truth and the file follows it. A change is one transaction that ends only when Alertmanager has
+taken the file; whoever dies before leaves the former row, and the next round, of any process that has the file, puts
+the file and Alertmanager right. What may be written is `channels`' business, what it becomes `routing`'s.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any
+from urllib.parse import urlsplit
+from uuid import UUID
+
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
+from psycopg.types.json import Jsonb
+
+from ytdl import alertmanager, audit, channels, crypto, errors, loops, metrics, routing, sealed, sql, trials
+from ytdl.alertmanager import Alertmanager
+from ytdl.channels import (
+    MOST_CHANNELS,
+    MOST_ROUTES,
+    Channel,
+    DeadMan,
+    Email,
+    NotificationRoute,
+    Pace,
+    QuietHours,
+    Secrets,
+    Settings,
+    Sms,
+)
+from ytdl.config import Config
+from ytdl.db import DB, Row, Statements
+from ytdl.outbound import Outbound
+from ytdl.trials import Trial
+from ytdl.vault import Unopened, Vault
+
+log = logging.getLogger("ytdl.notifications")
+q = sql.load("notifications")
+
+TEMPLATES = Path(__file__).parent.parent / "alertmanager" / "templates"
+# Of the sealed value with all channels' secrets.
+PLACE = "notifications"
+OFF = "Notifications are not configured here: set ALERTMANAGER_CONFIG_FILE, and ALERTMANAGER_URL."
+STALE = "Somebody else has changed it meanwhile: it is version {} now. Read it again."
+REFUSED = "Alertmanager refuses this, and goes on with what it had: {}"
+AWAY = "Nothing was changed, as Alertmanager did not say that it took it: {}"
+# Pieces of a secret that are shorter could be any word.
+TELLING = 6
+_encode = msgspec.json.Encoder().encode
+_secrets = msgspec.json.Decoder(Secrets)
+
+
+class NotificationWish(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What is left out stays; a list takes the place of the whole former one. With `version`, that of the answer which
+    was changed, nothing is written over what somebody else has set meanwhile. `test` sends a message by each channel.
+    """
+
+    channels: Annotated[list[Channel], Meta(max_length=MOST_CHANNELS)] | UnsetType = UNSET
+    routes: Annotated[list[NotificationRoute], Meta(max_length=MOST_ROUTES)] | UnsetType = UNSET
+    quiet_hours: QuietHours | UnsetType | None = UNSET
+    pace: Pace | UnsetType = UNSET
+    dead_man: DeadMan | UnsetType | None = UNSET
+    version: Annotated[int, Meta(ge=0, le=2**53)] | None = None
+    test: bool = False
+
+    @property
+    def parts(self) -> dict[str, Any]:
+        """What of the settings is given."""
+        given = {name: getattr(self, name) for name in Settings.__struct_fields__}
+        return {name: value for name, value in given.items() if value is not UNSET}
+
+
+class NotificationState(msgspec.Struct, frozen=True, kw_only=True):
+    """Secrets are masked; a channel that is sent back so keeps them. `in_force` is whether Alertmanager has taken it,
+    as far as this process knows, and null before it has looked."""
+
+    version: int
+    updated_at: datetime | None
+    updated_by: UUID | None
+    in_force: bool | None
+    channels: list[Channel]
+    routes: list[NotificationRoute]
+    quiet_hours: QuietHours | None
+    pace: Pace
+    dead_man: DeadMan | None
+
+
+class NotificationAnswer(NotificationState, frozen=True, kw_only=True):
+    """`tests` has each channel's outcome, where a test was asked for."""
+
+    tests: list[Trial] = []
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What the row and the sealed value say."""
+
+    version: int
+    settings: Settings
+    updated_at: datetime | None
+    updated_by: UUID | None
+    secrets: Secrets = field(default_factory=dict, repr=False)
+
+
+def _stored(row: Row, secrets: Secrets) -> Stored:
+    settings = msgspec.convert(row["settings"], Settings)
+    return Stored(row["version"], settings, row["updated_at"], row["updated_by"], secrets)
+
+
+async def read(db: Statements, vault: Vault) -> Stored:
+    """Raises `vault.Unopened` where the secrets cannot be opened."""
+    return _stored(await db.one(q.settings), await _read_secrets(db, vault))
+
+
+async def _read_secrets(db: Statements, vault: Vault) -> Secrets:
+    plain = await sealed.read(db, vault, "channel", None, name=PLACE)
+    return _secrets.decode(plain) if plain else {}
+
+
+class Notifications:
+    def __init__(self, config: Config, db: DB, vault: Vault, alertmanager: Alertmanager, outbound: Outbound) -> None:
+        self._db = db
+        self._vault = vault
+        self._alertmanager = alertmanager
+        self._outbound = outbound
+        self._around = routing.surroundings_of(config)
+        self._file = Path(config.alertmanager_config_file) if config.alertmanager_config_file else None
+        self._interval = config.alert_check_interval
+        self._in_force: bool | None = None
+        # The name of what Alertmanager would not take, so that it is not asked for the same every half minute.
+        self._refused = ""
+        self._testing = asyncio.Lock()
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def start(self) -> None:
+        if self._file:
+            self._tasks.append(asyncio.create_task(loops.repeat("notifications", self._interval, self.follow)))
+
+    async def stop(self) -> None:
+        await loops.stop(self._tasks)
+
+    async def state(self) -> NotificationState:
+        """Raises `errors.Unavailable` where notifications are not this service's business."""
+        self._path()
+        return NotificationState(**self._shown(_stored(await self._db.one(q.settings), {})))
+
+    async def change(self, wish: NotificationWish, user_id: UUID) -> NotificationAnswer:
+        """Returns once Alertmanager works by it. Raises `errors.Invalid` for a field, or where Alertmanager refuses it,
+        `errors.Conflict` for a version that is not the newest, and `errors.Unavailable`; nothing is changed then.
+        """
+        self._path()
+        stored = await self._put(wish, user_id) if wish.parts else await read(self._db, self._vault)
+        tests = []
+        if wish.test:
+            # Counters tell of tests that ran; two at once would be taken for each other.
+            async with self._testing:
+                tests = await trials.run(self._alertmanager, stored.settings.channels)
+            outcomes = [trial.outcome for trial in tests]
+            await audit.record(
+                self._db, "notification_tested", object=("notifications", stored.version), outcomes=outcomes
+            )
+        return NotificationAnswer(**self._shown(stored), tests=tests)
+
+    def _path(self) -> Path:
+        if self._file is None or not self._alertmanager.configured:
+            raise errors.Unavailable(OFF)
+        return self._file
+
+    def _shown(self, stored: Stored) -> dict[str, Any]:
+        parts = {name: getattr(stored.settings, name) for name in Settings.__struct_fields__}
+        return parts | {
+            "version": stored.version, "updated_at": stored.updated_at, "updated_by": stored.updated_by,
+            "in_force": self._in_force,
+        }  # fmt: skip
+
+    # changing
+
+    async def _put(self, wish: NotificationWish, user_id: UUID) -> Stored:
+        async with self._db.transaction() as tx:
+            former = _stored(await tx.one(q.hold), await self._kept(tx))
+            if wish.version is not None and wish.version != former.version:
+                raise errors.Conflict(STALE.format(former.version), version=former.version)
+            settings, secrets = self._checked(wish, former)
+            row = await tx.one(q.put, settings=Jsonb(msgspec.to_builtins(settings)), user_id=user_id)
+            await sealed.put(tx, self._vault, "channel", None, _encode(secrets), name=PLACE)
+            await audit.record(tx, "sensitive_update", object=("notifications", row["version"]), **_told(settings))
+            await self._bring_in_force(routing.render(settings, secrets, self._around), former.secrets, secrets)
+        return _stored(row, secrets)
+
+    async def _kept(self, tx: Statements) -> Secrets:
+        """None of them where they cannot be opened: then they are asked for again."""
+        try:
+            return await _read_secrets(tx, self._vault)
+        except Unopened:
+            log.error("notifications.unopened")
+            return {}
+
+    def _checked(self, wish: NotificationWish, former: Stored) -> tuple[Settings, Secrets]:
+        settings = msgspec.structs.replace(former.settings, **wish.parts)
+        known = {channel.name: channel for channel in former.settings.channels}
+        masked, secrets = [], Secrets()
+        for i, channel in enumerate(settings.channels):
+            kept = former.secrets.get(channel.name, {})
+            shown, own = channels.part(channel, known.get(channel.name), kept, f"channels[{i}]")
+            if isinstance(channel, Sms):
+                own["receiver"] = kept.get("receiver") or crypto.new_secret()
+            masked.append(shown)
+            secrets[channel.name] = own
+        settings = msgspec.structs.replace(settings, channels=masked)
+        channels.check(settings, secrets, self._outbound.check)
+        self._check_possible(settings)
+        return settings, secrets
+
+    def _check_possible(self, settings: Settings) -> None:
+        for i, channel in enumerate(settings.channels):
+            if isinstance(channel, Email) and not self._around.smtp_host:
+                raise errors.invalid(f"channels[{i}].kind", "needs the setting SMTP_HOST")
+            if isinstance(channel, Sms) and not self._around.service_url:
+                raise errors.invalid(f"channels[{i}].kind", "needs the setting ALERTMANAGER_SERVICE_URL or PUBLIC_URL")
+
+    async def _bring_in_force(self, text: str, *secrets: Secrets) -> None:
+        path = self._path()
+        former = await asyncio.to_thread(_write, path, text)
+        try:
+            await self._reload()
+        except errors.Unavailable as e:
+            await asyncio.to_thread(_write_back, path, former)
+            if isinstance(e, alertmanager.Refused):
+                raise errors.Invalid(REFUSED.format(scrub(e.said, *secrets))) from None
+            raise errors.Unavailable(AWAY.format(e.message), retry_after=5) from None
+
+    async def _reload(self) -> None:
+        """Raises `alertmanager.Refused` where it does not take the file, else `errors.Unavailable`."""
+        try:
+            await self._alertmanager.reload()
+        except alertmanager.Refused:
+            metrics.notifications_reloads.labels("refused").inc()
+            raise
+        except errors.Unavailable:
+            self._in_force = None
+            metrics.notifications_reloads.labels("unreachable").inc()
+            raise
+        self._in_force, self._refused = True, ""
+        metrics.notifications_reloads.labels("ok").inc()
+
+    # following
+
+    async def follow(self) -> None:
+        """One round: the file and Alertmanager are brought to what the database says, unless somebody changes it just
+        now. Raises `errors.Unavailable`."""
+        path = self._path()
+        async with self._db.transaction() as tx:
+            row = await tx.maybe(q.hold_free)
+            if row is None:
+                return
+            stored = _stored(row, await _read_secrets(tx, self._vault))
+            await self._follow(path, routing.render(stored.settings, stored.secrets, self._around), stored.secrets)
+        await self._db.exec(q.forget_texts)
+
+    async def _follow(self, path: Path, text: str, secrets: Secrets) -> None:
+        name = routing.name_of(text)
+        if name == self._refused:
+            return
+        former = await asyncio.to_thread(_write, path, text)
+        if name in await self._alertmanager.receivers():
+            self._in_force = True
+            return
+        self._in_force = False
+        try:
+            await self._reload()
+        except alertmanager.Refused as e:
+            await asyncio.to_thread(_write_back, path, former)
+            self._refused = name
+            log.error("notifications.refused", extra={"said": scrub(e.said, secrets)})
+
+
+def _told(settings: Settings) -> dict[str, Any]:
+    """What the audit trail says of a change."""
+    kinds = [channels.kind_of(channel) for channel in settings.channels]
+    return {"kinds": {kind: kinds.count(kind) for kind in sorted(set(kinds))}, "routes": len(settings.routes)}
+
+
+def scrub(said: str, *secrets: Secrets) -> str:
+    """Words of Alertmanager's without secrets, or the beginnings of any that are cut off."""
+    for secret in {text for each in secrets for channel in each.values() for text in channel.values()}:
+        parts = urlsplit(secret) if "://" in secret else None
+        telling = secret.split(parts.netloc, 1)[1].lstrip("/") if parts and parts.netloc else secret
+        for length in range(len(telling), TELLING - 1, -1):
+            said = said.replace(telling[:length], channels.MASK)
+    return said
+
+
+def _write(path: Path, text: str) -> bytes | None:
+    """Puts the text in the file's place, whole or not at all, and returns what was there; does nothing if it is that.
+
+    A file that this service did not make is kept beside it. Blocks for moments. Raises `errors.Unavailable`. The row
+    is held meanwhile, so nobody else writes here.
+    """
+    with _writable():
+        former = path.read_bytes() if path.exists() else None
+        _tidy(path)
+        _write_templates(path.parent)
+        if former != text.encode():
+            if former is not None and not former.startswith(routing.HEAD.encode()):
+                _replace(path.with_name(path.name + ".before-ytdl"), former)
+            _replace(path, text.encode())
+            log.info("notifications.written", extra={"file": str(path)})
+    metrics.notifications_rendered.set(time.time())
+    return former
+
+
+def _write_back(path: Path, former: bytes | None) -> None:
+    """Without a former file the new one stays: Alertmanager does not start without any, and says what it lacks."""
+    if former is not None:
+        with _writable():
+            _replace(path, former)
+
+
+def _write_templates(folder: Path) -> None:
+    (folder / "templates").mkdir(parents=True, exist_ok=True)
+    for template in TEMPLATES.glob("*.tmpl"):
+        place, text = folder / "templates" / template.name, template.read_bytes()
+        if not place.exists() or place.read_bytes() != text:
+            _replace(place, text)
+
+
+def _tidy(path: Path) -> None:
+    """Removes what a process left that died while it wrote."""
+    for left in path.parent.glob(f".{path.name}.*"):
+        left.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _writable() -> Iterator[None]:
+    try:
+        yield
+    except OSError as e:
+        raise errors.Unavailable(f"The file at ALERTMANAGER_CONFIG_FILE cannot be written: {e.strerror}.") from e
+
+
+def _replace(path: Path, content: bytes) -> None:
+    """For the owner only, and on the disk before it has the name."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    with os.fdopen(handle, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    Path(name).replace(path)
+    _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
