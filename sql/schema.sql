@@ -611,6 +611,8 @@ CREATE INDEX alerts_acknowledged_at ON public.alerts USING btree (acknowledged_a
 
 CREATE INDEX alerts_ended_at ON public.alerts USING btree (ended_at, id) WHERE (ended_at IS NOT NULL);
 
+CREATE INDEX alerts_fingerprint ON public.alerts USING btree (fingerprint);
+
 CREATE UNIQUE INDEX alerts_one_at_a_time ON public.alerts USING btree (fingerprint) WHERE (ended_at IS NULL);
 
 CREATE INDEX alerts_started_at ON public.alerts USING btree (started_at);

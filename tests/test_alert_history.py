@@ -286,22 +286,58 @@ async def test_of_too_many_alerts_the_worst_are_kept_and_none_is_taken_for_ended
     assert set(waiting()) == {("B", "critical")}
 
 
+async def acknowledge(db: DB, asked: Alertmanager, features: Alerts) -> None:
+    """By an admin, of the only alert that fires."""
+    [alert] = await asked.alerts()
+    admin = await users.create(
+        db, Hasher(cost=4), username="root", email="root@example.org", password=PASSWORD, full_name="R", role="admin"
+    )
+    await features.acknowledge(alerts.Acknowledge(alert.fingerprint, "mine"), user_id=admin.id, username="root")
+
+
+async def states(asked: Alertmanager) -> list[str]:
+    return [found.status.state for found in await asked.silences()]
+
+
 async def test_a_lost_silence_is_made_again_in_a_round(
     server: Watcher, db: DB, asked: Alertmanager, history: AlertHistory, features: Alerts
 ) -> None:
     await fire(asked, A)
-    [alert] = await asked.alerts()
-    wish = alerts.Acknowledge(alert.fingerprint, "mine")
-    admin = await users.create(
-        db, Hasher(cost=4), username="root", email="root@example.org", password=PASSWORD, full_name="R", role="admin"
-    )
-    await features.acknowledge(wish, user_id=admin.id, username="root")
+    await acknowledge(db, asked, features)
     await server.kill()
     await server.start()
     await fire(asked, A)
     await history.look()
     [alert] = await asked.alerts()
     assert alert.status.state == "suppressed"
+
+
+async def test_an_acknowledgement_ends_some_time_after_its_alert(
+    db: DB, asked: Alertmanager, history: AlertHistory, features: Alerts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An alert that flutters stays silent; the same alert of tomorrow is another."""
+    await fire(asked, A)
+    await acknowledge(db, asked, features)
+    await end(asked, A)
+    await history.look()
+    assert await states(asked) == ["active"]
+    monkeypatch.setattr(alerts, "OVER_SECONDS", 0.0)
+    await history.look()
+    assert await states(asked) == ["expired"]
+    await fire(asked, A)
+    await history.look()
+    [alert] = await asked.alerts()
+    assert alert.status.state == "active"
+
+
+async def test_an_acknowledgement_lasts_as_long_as_its_alert(
+    db: DB, asked: Alertmanager, history: AlertHistory, features: Alerts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(alerts, "OVER_SECONDS", 0.0)
+    await fire(asked, A)
+    await acknowledge(db, asked, features)
+    await history.look()
+    assert await states(asked) == ["active"]
 
 
 async def past(db: DB, name: str, severity: str, start: int, acknowledged: int | None, ended: int | None) -> None:
@@ -342,11 +378,31 @@ async def test_what_has_ended_is_listed_newest_first(db: DB, features: Alerts) -
     for minute, name in enumerate("ABCB"):
         await past(db, name, "critical" if name == "A" else "warning", 0, None, minute)
     await past(db, "D", "warning", 0, None, None)
-    page = await features.page(alerts.AlertFilter(state="ended", limit=3))
-    assert ([a.name for a in page.items], page.total) == (["B", "C", "B"], 4)
-    assert [a.ended_at for a in page.items] == [DAY + timedelta(minutes=m) for m in (3, 2, 1)]
+    page = await features.page(alerts.AlertFilter(state="ended"))
+    assert ([a.name for a in page.items], page.next_cursor) == (["B", "C", "B", "A"], None)
+    assert [a.ended_at for a in page.items] == [DAY + timedelta(minutes=m) for m in (3, 2, 1, 0)]
     for query, names in ((alerts.AlertFilter("ended", "critical"), "A"), (alerts.AlertFilter("ended", name="B"), "BB")):
         assert "".join(a.name for a in (await features.page(query)).items) == names
+
+
+async def test_what_has_ended_comes_in_pages(db: DB, features: Alerts) -> None:
+    """Also those that ended in the same moment, as they do when somebody looked."""
+    for name in "ABCDE":
+        await past(db, name, "warning", 0, None, 1)
+    found: list[str] = []
+    cursor = None
+    for size in (2, 2, 1):
+        page = await features.page(alerts.AlertFilter("ended", limit=2, cursor=cursor))
+        assert len(page.items) == size
+        found, cursor = found + [a.name for a in page.items], page.next_cursor
+    assert sorted(found) == list("ABCDE") and cursor is None
+
+
+@pytest.mark.parametrize(("state", "cursor"), [("firing", "20260301T000000000000-" + "0" * 32),
+                                               ("ended", "20261301T000000000000-" + "0" * 32)])  # fmt: skip
+async def test_a_cursor_that_leads_nowhere_is_refused(features: Alerts, state: alerts.State, cursor: str) -> None:
+    with pytest.raises(errors.Invalid, match="cursor"):
+        await features.page(alerts.AlertFilter(state, cursor=cursor))
 
 
 async def test_history_has_an_end(db: DB, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -198,7 +198,7 @@ async def test_an_answer_without_an_end_is_not_read_to_it() -> None:
             await answer.write(b" " * 2**16)
 
     async with answering(endless) as talkative:
-        with pytest.raises(errors.Unavailable, match="more to say than 1 MiB"):
+        with pytest.raises(errors.Unavailable, match="more to say than 4 MiB"):
             await talkative.alerts()
     assert sent < 64 * 2**20
 

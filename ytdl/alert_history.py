@@ -108,6 +108,8 @@ class AlertHistory:
         finally:
             self._show_waiting(self._since(found))
         await self._alerts.restore(found[:MOST])
+        if settled:
+            await self._alerts.retire()
 
     async def _learn(self, found: Sequence[am.Alert]) -> None:
         """Looks up the silences that are not known yet, some each time."""

@@ -17,8 +17,8 @@ from ytdl import errors, metrics
 
 T = TypeVar("T")
 TIMEOUT_SECONDS = 5.0
-# Some 1,500 alerts; as much is read into objects in some five milliseconds.
-MOST_BYTES = 2**20
+# Some 4,000 alerts; as much is read into objects in some five milliseconds.
+MOST_BYTES = 2**22
 # Of what it says in a refusal.
 MOST_WORDS = 300
 CONNECTIONS = 4

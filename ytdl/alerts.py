@@ -44,20 +44,27 @@ REMEMBERED_DAYS = 400
 REMEMBERED = 100_000
 # A dead man's switch: when it is silent, whoever listens for it takes the watching for dead.
 WATCHDOG = "Watchdog"
+# Where the list of those that have ended begins.
+NEWEST = "infinity", UUID(int=2**128 - 1)
+_CURSOR_TIME = "%Y%m%dT%H%M%S%f"
+# An alert that ends and comes back within this time is the same trouble; later it is told of again.
+OVER_SECONDS = 900.0
 NONE = "No alert of that fingerprint fires."
 
 
 class AlertFilter(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`state` is what fires in any way where it is left out; `ended` are those of the history, the newest first."""
+    """`state` is what fires in any way where it is left out; `ended` are those of the history, the newest first, and
+    they alone come in pages with a `cursor`."""
 
     state: State | None = None
     severity: Severity | None = None
     name: Annotated[str, Meta(max_length=NAME_LENGTH)] | None = None
     limit: Annotated[int, Meta(ge=1, le=500)] = 100
+    cursor: Annotated[str, Meta(pattern=r"^\d{8}T\d{12}-[0-9a-f]{32}$")] | None = None
 
 
 class Acknowledgement(msgspec.Struct, frozen=True):
-    """`user_id` is null for a silence that was made in Alertmanager itself."""
+    """`user_id` is null for a silence that was made in Alertmanager itself, and for an account that is gone."""
 
     fingerprint: str
     silence_id: str
@@ -90,14 +97,17 @@ class Alert(msgspec.Struct, frozen=True):
 
 
 class AlertList(msgspec.Struct, frozen=True):
-    """The worst first; `total` counts those too that are not among `items` because there are more than `limit`."""
+    """The worst first; `total` counts those too that are not among `items` because there are more than `limit`. It is
+    null for those that have ended, which begin with the newest."""
 
     items: list[Alert]
-    total: int
+    total: int | None
+    next_cursor: str | None = None
 
 
 class Acknowledge(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """After `expires_in_seconds` an alert that still fires is told of again."""
+    """It ends after `expires_in_seconds`, so that an alert that still fires is told of again, and a quarter of an hour
+    after the alert has ended."""
 
     fingerprint: Annotated[str, Meta(pattern=FINGERPRINT)]
     comment: Annotated[str, Meta(max_length=COMMENT_LENGTH)]
@@ -146,6 +156,8 @@ class Alerts:
     async def page(self, f: AlertFilter) -> AlertList:
         if f.state == "ended":
             return await self._ended(f)
+        if f.cursor is not None:
+            raise errors.invalid("cursor", "is for alerts that have ended")
         filters = [am.equals("alertname", f.name)] if f.name is not None else []
         found = [
             alert
@@ -157,10 +169,14 @@ class Alerts:
     async def _ended(self, f: AlertFilter) -> AlertList:
         if not self._alertmanager.configured:
             raise errors.Unavailable(am.OFF)
-        rows = await self._db.many(q.ended, severity=f.severity, name=f.name, limit=f.limit)
-        total = rows[0].pop("total") if rows else 0
+        before, before_id = _place(f.cursor)
+        rows = await self._db.many(
+            q.ended, before=before, before_id=before_id, severity=f.severity, name=f.name, limit=f.limit + 1
+        )
+        more, rows = len(rows) > f.limit, rows[: f.limit]
+        cursor = f"{rows[-1]['ended_at'].astimezone(UTC):{_CURSOR_TIME}}-{rows[-1]['id'].hex}" if more else None
         return AlertList(
-            [Alert(state="ended", **{n: v for n, v in row.items() if n != "total"}) for row in rows], total
+            [Alert(state="ended", **{n: v for n, v in row.items() if n != "id"}) for row in rows], None, cursor
         )
 
     async def _views(self, found: Sequence[am.Alert]) -> list[Alert]:
@@ -256,6 +272,14 @@ class Alerts:
             elif silence.status.state == "expired" and await self._db.exec(q.withdraw_one, id=row["id"]):
                 log.info("alerts.withdrawn_elsewhere", extra={"fingerprint": row["fingerprint"]})
 
+    async def retire(self) -> None:
+        """Ends acknowledgements whose alerts have ended for good: of the next time nobody knows yet."""
+        for row in await self._db.many(q.over, seconds=OVER_SECONDS, limit=MOST_RESTORED):
+            async with self._db.transaction() as tx:
+                if await tx.exec(q.withdraw_one, id=row["id"]):
+                    await self._alertmanager.expire_silence(row["silence_id"])
+            log.info("alerts.acknowledgement_over", extra={"fingerprint": row["fingerprint"]})
+
     async def _restore(self, row: Row, alert: am.Alert) -> None:
         async with AsyncExitStack() as undo:
             async with self._db.transaction() as tx:
@@ -269,6 +293,17 @@ class Alerts:
                 await tx.exec(q.name_silence, id=row["id"], silence_id=id)
             undo.pop_all()
         log.info("alerts.silenced_again", extra={"fingerprint": alert.fingerprint, "silence": id})
+
+
+def _place(cursor: str | None) -> tuple[datetime | str, UUID]:
+    """After which alert a page begins."""
+    if cursor is None:
+        return NEWEST
+    at, _, id = cursor.partition("-")
+    try:
+        return datetime.strptime(at, _CURSOR_TIME).replace(tzinfo=UTC), UUID(id)
+    except ValueError:
+        raise errors.invalid("cursor", "is not one that this list gave") from None
 
 
 async def _keep(tx: Statements, alert: am.Alert, made: Acknowledgement) -> None:

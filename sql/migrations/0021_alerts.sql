@@ -21,6 +21,7 @@ CREATE TABLE alerts (
 );
 -- Processes that see the same alert at once write one row.
 CREATE UNIQUE INDEX alerts_one_at_a_time ON alerts (fingerprint) WHERE ended_at IS NULL;
+CREATE INDEX alerts_fingerprint ON alerts (fingerprint);
 CREATE INDEX alerts_started_at ON alerts (started_at);
 CREATE INDEX alerts_acknowledged_at ON alerts (acknowledged_at) WHERE acknowledged_at IS NOT NULL;
 CREATE INDEX alerts_ended_at ON alerts (ended_at, id) WHERE ended_at IS NOT NULL;

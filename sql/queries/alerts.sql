@@ -39,11 +39,10 @@ SELECT fingerprint, waiting_since, acknowledged_at, acknowledged_by
 FROM alerts WHERE ended_at IS NULL AND fingerprint = ANY(%(fingerprints)s);
 
 -- name: ended :many
--- Alerts that have ended, newest first; a filter that is null lets all pass.
-SELECT fingerprint, name, severity, labels, annotations, started_at, acknowledged_at, acknowledged_by, ended_at,
-    count(*) OVER () AS total
+-- Alerts that have ended, newest first, from a place on; a filter that is null lets all pass.
+SELECT id, fingerprint, name, severity, labels, annotations, started_at, acknowledged_at, acknowledged_by, ended_at
 FROM alerts
-WHERE ended_at IS NOT NULL
+WHERE ended_at IS NOT NULL AND (ended_at, id) < (%(before)s::timestamptz, %(before_id)s::uuid)
     AND (%(severity)s::text IS NULL OR severity = %(severity)s) AND (%(name)s::text IS NULL OR name = %(name)s)
 ORDER BY ended_at DESC, id DESC LIMIT %(limit)s;
 
@@ -101,6 +100,17 @@ WHERE fingerprint = ANY(%(fingerprints)s) AND withdrawn_at IS NULL AND expires_a
 SELECT * FROM acknowledgements
 WHERE id = %(id)s AND silence_id = %(silence_id)s AND withdrawn_at IS NULL AND expires_at > now()
 FOR UPDATE SKIP LOCKED;
+
+-- name: over :many
+-- Acknowledgements in force of alerts that ended so many seconds ago.
+SELECT * FROM acknowledgements a
+WHERE withdrawn_at IS NULL AND expires_at > now()
+    AND NOT EXISTS (
+        SELECT FROM alerts
+        WHERE fingerprint = a.fingerprint
+            AND (ended_at IS NULL OR ended_at > now() - make_interval(secs => %(seconds)s))
+    )
+LIMIT %(limit)s;
 
 -- name: sweep :exec
 -- Removes what ended longer ago than that many days, and of the rest all but the newest so many.

@@ -26,7 +26,7 @@ async def stats(request: web.Request, query: AlertWindow) -> AlertStats:
 
 
 async def acknowledge(request: web.Request, body: Acknowledge) -> Acknowledgement:
-    """Take an alert up: it is silenced in Alertmanager for some time, in your name.
+    """Take an alert up: it is silenced in Alertmanager for some time, in your name, and no longer than it lasts.
 
     One that is silenced already is left as it is, and the answer says by whom. A warning that nobody takes up within
     half an hour becomes a critical alert.
