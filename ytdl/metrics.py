@@ -159,7 +159,7 @@ queue_oldest_ready_seconds = _gauge("ytdl_queue_oldest_ready_seconds", "Age of t
 queue_oldest_startable_seconds = _gauge("ytdl_queue_oldest_startable_seconds", "Age of the oldest job that is due, not taken, and not one too many at once of its user.")
 queue_rebuilds = _counter("ytdl_queue_rebuilds_total", "Times the Redis index was made anew.")
 queue_ensured = _counter("ytdl_queue_ensured_total", "Jobs that the reconciler put back into the index.")
-queue_wait_seconds = _histogram("ytdl_queue_wait_seconds", "From when a job was due until it was claimed.", WAIT_SECONDS)
+queue_wait_seconds = _histogram("ytdl_queue_wait_seconds", "From when a job was due until it was claimed; one with which its user runs as many as may at once is not counted.", WAIT_SECONDS)
 queue_stale = _counter("ytdl_queue_stale_total", "Members of the index that PostgreSQL refused at claim.")
 
 # worker
@@ -203,16 +203,13 @@ fetcher_peak_memory_bytes = _histogram("ytdl_fetcher_peak_memory_bytes", "Peak m
 # monitoring: what is asked of the operator's own servers.
 monitoring_requests = _counter("ytdl_monitoring_requests_total", "Requests made to Prometheus and Alertmanager.", server=("prometheus", "alertmanager"), outcome=("ok", "refused", "unreachable", "timeout"))
 
+# threshold: what an admin has set; only that is here.
+threshold_value = _gauge("ytdl_threshold_value", "From which value on a figure of the service is bad, and for how many seconds it must be.", metric=(), severity=(), hold=())
+
 # alerts: what Alertmanager tells; nothing while it cannot be asked. Names are those of the operator's rules, 100 at most.
 alerts_active = _gauge("ytdl_alerts_active", "Alerts that fire, by whether somebody has taken them up; inhibited ones are told of by another.", severity=("critical", "warning", "info", "other"), state=("unacknowledged", "acknowledged", "inhibited"))
 alerts_unacknowledged = _gauge("ytdl_alerts_unacknowledged_timestamp_seconds", "Since when the first alert of a name waits for somebody to take it up.", alertname=(), severity=())
 
-# threshold: what an admin has set; only that is here.
-threshold_value = _gauge("ytdl_threshold_value", "From which value on a figure of the service is bad, and for how many seconds it must be.", metric=(), severity=(), hold=())
-
-# streams
-streams_open = _gauge("ytdl_streams_open", "Open progress streams.", kind=("sse", "websocket"))
-streams_dropped = _counter("ytdl_streams_dropped_total", "Events dropped for slow readers.")
 # notifications: what this service sends itself; Alertmanager counts the rest.
 notifications_sent = _counter("ytdl_notifications_sent_total", "Messages handed to a provider.", channel=("sms",), outcome=("ok", "refused", "unreachable"))
 notifications_rendered = _gauge("ytdl_notifications_rendered_timestamp_seconds", "When Alertmanager's configuration was last found or made to be what admins have set.")
@@ -221,6 +218,9 @@ notifications_reloads = _counter("ytdl_notifications_reloads_total", "Times that
 # tracing
 tracing_spans = _counter("ytdl_tracing_spans_total", "Steps of traces told to the collector, or given up for want of room or of its answer.", outcome=("exported", "dropped"))
 
+# streams
+streams_open = _gauge("ytdl_streams_open", "Open progress streams.", kind=("sse", "websocket"))
+streams_dropped = _counter("ytdl_streams_dropped_total", "Events dropped for slow readers.")
 events_published = _counter("ytdl_events_published_total", "Events published.", outcome=("ok", "local"))
 
 # db: features are the files in sql/queries. What is under server is PostgreSQL's own account of itself.

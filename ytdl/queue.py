@@ -204,6 +204,7 @@ class Queue:
         self.lease_seconds = lease_seconds
         self._db = db
         self._base_backoff = base_backoff
+        self._user_cap = user_cap
         self.index = Index(db, kv, user_cap=user_cap, lease_seconds=lease_seconds)
 
     async def submit(
@@ -274,15 +275,15 @@ class Queue:
 
     async def claim(self, tx: Statements, jobs: Sequence[int]) -> list[Claim]:
         rows = await tx.many(
-            q.claim, ids=list(jobs), owner=self.owner, lease_seconds=self.lease_seconds, max_crashes=MAX_CRASHES
-        )
+            q.claim, ids=list(jobs), owner=self.owner, lease_seconds=self.lease_seconds, max_crashes=MAX_CRASHES,
+            user_cap=self._user_cap,
+        )  # fmt: skip
         for row in rows:
             self._counted(tx, "claim", row)
-        claims = [_claim(row) for row in rows]
-        for claim in claims:
-            exemplar = tracing.exemplar_of(claim.traceparent)
-            tx.on_commit(partial(metrics.queue_wait_seconds.observe, claim.waited_seconds, exemplar))
-        return claims
+            if not row["at_limit"]:
+                exemplar = tracing.exemplar_of(row["traceparent"])
+                tx.on_commit(partial(metrics.queue_wait_seconds.observe, row["waited_seconds"], exemplar))
+        return [_claim(row) for row in rows]
 
     async def beat(self, held: Sequence[Claim]) -> tuple[set[int], set[int]]:
         """Renews what is held and returns the jobs that are (lost, to be cancelled)."""

@@ -18,6 +18,7 @@ WHERE user_id = %(user_id)s AND dedup_key = %(dedup_key)s AND state IN ('queued'
 -- name: claim :many
 -- Makes suggested jobs this worker's; a job that is not returned was a stale suggestion, or has to wait: of jobs whose
 -- next crash is their last a worker has one at a time, so that none ends for what another one does to the worker.
+-- Of whom now runs as many as may at once (`at_limit`) nobody knows whether it was that or the service they waited for.
 WITH suspect AS (
     SELECT min(s.id) AS id FROM jobs s
     WHERE s.id = ANY(%(ids)s::bigint[]) AND s.state IN ('queued', 'retry_wait') AND s.crashes >= %(max_crashes)s - 1
@@ -33,7 +34,11 @@ WITH suspect AS (
 ), noted AS (
     INSERT INTO job_events (job_id, fence, event) SELECT id, fence, 'claim' FROM claimed
 )
-SELECT * FROM claimed;
+SELECT claimed.*,
+    count(*) OVER (PARTITION BY user_id)
+    + (SELECT count(*) FROM jobs r WHERE r.user_id = claimed.user_id AND r.state = 'running')
+    >= coalesce(users.concurrent_downloads, %(user_cap)s) AS at_limit
+FROM claimed LEFT JOIN users ON users.id = claimed.user_id;
 
 -- name: beat :many
 -- Renews leases, delivers cancellations and shows what was lost: a pair that is not returned is no longer ours.

@@ -5,8 +5,10 @@ from uuid import uuid4
 import pytest
 
 from tests.queueing import ANN, BEN, claimed, sql, submit
+from ytdl import metrics
 from ytdl import sql as queries
 from ytdl.db import DB
+from ytdl.kv import KV
 from ytdl.queue import Queue
 
 q = queries.load("queue")
@@ -15,6 +17,10 @@ q = queries.load("queue")
 async def oldest(db: DB, *, user_cap: int) -> float:
     found: float = await db.value(q.oldest_startable_seconds, user_cap=user_cap)
     return found
+
+
+def waits() -> float:
+    return metrics.REGISTRY.get_sample_value("ytdl_queue_wait_seconds_count") or 0.0
 
 
 async def aged(db: DB, job: int, seconds: float) -> None:
@@ -52,3 +58,24 @@ async def test_a_users_own_limit_counts_instead_of_the_usual_one(jobs: Queue, db
     await claimed(jobs, db, user=user)
     await aged(db, (await submit(jobs, db, user))["id"], 40)
     assert await oldest(db, user_cap=1) == pytest.approx(40, abs=5)
+
+
+async def test_a_wait_is_counted_while_its_user_may_run_more(db: DB, kv: KV) -> None:
+    jobs = Queue(db, kv, user_cap=2)
+    before = waits()
+    await claimed(jobs, db)
+    assert waits() == before + 1
+    await claimed(jobs, db)
+    await claimed(jobs, db, user=BEN)
+    assert waits() == before + 2
+
+
+async def test_waits_of_jobs_that_are_claimed_together_are_not_counted_where_they_reach_the_limit(
+    db: DB, kv: KV
+) -> None:
+    jobs = Queue(db, kv, user_cap=2)
+    before = waits()
+    ids = [(await submit(jobs, db, user))["id"] for user in (ANN, ANN, BEN)]
+    async with db.transaction() as tx:
+        assert len(await jobs.claim(tx, ids)) == 3
+    assert waits() == before + 1
