@@ -197,6 +197,7 @@ MATRIX = {
     "GET /api/v1/monitoring/metrics/{metric_name}/stats": Row(
         "401 403 403 403 503", path="/api/v1/monitoring/metrics/ytdl_queue_jobs/stats"
     ),
+    "POST /api/v1/monitoring/report": Row("401 403 403 403 503", body=a_day),
     "GET /api/v1/monitoring/health": OWN,
     "POST /api/v1/monitoring/health/check": ADMINS,
     "GET /api/v1/monitoring/thresholds": ADMINS,

@@ -1,7 +1,6 @@
 """Metrics over HTTP: what they read now, their course and figures from a real Prometheus, and what is refused."""
 
 import asyncio
-import dataclasses
 import math
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
@@ -10,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import Person, Service, running
-from tests.instance import free_port
-from tests.watching import Watcher, needs_prometheus, prometheus
+from tests.conftest import Person
+from tests.watched import Watched, until, watching
+from tests.watching import needs_prometheus
 from ytdl import metrics, readings
 from ytdl.config import Config
 from ytdl.monitoring import _figures, _matchers
@@ -120,33 +119,10 @@ def test_nothing_has_no_figures() -> None:
     assert (found.labels, found.min, found.mean, found.p99) == ({"a": "b"}, None, None, None)
 
 
-@dataclasses.dataclass
-class Watched:
-    """A service that a Prometheus watches, and its admin."""
-
-    service: Service
-    root: Person
-    prometheus: Watcher
-
-
 @pytest.fixture
 async def watched(config: Config, tmp_path: Path) -> AsyncIterator[Watched]:
-    port = free_port()
-    scraping = {
-        "global": {"scrape_interval": "200ms", "scrape_timeout": "200ms"},
-        "scrape_configs": [{"job_name": "ytdl", "static_configs": [{"targets": [f"127.0.0.1:{port}"]}]}],
-    }
-    async with prometheus(tmp_path / "prometheus", scraping) as watcher:
-        config = dataclasses.replace(config, port=port, prometheus_url=watcher.url, metrics_collection_interval=0.2)
-        async with running(config) as service, service.person("root", role="admin") as root:
-            await until(watcher, 'count_over_time(up{job="ytdl"}[1h]) > 3')
-            yield Watched(service, root, watcher)
-
-
-async def until(watcher: Watcher, expression: str) -> None:
-    async with asyncio.timeout(20):
-        while not await watcher.ask(expression):  # noqa: ASYNC110 - it is asked over HTTP
-            await asyncio.sleep(0.1)
+    async with watching(config, tmp_path / "prometheus") as watched:
+        yield watched
 
 
 def lately() -> dict[str, str]:
@@ -155,6 +131,7 @@ def lately() -> dict[str, str]:
 
 
 @needs_prometheus
+@pytest.mark.slow
 async def test_prometheus_tells_course_and_figures(watched: Watched) -> None:
     """One watched service for all, as it takes some seconds until there is something to tell."""
     root = watched.root
@@ -192,6 +169,7 @@ async def test_prometheus_tells_course_and_figures(watched: Watched) -> None:
 
 
 @needs_prometheus
+@pytest.mark.slow
 async def test_too_many_series_are_refused_and_fewer_are_told(watched: Watched) -> None:
     for n in range(120):
         metrics.blocks_offences.labels(f"offence{n}").inc()
@@ -205,6 +183,7 @@ async def test_too_many_series_are_refused_and_fewer_are_told(watched: Watched) 
 
 
 @needs_prometheus
+@pytest.mark.slow
 async def test_a_prometheus_that_dies_is_503_and_comes_back(watched: Watched) -> None:
     path = f"{METRICS}/ytdl_queue_jobs"
     assert (await watched.root.get(path, params=lately())).status == 200

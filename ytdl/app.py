@@ -44,6 +44,7 @@ from ytdl.api.keys import (
     NOTIFICATIONS,
     OFFENCES,
     OPENAPI,
+    REPORTER,
     TEXTS,
     THRESHOLDS,
     VAULT,
@@ -68,6 +69,7 @@ from ytdl.health import Health
 from ytdl.janitor import Janitor
 from ytdl.kv import KV as Redis
 from ytdl.monitoring import Monitoring
+from ytdl.monitoring_report import Reporter
 from ytdl.notifications import Notifications
 from ytdl.offences import Offences
 from ytdl.outbound import Outbound
@@ -123,6 +125,11 @@ async def _live(app: web.Application) -> AsyncIterator[None]:
 
 async def _start(app: web.Application, stack: AsyncExitStack) -> None:
     config = app[CONFIG]
+    if config.otel_exporter_otlp_endpoint:
+        await asyncio.to_thread(
+            tracing.start, config.otel_exporter_otlp_endpoint, config.otel_traces_sample_ratio, __version__
+        )
+        stack.push_async_callback(asyncio.to_thread, tracing.stop)
     alone = not config.database_url
     config = await _servers(config, stack)
 
@@ -135,11 +142,6 @@ async def _start(app: web.Application, stack: AsyncExitStack) -> None:
     await linker.start()
     stack.push_async_callback(linker.stop)
     kv = app[KV] = Redis(config.redis_url, config.redis_prefix)
-    if config.otel_exporter_otlp_endpoint:
-        await asyncio.to_thread(
-            tracing.start, config.otel_exporter_otlp_endpoint, config.otel_traces_sample_ratio, __version__
-        )
-        stack.push_async_callback(asyncio.to_thread, tracing.stop)
     stack.push_async_callback(kv.close)
 
     app[VAULT] = await asyncio.to_thread(vault.of, config)
@@ -147,13 +149,14 @@ async def _start(app: web.Application, stack: AsyncExitStack) -> None:
 
     alertmanager = app[ALERTMANAGER] = Alertmanager(config.alertmanager_url)
     stack.push_async_callback(alertmanager.close)
-    prometheus = Prometheus(config.prometheus_url)
-    stack.push_async_callback(prometheus.close)
-    app[MONITORING] = Monitoring(prometheus, interval=config.metrics_collection_interval)
     alerts = app[ALERTS] = Alerts(db, alertmanager)
     history = AlertHistory(db, alertmanager, alerts, config.alert_check_interval)
     await history.start()
     stack.push_async_callback(history.stop)
+    prometheus = Prometheus(config.prometheus_url)
+    stack.push_async_callback(prometheus.close)
+    app[MONITORING] = Monitoring(prometheus, interval=config.metrics_collection_interval)
+    app[REPORTER] = Reporter(prometheus, interval=config.metrics_collection_interval, grafana=config.grafana_url)
 
     outbound = await stack.enter_async_context(Outbound(config))
     notifications = app[NOTIFICATIONS] = Notifications(config, db, app[VAULT], alertmanager, outbound)

@@ -35,6 +35,7 @@ from ytdl.checkup import Condition
 from ytdl.cookies import CookieState, KeptCookies, NewCookies
 from ytdl.health import Readiness
 from ytdl.monitoring import CourseQuery, MetricStats, Now, StatsQuery
+from ytdl.monitoring_report import MonitoringReport, MonitoringWish
 from ytdl.notifications import NotificationAnswer, NotificationState, NotificationWish
 from ytdl.ratelimit import State
 from ytdl.readings import MetricList
@@ -89,15 +90,6 @@ ROUTES: tuple[Route, ...] = (
     Route("DELETE", "/security/blocks/{id}", blocks.lift, "admin", status=204),
 
     # alerts
-    Route("GET", "/monitoring/metrics", monitoring.metrics, "admin", returns=MetricList),
-    Route("GET", "/monitoring/metrics/{metric_name}", monitoring.metric, "admin", query=CourseQuery, returns=Now),
-    Route("GET", "/monitoring/metrics/{metric_name}/stats", monitoring.stats, "admin", query=StatsQuery,
-          returns=MetricStats),
-    Route("GET", "/monitoring/health", monitoring.health, "user", returns=Condition),
-    Route("POST", "/monitoring/health/check", monitoring.check, "admin", returns=Condition),
-    Route("GET", "/monitoring/thresholds", monitoring.thresholds, "admin", returns=ThresholdList),
-    Route("POST", "/monitoring/thresholds/{metric_name}", monitoring.set_threshold, "admin", body=NewThreshold,
-          returns=Threshold),
     Route("GET", "/monitoring/alerts", alerts.page, "admin", query=AlertFilter, returns=AlertList),
     Route("GET", "/monitoring/alerts/stats", alerts.stats, "admin", query=AlertWindow, returns=AlertStats),
     Route("POST", "/monitoring/alerts/acknowledge", alerts.acknowledge, "admin", body=Acknowledge,
@@ -138,6 +130,19 @@ ROUTES: tuple[Route, ...] = (
           status=101, problems=("malformed",)),
     Route("GET", "/ws", streams.socket_of_all, "user", ticket=True, stream=True, head=False, status=101,
           problems=("malformed",)),
+
+    # monitoring
+    Route("GET", "/monitoring/metrics", monitoring.metrics, "admin", returns=MetricList),
+    Route("GET", "/monitoring/metrics/{metric_name}", monitoring.metric, "admin", query=CourseQuery, returns=Now),
+    Route("GET", "/monitoring/metrics/{metric_name}/stats", monitoring.stats, "admin", query=StatsQuery,
+          returns=MetricStats),
+    Route("GET", "/monitoring/health", monitoring.health, "user", returns=Condition),
+    Route("POST", "/monitoring/health/check", monitoring.check, "admin", returns=Condition),
+    Route("GET", "/monitoring/thresholds", monitoring.thresholds, "admin", returns=ThresholdList),
+    Route("POST", "/monitoring/thresholds/{metric_name}", monitoring.set_threshold, "admin", body=NewThreshold,
+          returns=Threshold),
+    Route("POST", "/monitoring/report", monitoring.report, "admin", scope="read", body=MonitoringWish,
+          returns=MonitoringReport, other_media=("text/csv", "text/markdown")),
     Route("GET", "/monitoring/config/notifications", notifications.state, "admin", returns=NotificationState),
     Route("POST", "/monitoring/config/notifications", notifications.change, "admin", body=NotificationWish,
           returns=NotificationAnswer, problems=("conflict",)),

@@ -22,7 +22,8 @@ LAYERS = (
     (
         *("accounts", "alert_history", "alerts", "apikeys"),
         *("attempts", "auth", "blocks", "checkup", "cookies", "disk", "downloads"),
-        *("egress", "health", "lockout", "monitoring", "notifications", "offences", "queue", "ratelimit", "security"),
+        *("egress", "health", "lockout", "monitoring", "monitoring_forms", "monitoring_report"),
+        *("notifications", "offences", "queue", "ratelimit", "security"),
         *("security_report", "sessions", "sms", "thresholds", "trials", "users", "validation"),
     ),
     ("audit", "chain", "channels", "denials", "leases", "recent", "record", "routing", "sealed"),
@@ -33,8 +34,8 @@ LAYERS = (
     ),
     (
         *("blocklist", "config", "config_pages", "errors", "gcra", "hidden", "log", "metrics"),
-        *("metrics_pages", "networks", "passwords", "readings", "reasons", "samples", "sql", "texts"),
-        *("titles", "tracing"),
+        *("metrics_pages", "networks", "passwords", "readings", "reasons", "samples", "sql", "tables"),
+        *("texts", "titles", "tracing"),
     ),
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

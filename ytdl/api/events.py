@@ -3,6 +3,7 @@
 from aiohttp import web
 
 from ytdl import security, security_report
+from ytdl.api.http import attachment
 from ytdl.api.keys import DB
 from ytdl.security import EventFilter, EventPage, Report, ReportWish, Stats, Window
 
@@ -30,12 +31,7 @@ async def report(request: web.Request, body: ReportWish) -> Report | web.Respons
     """
     made = await security.report(request.app[DB], body)
     if body.format == "csv":
-        return _file(security_report.csv_of(made), "text/csv", "security-report.csv")
+        return attachment(security_report.csv_of(made), "text/csv", "security-report.csv")
     if body.format == "markdown":
-        return _file(security_report.markdown_of(made), "text/markdown", "security-report.md")
+        return attachment(security_report.markdown_of(made), "text/markdown", "security-report.md")
     return made
-
-
-def _file(text: str, media: str, name: str) -> web.Response:
-    headers = {"Content-Disposition": f'attachment; filename="{name}"'}
-    return web.Response(text=text, content_type=media, charset="utf-8", headers=headers)

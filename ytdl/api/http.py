@@ -211,6 +211,12 @@ def _accepts_gzip(header: str) -> bool:
     return False
 
 
+def attachment(text: str, media: str, name: str) -> web.Response:
+    """A file of text under that name."""
+    headers = {hdrs.CONTENT_DISPOSITION: f'attachment; filename="{name}"'}
+    return web.Response(text=text, content_type=media, charset="utf-8", headers=headers)
+
+
 def who(request: web.Request) -> "Identity":
     """Who is signed in; only for rows whose role is not `anyone`."""
     return request[IDENTITY]

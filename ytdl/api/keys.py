@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from ytdl.kv import KV as Redis
     from ytdl.leases import Caller
     from ytdl.monitoring import Monitoring
+    from ytdl.monitoring_report import Reporter
     from ytdl.notifications import Notifications
     from ytdl.offences import Offences
     from ytdl.ratelimit import Limiter
@@ -53,6 +54,7 @@ LIMITER: "web.AppKey[Limiter]" = web.AppKey("limiter")
 HEALTH: "web.AppKey[Health]" = web.AppKey("health")
 CHECKUP: "web.AppKey[Checkup]" = web.AppKey("checkup")
 MONITORING: "web.AppKey[Monitoring]" = web.AppKey("monitoring")
+REPORTER: "web.AppKey[Reporter]" = web.AppKey("reporter")
 THRESHOLDS: "web.AppKey[Thresholds]" = web.AppKey("thresholds")
 NOTIFICATIONS: "web.AppKey[Notifications]" = web.AppKey("notifications")
 TEXTS: "web.AppKey[Texts]" = web.AppKey("texts")

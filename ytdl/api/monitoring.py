@@ -7,10 +7,12 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
-from ytdl.api.http import Answer, who
-from ytdl.api.keys import CHECKUP, MONITORING, THRESHOLDS
+from ytdl import monitoring_forms
+from ytdl.api.http import Answer, attachment, who
+from ytdl.api.keys import CHECKUP, MONITORING, REPORTER, THRESHOLDS
 from ytdl.checkup import Condition
 from ytdl.monitoring import CourseQuery, StatsQuery
+from ytdl.monitoring_report import MonitoringReport, MonitoringWish
 from ytdl.thresholds import NewThreshold, Threshold, ThresholdList
 
 
@@ -70,6 +72,20 @@ async def set_threshold(request: web.Request, body: NewThreshold) -> Threshold:
     """
     name, user = request.match_info["metric_name"], who(request).user_id
     return await request.app[THRESHOLDS].set(name, body, user_id=user)
+
+
+async def report(request: web.Request, body: MonitoringWish) -> MonitoringReport | web.Response:
+    """Make a report of a time of at most 31 days.
+
+    What was promised and how much of it was kept, what alerted and for how long, and the figures behind it. As JSON, as
+    CSV for spreadsheets, or as Markdown to read: `format` says which.
+    """
+    made = await request.app[REPORTER].report(body)
+    if body.format == "csv":
+        return attachment(monitoring_forms.csv_of(made), "text/csv", "monitoring-report.csv")
+    if body.format == "markdown":
+        return attachment(monitoring_forms.markdown_of(made), "text/markdown", "monitoring-report.md")
+    return made
 
 
 async def _encoded(value: Any) -> Answer:

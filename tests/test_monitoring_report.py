@@ -1,0 +1,158 @@
+"""The monitoring report from a real Prometheus with the project's rules, its forms, and thresholds that alert."""
+
+import asyncio
+import csv
+import io
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import Person
+from tests.instance import ROOT
+from tests.watched import Watched, until, watching
+from tests.watching import needs_prometheus
+from ytdl import metrics
+from ytdl.config import Config
+from ytdl.monitoring_forms import csv_of, markdown_of
+from ytdl.monitoring_report import (
+    FigureRow,
+    Fired,
+    Instance,
+    MonitoringReport,
+    Objective,
+    RouteRow,
+    _literally,
+    _objective,
+)
+from ytdl.thresholds import METRICS
+
+RULES = [ROOT / "prometheus/rules" / name for name in ("objectives.yml", "thresholds.yml")]
+
+
+def a_minute(**more: str) -> dict[str, str]:
+    now = datetime.now(UTC)
+    return {"from": (now - timedelta(seconds=60)).isoformat(), "to": now.isoformat(), **more}
+
+
+@pytest.fixture
+async def watched(config: Config, tmp_path: Path) -> AsyncIterator[Watched]:
+    async with watching(config, tmp_path / "prometheus", RULES) as watched:
+        yield watched
+
+
+async def report(root: Person, wish: dict[str, str]) -> Any:
+    answer = await root.post("/monitoring/report", wish)
+    assert answer.status == 200, await answer.text()
+    return await answer.json()
+
+
+@needs_prometheus
+@pytest.mark.slow
+async def test_a_threshold_alerts_and_the_report_tells_of_it(watched: Watched) -> None:
+    root = watched.root
+    for _ in range(30):
+        await root.get("/auth/profile")
+        metrics.downloads_failed.labels("timeout").inc()
+        await asyncio.sleep(0.05)
+    await until(watched.prometheus, 'ytdl:measure{metric="database_connections_ratio"} > 0')
+    answer = await root.post(
+        "/monitoring/thresholds/database_connections_ratio", {"warning": 0.000001, "for_seconds": 0}
+    )
+    assert answer.status == 200
+    firing = 'ALERTS{alertname="ThresholdWarning", alertstate="firing", metric="database_connections_ratio"}'
+    await until(watched.prometheus, firing)
+    await until(watched.prometheus, 'sum_over_time(ytdl:objective_events:rate5m{objective="availability"}[1m]) > 0')
+    await asyncio.sleep(1)
+
+    found = await report(root, a_minute())
+    assert found["dashboard_url"].startswith("http://g.test/d/ytdl-overview?from=")
+    [instance] = found["instances"]
+    assert 0 < instance["reached"] <= 1
+    objectives = {o["name"]: o for o in found["objectives"]}
+    assert objectives.keys() == {"availability", "latency", "freshness", "success", "notifications"}
+    availability = objectives["availability"]
+    assert (availability["target"], availability["kept"], availability["budget_left"]) == (0.999, 1, 1)
+    assert availability["events"] > 0 and objectives["freshness"]["kept"] is None
+    [fired] = found["alerts"]
+    assert (fired["name"], fired["severity"], fired["firing_at_end"]) == ("ThresholdWarning", "warning", True)
+    assert 0 < fired["firing_seconds"] < 60
+    figures = {row["metric_name"]: row for row in found["figures"]}
+    assert figures["database_connections_ratio"]["min"] > 0 and figures.keys() <= METRICS.keys()
+    routes = {row["route"]: row for row in found["routes"]}
+    assert routes["/api/v1/auth/profile"]["requests"] >= 20 and routes["/api/v1/auth/profile"]["failed"] == 0
+    assert 0 < routes["/api/v1/auth/profile"]["p95_seconds"] < 5
+    assert found["failures"]["timeout"] > 5 and "/metrics" not in routes
+
+    answer = await root.post("/monitoring/thresholds/database_connections_ratio", {"warning": 1, "for_seconds": 0})
+    assert answer.status == 200
+    await until(watched.prometheus, f"absent({firing})")
+
+
+async def test_without_prometheus_its_setting_is_named(root: Person) -> None:
+    answer = await root.post("/monitoring/report", a_minute())
+    assert answer.status == 503 and "PROMETHEUS_URL" in (await answer.json())["detail"]
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"from": "2030-01-01T00:00:00Z"}, "from"),
+        ({"from": "2020-01-01T00:00:00Z"}, "from"),
+        ({"format": "pdf"}, "format"),
+        ({"to": "now"}, "to"),
+    ],
+)
+async def test_a_wrong_wish_is_refused_by_its_field(root: Person, change: dict[str, str], field: str) -> None:
+    answer = await root.post("/monitoring/report", a_minute() | change)
+    assert (answer.status, [e["field"] for e in (await answer.json())["errors"]]) == (422, [field])
+
+
+async def test_a_report_is_for_admins(alice: Person) -> None:
+    assert (await alice.post("/monitoring/report", a_minute())).status == 403
+
+
+@pytest.mark.parametrize(
+    ("events", "failures", "kept", "left"),
+    [(1000, 0, 1, 1), (1000, 5, 0.995, 0.5), (1000, 20, 0.98, -1), (0, 0, None, None)],
+)
+def test_a_budget_is_what_the_target_leaves(
+    events: float, failures: float, kept: float | None, left: float | None
+) -> None:
+    found = _objective("latency", 0.99, events, failures)
+    assert found.kept == kept and found.budget_left == (None if left is None else pytest.approx(left))
+
+
+def test_a_name_is_no_pattern() -> None:
+    assert _literally("/a/{id}.x") == r"/a/\x{7b}id\x{7d}\x{2e}x"
+
+
+AT = datetime(2026, 5, 17, 12, tzinfo=UTC)
+MADE = MonitoringReport(
+    from_=AT - timedelta(hours=1), to=AT, made_at=AT, step_seconds=15, dashboard_url="http://g.test/d/x",
+    instances=[Instance("=1+1", 0.5)],
+    objectives=[Objective("latency", 0.99, 1000, 5, 0.995, 0.5)],
+    alerts=[Fired("Broken", "critical", 90, True)],
+    figures=[FigureRow("queue_length", "a:1", "jobs", 0, 1.5, 3, None)],
+    routes=[RouteRow("/a", 10, 1, None)],
+    downloads={"completed": 7}, failures={},
+)  # fmt: skip
+
+
+def test_a_report_as_csv_has_a_figure_a_row() -> None:
+    rows = list(csv.reader(io.StringIO(csv_of(MADE))))
+    assert rows[0] == ["section", "name", "of", "figure", "value"]
+    assert {len(row) for row in rows} == {5}
+    assert ["objectives", "latency", "", "budget left", "0.5"] in rows
+    assert ["alerts", "Broken", "critical", "firing seconds", "90"] in rows
+    assert ["figures", "queue_length", "a:1", "max", ""] in rows
+    assert ["instances", "'=1+1", "", "reached", "0.5"] in rows
+
+
+def test_a_report_as_markdown_has_a_table_for_each_part() -> None:
+    text = markdown_of(MADE)
+    assert "| latency | 0.99 | 1000 | 5 | 0.995 | 0.5 |" in text
+    assert "| Broken | critical | 90 | yes |" in text
+    assert "## Failed attempts\n\nNone." in text and "<http://g.test/d/x>" in text
