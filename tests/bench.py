@@ -18,13 +18,14 @@ from pathlib import Path
 
 import psutil
 
-from tests import bench_downloads, bench_queue, bench_requests
+from tests import bench_downloads, bench_queue, bench_requests, bench_scrape
 from tests.bench_figures import Row, table
 from tests.instance import NotReady
 
 PARTS: dict[str, tuple[str, Callable[[Path], Awaitable[list[Row]]]]] = {
     "downloads": ("processor time and memory of downloads, time to the first byte", bench_downloads.measure),
     "requests": ("signed-in requests a second and their 99th percentile", bench_requests.measure),
+    "scrape": ("what being watched costs", bench_scrape.measure),
     "queue": ("jobs that do nothing, through the queue", bench_queue.measure),
 }
 
@@ -44,7 +45,7 @@ async def _measure(names: Sequence[str]) -> list[Row]:
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     listed = "; ".join(f"{name}: {words}" for name, (words, _) in PARTS.items())
     parser = argparse.ArgumentParser(
-        prog="python -m tests.bench", description="Measures the service beside references, within three minutes."
+        prog="python -m tests.bench", description="Measures the service beside references, within four minutes."
     )
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"all by default. {listed}")
     options = parser.parse_args(arguments)

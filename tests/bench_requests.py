@@ -53,8 +53,8 @@ async def measure(folder: Path) -> list[Row]:
             home = Path(mkdtemp(dir=folder))
             service = await stack.enter_async_context(serving(home, **settings, **youtube.settings))
             targets[name] = await _target(service, folder / "answer.json", status)
-        bare = Target(await stack.enter_async_context(_bare(folder / "answer.json")))
-        return await _in_turn(targets, bare)
+        reference = Target(await stack.enter_async_context(bare(folder / "answer.json")))
+        return await _in_turn(targets, reference)
 
 
 async def _target(service: Instance, kept: Path, status: str) -> Target:
@@ -72,7 +72,8 @@ async def _target(service: Instance, kept: Path, status: str) -> Target:
 
 
 @asynccontextmanager
-async def _bare(file: Path) -> AsyncIterator[str]:
+async def bare(file: Path) -> AsyncIterator[str]:
+    """The address of a bare aiohttp route that answers what is in the file."""
     port = free_port()
     process = await asyncio.create_subprocess_exec(sys.executable, "-m", "tests.bench_bare", str(port), str(file))
     url = f"http://127.0.0.1:{port}/bare"

@@ -16,7 +16,7 @@ from tests.instance import ROOT
 def test_an_unknown_part_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         bench.main(["speed"])
-    assert "no such part: speed; there are downloads, requests, queue" in capsys.readouterr().err
+    assert "no such part: speed; there are downloads, requests, scrape, queue" in capsys.readouterr().err
 
 
 def test_a_ratio_stands_beside_its_two_figures() -> None:
