@@ -18,6 +18,7 @@ from typing import Any
 from urllib.parse import quote, unquote
 
 import aiohttp
+import psutil
 import psycopg
 import redis.asyncio as redis
 import yaml
@@ -26,12 +27,15 @@ from psycopg.rows import dict_row
 from tests import watching
 from tests.chaos.apart import MARK
 from tests.drill import scaling
-from tests.drill.inbox import Inbox, listening
+from tests.drill.inbox import Inbox
 from tests.drill.scaling import Scale
+from tests.fakes.chat import Chat
 from tests.fakes.gate import Gate
+from tests.fakes.mail import Post
 from tests.instance import ROOT, Instance, StandIn, free_port, serving, standing_in
 from tests.watching import Watcher
-from ytdl import embedded
+from ytdl import embedded, routing
+from ytdl.channels import Settings
 from ytdl.embedded import Claim, Server, start_postgres, start_redis
 
 DISK_BYTES = 400 * 2**20
@@ -146,11 +150,38 @@ class Ground:
 
     # what watches
 
+    def prometheus_config(self, own: str) -> dict[str, Any]:
+        """What ships, with the addresses of here and the times of the scale."""
+        config: dict[str, Any] = yaml.safe_load((ROOT / "prometheus/prometheus.yml").read_text())
+        config["global"]["scrape_interval"] = scaling.text_of(self.scale.seconds(SCRAPE_SECONDS))
+        config["global"]["evaluation_interval"] = scaling.text_of(self.scale.seconds(EVALUATION_SECONDS))
+        config["rule_files"] = [f"{self.folder}/rules/*.yml"]
+        alertmanager, service = self.alertmanager.url.removeprefix("http://"), f"127.0.0.1:{self.settings['PORT']}"
+        targets = {"ytdl": service, "prometheus": own, "alertmanager": alertmanager}
+        for place in config["alerting"]["alertmanagers"]:
+            place["static_configs"] = [{"targets": [alertmanager]}]
+        for job in config["scrape_configs"]:
+            job["static_configs"] = [{"targets": [targets[job["job_name"]]]}]
+        return config
+
+    async def configure_prometheus(self, *without: str) -> None:
+        """Writes the configuration anew, without jobs of these names, and has it read."""
+        config = self.prometheus_config(self.prometheus.url.removeprefix("http://"))
+        config["scrape_configs"] = [job for job in config["scrape_configs"] if job["job_name"] not in without]
+        (self.folder / "prometheus" / "prometheus.yml").write_text(yaml.safe_dump(config))
+        await self.prometheus.reload()
+
     async def seen(self) -> None:
-        """Waits until the service was scraped twice: what is counted before that is no growth to Prometheus."""
+        """Waits until the service as it runs now was scraped twice: what it counts before that, nobody sees grow."""
+        asked = 'changes(process_start_time_seconds{job="ytdl"}[2s]) == 0 and process_start_time_seconds{job="ytdl"}'
+        born = psutil.Process(self.instance.pid).create_time() - 1
         async with asyncio.timeout(SEEN_SECONDS):
-            while not await self.prometheus.ask('sum_over_time(up{job="ytdl"}[1h]) > 1'):  # noqa: ASYNC110
+            while not await self.prometheus.ask(f"{asked} > {born}"):  # noqa: ASYNC110 - it is asked over HTTP
                 await asyncio.sleep(POLL_SECONDS)
+
+    async def firing(self, alert: str) -> bool:
+        """As Prometheus sees it, whether or not anybody is told."""
+        return bool(await self.prometheus.ask(f'ALERTS{{alertname="{alert}",alertstate="firing"}}'))
 
     async def alerts(self) -> list[dict[str, Any]]:
         """Those that Alertmanager has and that are not over; an empty list while it does not answer."""
@@ -162,28 +193,38 @@ class Ground:
 
 @asynccontextmanager
 async def prepared(folder: Path, scale: Scale, **settings: str) -> AsyncIterator[Ground]:
-    """Everything runs and the service is ready; alerts may still be about to end."""
+    """Everything runs, and every alert goes to every channel; some may still be about to end."""
     async with AsyncExitStack() as stack:
         disk = own_disk(folder, stack)
         youtube = await stack.enter_async_context(standing_in(folder))
-        inbox = await stack.enter_async_context(listening())
+        inbox = Inbox(
+            await stack.enter_async_context(Chat()), await stack.enter_async_context(Post.new(folder / "mail"))
+        )
         claim = await embedded.claim(folder / "servers")
         stack.callback(claim.release)
         postgres, memory = await embedded.start_both(claim)
         gate = await stack.enter_async_context(_gate(claim, postgres))
-        config = _alertmanager_config(folder, inbox, scale)
-        alertmanager = await stack.enter_async_context(watching.alertmanager(folder / "alertmanager", config))
+        file = _alertmanager_file(folder)
+        alertmanager = await stack.enter_async_context(watching.alertmanager(folder / "alertmanager", file))
         client = await stack.enter_async_context(aiohttp.ClientSession())
-        own = _settings(gate, memory, scale) | youtube.settings | {"ALERTMANAGER_URL": alertmanager.url} | settings
+        own = _settings(gate, memory, scale) | youtube.settings
+        own |= inbox.settings(alertmanager.url, str(file), f"http://127.0.0.1:{own['PORT']}") | settings
         ground = Ground(folder, scale, claim, postgres, memory, gate, youtube, inbox, alertmanager, client, own, disk)
         stack.push_async_callback(_stop_servers, ground)
         stack.push_async_callback(ground.stop_service)
-        ground.prometheus = await stack.enter_async_context(
-            watching.prometheus(folder / "prometheus", _prometheus_config(ground))
-        )
-        await ground.start_service(PROMETHEUS_URL=ground.prometheus.url)
+        await _watch(ground, stack)
+        await ground.start_service()
         await ground.seen()
         yield ground
+
+
+async def _watch(ground: Ground, stack: AsyncExitStack) -> None:
+    """Starts Prometheus, which then learns its own address, to scrape itself."""
+    scaling.copy_rules(ROOT / "prometheus/rules", ground.folder / "rules", ground.scale)
+    running = watching.prometheus(ground.folder / "prometheus", ground.prometheus_config("127.0.0.1:1"))
+    ground.prometheus = await stack.enter_async_context(running)
+    ground.settings["PROMETHEUS_URL"] = ground.prometheus.url
+    await ground.configure_prometheus()
 
 
 async def _stop_servers(ground: Ground) -> None:
@@ -229,6 +270,7 @@ def _settings(gate: Gate, memory: Server, scale: Scale) -> dict[str, str]:
         "JWT_SECRET_KEY": SECRET,
         "ADMIN_PASSWORD": PASSWORD,
         "TRUSTED_PROXIES": "127.0.0.0/8",
+        "ALERT_CHECK_INTERVAL": f"{scale.seconds(EVALUATION_SECONDS):g}",
         "METRICS_COLLECTION_INTERVAL": f"{scale.seconds(SCRAPE_SECONDS):g}",
         "DOWNLOAD_CONCURRENCY": "6",
         "DOWNLOAD_MIN_FREE_BYTES": str(32 * 2**20),
@@ -239,33 +281,9 @@ def _settings(gate: Gate, memory: Server, scale: Scale) -> dict[str, str]:
     }
 
 
-def _alertmanager_config(folder: Path, inbox: Inbox, scale: Scale) -> Path:
-    receivers = [
-        {"name": name, "webhook_configs": [{"url": f"{inbox.url}/{name}", "send_resolved": True}]}
-        for name in ("pager", "deadman")
-    ]
-    route = {
-        "receiver": "pager", "group_by": ["alertname", "job"], "group_wait": "30s", "group_interval": "5m",
-        "routes": [{"receiver": "deadman", "matchers": ['alertname="Watchdog"']}],
-    }  # fmt: skip
-    file = folder / "alertmanager.yml"
-    file.write_text(yaml.safe_dump(scaling.routes({"route": route, "receivers": receivers}, scale)))
+def _alertmanager_file(folder: Path) -> Path:
+    """As an operator begins: nobody is told of anything. What follows is written by the service."""
+    file = folder / "watched" / "alertmanager.yml"
+    file.parent.mkdir()
+    file.write_text(routing.render(Settings(), {}, routing.Surroundings()))
     return file
-
-
-def _prometheus_config(ground: Ground) -> dict[str, Any]:
-    """What ships, with the addresses of here and the times of the scale."""
-    rules = scaling.copy_rules(ROOT / "prometheus/rules", ground.folder / "rules", ground.scale)
-    address = ground.alertmanager.url.removeprefix("http://")
-    return {
-        "global": {
-            "scrape_interval": scaling.text_of(ground.scale.seconds(SCRAPE_SECONDS)),
-            "evaluation_interval": scaling.text_of(ground.scale.seconds(EVALUATION_SECONDS)),
-        },
-        "rule_files": [str(file) for file in rules],
-        "alerting": {"alertmanagers": [{"static_configs": [{"targets": [address]}]}]},
-        "scrape_configs": [
-            {"job_name": "ytdl", "static_configs": [{"targets": [f"127.0.0.1:{ground.settings['PORT']}"]}]},
-            {"job_name": "alertmanager", "static_configs": [{"targets": [address]}]},
-        ],
-    }  # fmt: skip

@@ -1,0 +1,100 @@
+"""The service killed, hung, short of memory, or failing at what it does."""
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator
+
+from tests.drill.fault import again, fault
+from tests.drill.ground import Ground
+from tests.drill.people import Admin
+
+
+@fault("service-killed", "The service is killed and stays away", "InstanceDown", apart=True)
+async def _killed(ground: Ground, admin: Admin) -> AsyncIterator[None]:
+    await ground.kill_service()
+    yield
+    await ground.start_service()
+
+
+@fault("service-restarting", "The service is killed again and again", "InstanceRestarting", apart=True)
+async def _restarting(ground: Ground, admin: Admin) -> AsyncIterator[None]:
+    for _ in range(3):
+        await ground.kill_service()
+        await ground.start_service()
+        await ground.seen()
+    yield
+
+
+@fault("loop-blocked", "The event loop stands still for half a second, again and again", "EventLoopLagHigh")
+async def _blocked(ground: Ground, admin: Admin) -> AsyncIterator[None]:
+    async def pulse() -> None:
+        os.kill(ground.instance.pid, signal.SIGSTOP)
+        try:
+            await asyncio.sleep(0.5)
+        finally:
+            os.kill(ground.instance.pid, signal.SIGCONT)
+
+    async with again(pulse, 0.3):
+        yield
+
+
+@fault("requests-slow", "Each query takes half a second more", "RequestsTooSlow")
+async def _slow(ground: Ground, admin: Admin) -> AsyncIterator[None]:
+    ground.gate.delay = 0.25
+    yield
+    ground.gate.delay = 0.0
+
+
+@fault("requests-failing", "A table that most requests read is renamed", "HighErrorRatio")
+async def _failing(ground: Ground, admin: Admin) -> AsyncIterator[None]:
+    async with ground.database() as db:
+        await db.execute("ALTER TABLE downloads RENAME TO elsewhere")
+        yield
+        await db.execute("ALTER TABLE elsewhere RENAME TO downloads")
+
+
+@fault(
+    "budget-spent", "The same, as the objective of availability sees it", "AvailabilityBudgetBurn", severity="critical"
+)
+async def _spent(ground: Ground, admin: Admin) -> AsyncIterator[None]:
+    async with ground.database() as db:
+        await db.execute("ALTER TABLE downloads RENAME TO elsewhere")
+        yield
+        await db.execute("ALTER TABLE elsewhere RENAME TO downloads")
+
+
+@fault("not-ready", "PostgreSQL says nothing any more", "NotReady", check="postgres")
+async def _not_ready(ground: Ground, admin: Admin) -> AsyncIterator[None]:
+    ground.gate.stall()
+    yield
+    await ground.gate.open()
+
+
+@fault("loop-failing", "The table of the ways out is renamed", "LoopFailing")
+async def _loop_failing(ground: Ground, admin: Admin) -> AsyncIterator[None]:
+    async with ground.database() as db:
+        await db.execute("ALTER TABLE egress_lanes RENAME TO elsewhere")
+        yield
+        await db.execute("ALTER TABLE elsewhere RENAME TO egress_lanes")
+
+
+@fault("sign-in-crowd", "Two hundred sign in at once", "PasswordsRefused")
+async def _crowd(ground: Ground, admin: Admin) -> AsyncIterator[None]:
+    wrong = [{"username": f"nobody{n}", "password": "Wrong-horse-9"} for n in range(200)]
+    asking = asyncio.gather(*(admin.ask("POST", "/auth/login", one) for one in wrong), return_exceptions=True)
+    yield
+    await asking
+
+
+@fault("memory-short", "Eighty downloads run at once, more than the memory is meant for", "MemoryNearLimit", apart=True)
+async def _memory(ground: Ground, admin: Admin) -> AsyncIterator[None]:
+    await ground.kill_service()
+    await ground.start_service(DOWNLOAD_CONCURRENCY="80", DOWNLOAD_USER_CONCURRENCY="80", DOWNLOAD_STALL_SECONDS="60")
+    await ground.misbehave(media_throttle=2000)
+    for number in range(80):
+        await admin.download(f"big002_{number:04}")
+    yield
+    await ground.behave()
+    await ground.kill_service()
+    await ground.start_service()
