@@ -8,7 +8,7 @@ import asyncio
 import dataclasses
 import re
 import subprocess
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import product
 from pathlib import Path
 
@@ -50,9 +50,28 @@ OVER_TIME = {f"{how}_over_time" for how in ("max", "min", "avg", "last", "count"
 }  # fmt: skip
 # Always there, so that somebody notices when it is not.
 CONSTANT = {"Watchdog"}
-every_rule = pytest.mark.parametrize("rule", RULES, ids=str)
-every_alert = pytest.mark.parametrize("rule", ALERTS, ids=str)
 SAMPLES = [(sample.name, sample.labels) for family in metrics.REGISTRY.collect() for sample in family.samples]
+
+
+def each(rules: Sequence[Rule]) -> Callable[[Callable[[Rule], None]], Callable[[], None]]:
+    """Makes a test of all these out of one of a rule: as tests of their own, thousands would take a minute."""
+
+    def decorate(test: Callable[[Rule], None]) -> Callable[[], None]:
+        def all_of_them() -> None:
+            for rule in rules:
+                try:
+                    test(rule)
+                except AssertionError as e:
+                    e.add_note(f"The rule is {rule}.")
+                    raise
+
+        all_of_them.__doc__ = test.__doc__
+        return all_of_them
+
+    return decorate
+
+
+every_rule, every_alert = each(RULES), each(ALERTS)
 
 
 def matches(labels: dict[str, str], matchers: Iterable[Matcher]) -> bool:
@@ -291,6 +310,7 @@ def test_promtool_takes_the_rules() -> None:
 
 
 @needs_promtool
+@pytest.mark.slow
 @pytest.mark.parametrize("file", TESTS, ids=lambda file: file.stem)
 def test_alerts_fire_when_they_should_and_end(file: Path) -> None:
     done = promtool("test", "rules", file)

@@ -55,6 +55,8 @@ class KV:
         )
         self.client: redis.Redis = redis.Redis.from_pool(self._pool)
         self._scripts = {path.stem: self.client.register_script(path.read_text()) for path in LUA.glob("*.lua")}
+        for name in (*self._scripts, "ping", "info", "get"):
+            metrics.kv_call_seconds.labels(name)
 
     async def close(self) -> None:
         """Takes no more calls, and lets those under way come to their end: cut off, they would connect anew."""
