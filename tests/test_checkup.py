@@ -7,17 +7,24 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import pytest
 from aiohttp import web
 
 from tests.conftest import Person, Service, running
 from tests.queueing import sql
 from tests.redises import OwnRedis
 from tests.watching import needs_prometheus, prometheus
+from ytdl import checkup
 from ytdl.api.keys import CHECKUP, HEALTH, KV
 from ytdl.api.keys import DB as DB_KEY
 from ytdl.config import Config
 
 OFF = {"prometheus": "off", "alertmanager": "off"}
+
+
+@pytest.fixture(autouse=True)
+def looking_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkup, "BELIEVED_SECONDS", 0.0)
 
 
 async def looked(person: Person) -> dict[str, Any]:
@@ -45,6 +52,22 @@ async def test_anyone_signed_in_sees_how_the_service_is(alice: Person) -> None:
     assert states(condition) == {"postgres": "ok", "redis": "ok", "disk": "ok", **OFF}
     assert condition["postgres"]["latency_seconds"] > 0 and "PostgreSQL" in condition["postgres"]["detail"]
     assert "PROMETHEUS_URL" in condition["prometheus"]["detail"]
+
+
+async def test_what_many_ask_at_once_is_looked_at_once(
+    service: Service, alice: Person, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkup, "BELIEVED_SECONDS", 60.0)
+    asked = 0
+
+    async def ask() -> str:
+        nonlocal asked
+        asked += 1
+        return "asked"
+
+    service.app[HEALTH].asks["disk"] = ask
+    conditions = await asyncio.gather(*(looked(alice) for _ in range(10)))
+    assert {condition["disk"]["detail"] for condition in conditions} == {"asked"} and asked == 1
 
 
 async def test_strangers_see_nothing(service: Service) -> None:

@@ -8,7 +8,16 @@ from ytdl.routes import ROUTES
 
 @pytest.mark.parametrize(
     "path",
-    ["/auth/profile", "/auth/users", "/auth/sessions", "/security/events", "/security/stats", "/security/blocks"],
+    [
+        "/auth/profile",
+        "/auth/users",
+        "/auth/sessions",
+        "/security/events",
+        "/security/stats",
+        "/security/blocks",
+        "/monitoring/thresholds",
+        "/monitoring/metrics",
+    ],
 )
 async def test_what_is_about_people_is_not_stored(root: Person, path: str) -> None:
     answer = await root.get(path)

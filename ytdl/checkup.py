@@ -5,6 +5,8 @@ download, and a check by hand does for real what those looks only ask about.
 """
 
 import asyncio
+import math
+import time
 from collections.abc import Iterable
 from typing import Literal
 
@@ -24,6 +26,7 @@ q = sql.load("health")
 # A program takes longer to start than a server to answer.
 LIMIT_SECONDS = 10.0
 PROBE_LIFE_SECONDS = 60
+BELIEVED_SECONDS = 1.0
 
 State = Literal["ok", "failing", "off"]
 
@@ -60,10 +63,18 @@ class Checkup:
         self._prometheus = prometheus
         self._alertmanager = alertmanager
         self._trying = asyncio.Lock()
+        self._looking = asyncio.Lock()
+        self._looked_at = -math.inf
+        self._looked = Condition("ok", [])
 
     async def look(self) -> Condition:
-        """Changes nothing; takes two seconds at most."""
-        return self._judged(await self._health.ask(self._health.asks | self._watchers()))
+        """Changes nothing; takes two seconds at most. What was seen a second ago is believed: anybody may ask, and as
+        often as they may ask for anything."""
+        async with self._looking:
+            if time.monotonic() - self._looked_at > BELIEVED_SECONDS:
+                self._looked = self._judged(await self._health.ask(self._health.asks | self._watchers()))
+                self._looked_at = time.monotonic()
+            return self._looked
 
     async def try_all(self) -> Condition:
         """Writes and reads back, runs programs; takes ten seconds at most, and one at a time."""

@@ -34,7 +34,7 @@ BASE = "/api/v1"
 BODY_LIMIT_BYTES = 2**20
 COMPRESS_FROM_BYTES = 1024
 # What stands below these is about people and what they have: no browser keeps it, not even to ask whether it changed.
-PRIVATE = ("/auth/", "/security/", "/cookies", "/monitoring/config/")
+PRIVATE = ("/auth/", "/security/", "/cookies", "/monitoring/")
 COMPRESSED = re.compile(r"text/.+|application/(?:.+\+)?json|image/svg\+xml|application/openmetrics-text")
 Endpoint = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
