@@ -82,6 +82,43 @@ async def test_a_statement_is_named_in_the_servers_activity_and_in_the_metrics(d
     assert 'ytdl_db_queries_total{query="test.sleep"} 1.0' in generate_latest(metrics.REGISTRY).decode()
 
 
+def value(name: str, **labels: str) -> float:
+    return metrics.REGISTRY.get_sample_value(f"ytdl_db_{name}", labels) or 0.0
+
+
+async def test_a_query_is_counted_by_its_name_and_timed_with_its_feature(db: DB) -> None:
+    await db.value(query("SELECT 1", "timed.a"))
+    await db.value(query("SELECT pg_sleep(0.2)", "timed.b"))
+    assert [value("queries_total", query=name) for name in ("timed.a", "timed.b")] == [1, 1]
+    assert value("query_busy_seconds_total", query="timed.b") > 0.2 > value("query_busy_seconds_total", query="timed.a")
+    assert value("query_seconds_count", feature="timed") == 2
+    assert value("query_seconds_bucket", feature="timed", le="0.1") == 1
+
+
+async def test_a_feature_and_its_queries_are_there_before_they_are_asked() -> None:
+    queries.load("queue")
+    assert metrics.REGISTRY.get_sample_value("ytdl_db_queries_total", {"query": "queue.claim"}) is not None
+    assert metrics.REGISTRY.get_sample_value("ytdl_db_query_seconds_count", {"feature": "queue"}) is not None
+
+
+async def test_waits_for_a_connection_are_timed_and_those_in_vain_as_well(database_url: str) -> None:
+    small = DB(database_url, size=2)
+    await small.open()
+    small._pool.timeout = 0.5
+    before, begun = value("pool_wait_seconds_sum"), value("pool_wait_seconds_count")
+    held = [asyncio.create_task(small.value(SLEEP, s=0.3)) for _ in range(2)]
+    await asyncio.gather(small.value(query("SELECT 1")), *held)
+    assert value("pool_wait_seconds_sum") >= before + 0.2
+    held = [asyncio.create_task(small.value(SLEEP, s=1)) for _ in range(2)]
+    await asyncio.sleep(0.1)
+    with pytest.raises(errors.Unavailable):
+        await small.value(query("SELECT 1"))
+    await asyncio.gather(*held)
+    await small.close()
+    assert value("pool_wait_seconds_sum") >= before + 0.7
+    assert value("pool_wait_seconds_count") == begun + 6
+
+
 # violations
 
 

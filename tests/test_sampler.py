@@ -103,6 +103,8 @@ async def test_without_a_database_everything_else_is_still_told(config: Config) 
         stood, ran = succeeded("contents"), succeeded("host")
         await seen(lambda: min(map(succeeded, ("host", "instance", "redis", "needs"))) > ran)
         assert succeeded("contents") == stood
+        async with service.client.get("/metrics") as answer:
+            assert answer.status == 200
 
 
 # figures

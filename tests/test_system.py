@@ -123,6 +123,14 @@ def test_a_busy_machine_shows() -> None:
     assert machine.load() >= 0
 
 
+def test_asked_again_at_once_it_is_the_same(version2: Path) -> None:
+    machine = Machine(version2)
+    write(version2, sys__fs__cgroup__outer__cpuDOTstat="usage_usec 9000000")
+    assert machine.cpu_usage() == 0
+    time.sleep(0.15)
+    assert (machine.cpu_usage(), machine.cpu_usage()) == (1, 1)
+
+
 def test_a_byte_that_passes_a_bridge_counts_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cards = {"lo": Card(1000, 1000), "eth0": Card(10, 20), "br0": Card(10, 20), "veth1": Card(10, 20)}
     monkeypatch.setattr(psutil, "net_io_counters", lambda pernic: cards)

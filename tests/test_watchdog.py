@@ -19,7 +19,7 @@ from tests.conftest import Person, running
 from tests.fakes.youtube import YouTube
 from tests.fetching import Stages, descendants, fail, fetch, order_for, settings_for, until
 from tests.following import ask, ended
-from ytdl.child.frames import Stage
+from ytdl.child.frames import Locked, Stage
 from ytdl.config import Config
 from ytdl.fetcher import Fetcher, FetchFailed, Progress, Settings
 from ytdl.fetcher.watch import SLOWEST_BYTES_PER_SECOND, Watch
@@ -166,6 +166,23 @@ async def test_only_bytes_and_stages_count_as_movement() -> None:
     assert watch.next_deadline()[0] == 10.0
     watch.see(moved("downloading", 5.0, enough))
     assert watch.next_deadline()[0] == 19.0
+
+
+async def test_a_stage_is_timed_when_it_ends_and_what_the_service_held_up_is_left_out() -> None:
+    def spent(stage: Stage) -> float:
+        return count("ytdl_fetcher_stage_seconds_sum", stage=stage)
+
+    now, before = [0.0], [spent("extracting"), spent("downloading")]
+    watch = watch_at(now)
+    now[0] = 2.0
+    watch.see(Locked())
+    now[0] = 9.0
+    watch.ask_again()
+    now[0] = 12.0
+    watch.see(moved("downloading", 0.0, 0))
+    now[0] = 20.0
+    watch.expire(watch.next_deadline()[1])
+    assert [spent("extracting") - before[0], spent("downloading") - before[1]] == [5.0, 0.0]
 
 
 @pytest.mark.parametrize(

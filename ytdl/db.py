@@ -162,10 +162,14 @@ class DB(Statements):
     @contextlib.asynccontextmanager
     async def _connection(self) -> AsyncIterator[Connection]:
         begun = time.perf_counter()
-        async with self._pool.connection() as connection:
+        try:
+            async with self._pool.connection() as connection:
+                metrics.db_pool_wait_seconds.observe(time.perf_counter() - begun)
+                yield connection
+                self._used[connection] = time.monotonic()
+        except PoolTimeout:
             metrics.db_pool_wait_seconds.observe(time.perf_counter() - begun)
-            yield connection
-            self._used[connection] = time.monotonic()
+            raise
 
     @contextlib.asynccontextmanager
     async def transaction(self) -> AsyncIterator[Transaction]:

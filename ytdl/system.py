@@ -16,6 +16,7 @@ import psutil
 
 GOAL_BYTES = 512 * 2**20
 """What an instance is meant to stay below, with fifty downloads at once."""
+LEAST_SECONDS = 0.1
 ROOT = Path("/")
 _PSS = re.compile(r"^Pss: +(\d+) kB$", re.MULTILINE)
 
@@ -108,7 +109,8 @@ class Machine:
     def __init__(self, root: Path = ROOT) -> None:
         self._root = root
         self._groups = Groups(root)
-        self._since = self._busy()
+        self._usage = 0.0
+        self._since, self._asked_at = self._busy(), time.monotonic()
 
     def memory(self) -> Memory:
         whole = psutil.virtual_memory()
@@ -123,10 +125,13 @@ class Machine:
         return min(GOAL_BYTES, own.total_bytes) if own else GOAL_BYTES
 
     def cpu_usage(self) -> float:
-        """Part of the processors' time in use since the last time this was asked, 0 to 1."""
-        before, self._since = self._since, self._busy()
-        had = self._since[1] - before[1]
-        return min(1.0, max(0.0, (self._since[0] - before[0]) / had)) if had > 0 else 0.0
+        """Part of the processors' time in use since this was asked before, 0 to 1; the same again when that is but a
+        moment ago, as the kernel counts in hundredths of a second."""
+        if (now := time.monotonic()) - self._asked_at >= LEAST_SECONDS:
+            before, self._since, self._asked_at = self._since, self._busy(), now
+            had = self._since[1] - before[1]
+            self._usage = min(1.0, max(0.0, (self._since[0] - before[0]) / had)) if had > 0 else 0.0
+        return self._usage
 
     def _busy(self) -> tuple[float, float]:
         """Seconds in use, and seconds there were."""

@@ -71,6 +71,26 @@ async def test_of_many_claims_at_once_one_gets_each_job(jobs: Queue, db: DB, kv:
     assert {c.fence for claims in got for c in claims} == {1}
 
 
+async def test_a_claim_tells_how_long_the_job_was_due(jobs: Queue, db: DB) -> None:
+    def waited() -> float:
+        return metrics.REGISTRY.get_sample_value("ytdl_queue_wait_seconds_sum") or 0.0
+
+    row, before = await submit(jobs, db), waited()
+    await sql(db, "UPDATE jobs SET created_at = now() - interval '1 day', run_at = now() - interval '90 s'")
+    (claim,) = await take(jobs, db, row["id"])
+    assert 90 <= waited() - before < 100
+    assert 90 <= claim.waited_seconds < 100
+
+
+async def test_a_claim_that_is_rolled_back_tells_nothing(jobs: Queue, db: DB) -> None:
+    row, before = await submit(jobs, db), metrics.REGISTRY.get_sample_value("ytdl_queue_wait_seconds_count")
+    with pytest.raises(ZeroDivisionError):
+        async with db.transaction() as tx:
+            assert await jobs.claim(tx, [row["id"]])
+            raise ZeroDivisionError
+    assert metrics.REGISTRY.get_sample_value("ytdl_queue_wait_seconds_count") == before
+
+
 async def test_the_fence_grows_with_each_claim_and_never_falls(jobs: Queue, db: DB) -> None:
     claim = await claimed(jobs, db)
     fences = [claim.fence]
