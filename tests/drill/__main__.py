@@ -15,8 +15,8 @@ from tests.chaos import apart
 from tests.drill.faults import FAULTS
 from tests.drill.ground import prepared
 from tests.drill.people import Admin, visited
-from tests.drill.report import line, table
-from tests.drill.run import Course, Drill
+from tests.drill.report import line, table, watchdog, write
+from tests.drill.run import Course, Drill, heartbeats
 from tests.drill.scaling import Scale
 
 
@@ -25,13 +25,14 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--only", action="append", choices=FAULTS, metavar="NAME", help="these faults; may be repeated")
     parser.add_argument("--list", action="store_true", help="the faults, and nothing else")
     parser.add_argument("--factor", type=float, default=Scale.factor, help="how much faster all times are (default 30)")
+    parser.add_argument("--write", action="store_true", help="put the table into docs/MONITORING.md")
     parser.add_argument("--real-times", action="store_true", help="times as they ship; hours")
     parser.add_argument("--log", type=Path, help="file that gets what the service has logged")
     parser.add_argument("--seconds", type=float, default=120, help="patience with each step of a fault (default 120)")
     return parser.parse_args()
 
 
-async def run(names: list[str], scale: Scale, patience: float, log: Path | None) -> list[Course]:
+async def run(names: list[str], scale: Scale, patience: float, log: Path | None) -> tuple[list[Course], list[float]]:
     courses = []
     with tempfile.TemporaryDirectory(prefix="ytdl-drill-", ignore_cleanup_errors=True) as folder:
         async with prepared(Path(folder), scale) as ground:
@@ -44,7 +45,8 @@ async def run(names: list[str], scale: Scale, patience: float, log: Path | None)
                 await drill.finish()
             if log:
                 shutil.copy(Path(folder) / "service.log", log)
-    return courses
+            beats = heartbeats(ground)
+    return courses, beats
 
 
 def main() -> int:
@@ -57,8 +59,10 @@ def main() -> int:
     for name in ("ytdl.embedded", "mail.log"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     scale = Scale(factor=1, longest=float("inf")) if arguments.real_times else Scale(arguments.factor)
-    courses = asyncio.run(run(arguments.only or list(FAULTS), scale, arguments.seconds, arguments.log))
-    print(f"\n{table(courses)}\n\n{scale.said()}")
+    courses, beats = asyncio.run(run(arguments.only or list(FAULTS), scale, arguments.seconds, arguments.log))
+    print(f"\n{table(courses)}\n\n{scale.said()} {watchdog(beats)}")
+    if arguments.write:
+        write(courses, f"{scale.said()} {watchdog(beats)}")
     return 0 if all(course.ok for course in courses) else 1
 
 

@@ -20,7 +20,9 @@ Breaking = Callable[[Ground, Admin], AbstractAsyncContextManager[None]]
 
 @dataclass(frozen=True)
 class Fault:
-    """`labels` tell the alert from others of its name; what is broken `apart` would end other alerts too early."""
+    """`labels` tell the alert from others of its name; what is broken `apart` would end other alerts too early.
+    The alerts in `also` must fire as well before anything is mended.
+    """
 
     name: str
     what: str
@@ -28,16 +30,17 @@ class Fault:
     breaking: Breaking
     labels: dict[str, str] = field(default_factory=dict)
     apart: bool = False
+    also: tuple[str, ...] = ()
 
 
 FAULTS: dict[str, Fault] = {}
 
 
 def fault(
-    name: str, what: str, alert: str, *, apart: bool = False, **labels: str
+    name: str, what: str, alert: str, *, apart: bool = False, also: tuple[str, ...] = (), **labels: str
 ) -> Callable[[Callable[[Ground, Admin], AsyncIterator[None]]], None]:
     def keep(breaking: Callable[[Ground, Admin], AsyncIterator[None]]) -> None:
-        FAULTS[name] = Fault(name, what, alert, asynccontextmanager(breaking), labels, apart)
+        FAULTS[name] = Fault(name, what, alert, asynccontextmanager(breaking), labels, apart, also)
 
     return keep
 

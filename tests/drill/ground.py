@@ -103,6 +103,11 @@ class Ground:
             # What others write meanwhile must not make it fail.
             os.posix_fallocate(file.fileno(), 0, max(1, shutil.disk_usage(self.disk).free - leave - 2**20))
 
+    def add_to_disk(self, size: int) -> None:
+        assert self.disk
+        with (self.disk / "ballast").open("ab") as file:
+            file.write(bytes(size))
+
     def free_disk(self) -> None:
         assert self.disk
         (self.disk / "ballast").unlink()

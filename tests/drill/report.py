@@ -1,10 +1,17 @@
 """What came of a drill, for people: a line a fault, and the table for the documentation."""
 
+from collections.abc import Iterable
+from datetime import UTC, datetime
+
 from tests.drill.run import Course
 from tests.fakes import chat
+from tests.instance import ROOT
+from tests.rules import ALERTS
 
 KINDS = {"mail", *chat.KINDS}
-HEAD = ["Broken", "Alert", "Severity", "Alert after", "Message after", "Channels", "Over after", "Fired too"]
+HEAD = ["Broken", "Alert", "Severity", "`for`", "Alert after", "Message after", "Channels", "Over after", "Fired too"]
+FILE = ROOT / "docs/MONITORING.md"
+BEGIN, END = "<!-- Made by `make drill DRILL=--write`. -->", "<!-- The end of the drill. -->"
 
 
 def seconds(value: float | None) -> str:
@@ -12,27 +19,55 @@ def seconds(value: float | None) -> str:
 
 
 def channels(course: Course) -> str:
-    """How many heard of it; who did not, where somebody did."""
+    """How many heard of it; who did not, where most did."""
     silent = sorted(KINDS - set(course.channels))
-    return f"{len(KINDS) - len(silent)} of {len(KINDS)}" + (
-        f", not {', '.join(silent)}" if len(silent) < 3 and silent else ""
-    )
+    missing = f", not {', '.join(silent)}" if 0 < len(silent) < 3 else ""
+    return f"{len(KINDS) - len(silent)} of {len(KINDS)}{missing}"
 
 
 def line(course: Course) -> str:
     if course.skipped:
         return f"skip {course.fault.name:<20} {course.fault.alert:<28} {course.skipped}"
-    steps = f"alert {seconds(course.alert_seconds)}, message {seconds(course.message_seconds)} by {channels(course)}"
-    verdict = "ok  " if course.ok else "FAIL"
-    return f"{verdict} {course.fault.name:<20} {course.fault.alert:<28} {steps}, over {seconds(course.end_seconds)}"
+    told = f"message {seconds(course.message_seconds)} by {channels(course)}"
+    told += "".join(f", but no {name}" for name in course.missing)
+    steps = f"alert {seconds(course.alert_seconds)}, {told}, over {seconds(course.end_seconds)}"
+    return f"{'ok  ' if course.ok else 'FAIL'} {course.fault.name:<20} {course.fault.alert:<28} {steps}"
 
 
-def table(courses: list[Course]) -> str:
+def table(courses: Iterable[Course]) -> str:
     rows = [_cells(course) for course in courses if not course.skipped]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in [HEAD, ["---"] * len(HEAD), *rows])
 
 
 def _cells(course: Course) -> list[str]:
-    fault, others = course.fault, ", ".join(course.others)
-    times = [seconds(value) for value in (course.alert_seconds, course.message_seconds, course.end_seconds)]
-    return [fault.what, f"`{fault.alert}`", course.severity, *times[:2], channels(course), times[2], others]
+    fault, told = course.fault, [course.alert_seconds, course.message_seconds]
+    return [
+        fault.what, f"`{fault.alert}`", course.severity, _wait(course), *map(seconds, told), channels(course),
+        seconds(course.end_seconds), ", ".join(course.others),
+    ]  # fmt: skip
+
+
+def _wait(course: Course) -> str:
+    """How long the rule waits as it ships."""
+    rules = [rule for rule in ALERTS if rule.name == course.fault.alert]
+    found = {rule.holds for rule in rules if rule.labels["severity"] == course.severity}
+    return "" if found <= {"0s"} else min(found)
+
+
+def watchdog(beats: list[float]) -> str:
+    """What whoever listens for silence has heard."""
+    if not beats:
+        return "The watchdog was heard less than twice."
+    return f"The watchdog was heard {len(beats) + 1} times, at most {max(beats):.0f} s apart."
+
+
+def page(courses: Iterable[Course], said: str) -> str:
+    """What stands between the marks of the documentation."""
+    day = datetime.now(UTC).strftime("%Y-%m-%d")
+    return f"{BEGIN}\n\nOf {day}. {said}\n\n{table(courses)}\n\n{END}"
+
+
+def write(courses: Iterable[Course], said: str) -> None:
+    text = FILE.read_text()
+    before, rest = text.split(BEGIN)
+    FILE.write_text(before + page(courses, said) + rest.split(END)[1])

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import pairwise
 from typing import Any
 
 from tests.drill.fault import Fault
@@ -30,13 +31,15 @@ class Course:
     message_seconds: float | None = None
     end_seconds: float | None = None
     channels: dict[str, float] = field(default_factory=dict)
+    missing: list[str] = field(default_factory=list)
     others: list[str] = field(default_factory=list)
     skipped: str = ""
     since: datetime = field(default_factory=lambda: datetime.now(UTC))
 
     @property
     def ok(self) -> bool:
-        return bool(self.skipped) or None not in (self.alert_seconds, self.message_seconds, self.end_seconds)
+        steps = (self.alert_seconds, self.message_seconds, self.end_seconds)
+        return bool(self.skipped) or (None not in steps and not self.missing)
 
 
 class Drill:
@@ -103,7 +106,18 @@ async def _see(ground: Ground, course: Course, began: float, patience: float) ->
         course.message_seconds = message.at - began
         heard = await ground.inbox.everywhere(fault.alert, began, CHANNEL_SECONDS)
         course.channels = {kind: at - began for kind, at in heard.items()}
+        course.missing = await _also(ground, fault, patience)
     course.others = others(await ground.alerts(), fault, course.since)
+
+
+async def _also(ground: Ground, fault: Fault, patience: float) -> list[str]:
+    """Waits for the alerts that must fire too; those that did not."""
+    missing = set(fault.also)
+    deadline = time.monotonic() + patience
+    while missing and time.monotonic() < deadline:
+        missing -= {alert["labels"]["alertname"] for alert in await ground.alerts()}
+        await asyncio.sleep(POLL_SECONDS)
+    return sorted(missing)
 
 
 def others(alerts: list[dict[str, Any]], fault: Fault, since: datetime) -> list[str]:
@@ -118,3 +132,9 @@ def _fits(labels: dict[str, str], fault: Fault) -> bool:
 
 def _is(message: Message, fault: Fault, status: str, since: float) -> bool:
     return message.at >= since and message.status == status and _fits(message.labels, fault)
+
+
+def heartbeats(ground: Ground) -> list[float]:
+    """Seconds between two messages of the alert that always fires, as the dead man's switch hears them."""
+    times = sorted(message.at for message in ground.inbox.messages() if message.alert == "Watchdog")
+    return [later - earlier for earlier, later in pairwise(times)]

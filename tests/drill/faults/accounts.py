@@ -1,5 +1,6 @@
 """Attacks on accounts, and what is kept for them."""
 
+import time
 from collections.abc import AsyncIterator
 
 from tests.cookiefiles import signed_in
@@ -55,6 +56,7 @@ async def _audit_changed(ground: Ground, admin: Admin) -> AsyncIterator[None]:
     "The service starts with another ENCRYPTION_KEY while users keep cookies",
     "CookiesUnreadable",
     apart=True,
+    also=("SecretsUnopened",),
 )
 async def _key_lost(ground: Ground, admin: Admin) -> AsyncIterator[None]:
     await admin.request("PUT", "/cookies", {"cookies": signed_in()})
@@ -66,4 +68,22 @@ async def _key_lost(ground: Ground, admin: Admin) -> AsyncIterator[None]:
     await ground.behave()
     await ground.kill_service()
     await ground.start_service()
+    await admin.request("DELETE", "/cookies")
+
+
+@fault("audit-locked", "Somebody locks the table of the audit chain", "AuditNotLinked")
+async def _audit_locked(ground: Ground, admin: Admin) -> AsyncIterator[None]:
+    async with ground.database() as db:
+        await db.execute("BEGIN")
+        await db.execute("LOCK TABLE audit_chain IN EXCLUSIVE MODE")
+        async with again(admin.sign_in, 2.0):
+            yield
+        await db.execute("ROLLBACK")
+
+
+@fault("cookies-ending", "The cookies of a user end in two days", "CookiesExpiring")
+async def _cookies_ending(ground: Ground, admin: Admin) -> AsyncIterator[None]:
+    file = signed_in(expires=int(time.time()) + 2 * 86400)
+    await admin.request("PUT", "/cookies", {"cookies": file})
+    yield
     await admin.request("DELETE", "/cookies")

@@ -76,3 +76,20 @@ async def _broken(ground: Ground, admin: Admin) -> AsyncIterator[None]:
         await db.execute("ALTER TABLE download_logs RENAME TO elsewhere")
         yield
         await db.execute("ALTER TABLE elsewhere RENAME TO download_logs")
+
+
+@fault("archive-failing", "PostgreSQL cannot archive its log", "ArchiveFailing", apart=True)
+async def _archive(ground: Ground, admin: Admin) -> AsyncIterator[None]:
+    async with ground.database() as db:
+        await db.execute("ALTER SYSTEM SET archive_mode = 'on'")
+        await db.execute("ALTER SYSTEM SET archive_command = 'false'")
+    await ground.stop_postgres()
+    await ground.start_postgres()
+    await ground.seen()
+    async with ground.database() as db:
+        await db.execute("SELECT pg_switch_wal()")
+        yield
+        await db.execute("ALTER SYSTEM RESET archive_mode")
+        await db.execute("ALTER SYSTEM RESET archive_command")
+    await ground.stop_postgres()
+    await ground.start_postgres()

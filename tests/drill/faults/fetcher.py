@@ -1,7 +1,9 @@
 """The site refuses, has changed, fails or is slow; what fetches is killed."""
 
 import contextlib
+import os
 import signal
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import psutil
@@ -9,20 +11,6 @@ import psutil
 from tests.drill.fault import again, fault
 from tests.drill.ground import Ground
 from tests.drill.people import Admin
-
-
-@fault("bot-check", "The site wants to know whether the server is a person", "BotChecksRising")
-async def _bot_check(ground: Ground, admin: Admin) -> AsyncIterator[None]:
-    await ground.misbehave(player_locked="bot_check")
-    yield
-    await ground.behave()
-
-
-@fault("site-closed", "The site answers everybody with 429", "AllLanesPaused")
-async def _closed(ground: Ground, admin: Admin) -> AsyncIterator[None]:
-    await ground.misbehave(player_status=429)
-    yield
-    await ground.behave()
 
 
 @fault("site-changed", "The site's answers are not what yt-dlp reads", "ExtractorBroken")
@@ -55,14 +43,6 @@ async def _stall(ground: Ground, admin: Admin) -> AsyncIterator[None]:
     await ground.behave()
 
 
-@fault("jobs-killed", "Somebody kills the processes of downloads", "AttemptsFailHere", apart=True)
-async def _jobs_killed(ground: Ground, admin: Admin) -> AsyncIterator[None]:
-    await ground.misbehave(media_throttle=5000)
-    async with again(_killing(lambda: _jobs(ground)), 0.3):
-        yield
-    await ground.behave()
-
-
 @fault("fork-server-killed", "Somebody kills the fork server now and then", "ForkServerRestarting")
 async def _fork_server_killed(ground: Ground, admin: Admin) -> AsyncIterator[None]:
     async with again(_killing(lambda: _fork_servers(ground)), 4.0):
@@ -75,10 +55,39 @@ async def _fork_server_gone(ground: Ground, admin: Admin) -> AsyncIterator[None]
         yield
 
 
-@fault("cookies-broken", "The operator's file of cookies is no such file", "OperatorCookiesUnusable", apart=True)
+@fault("bot-check", "The site wants to know whether the server is a person", "BotChecksRising")
+async def _bot_check(ground: Ground, admin: Admin) -> AsyncIterator[None]:
+    await ground.misbehave(player_locked="bot_check")
+    yield
+    await ground.behave()
+
+
+@fault("site-closed", "The site answers everybody with 429", "AllLanesPaused")
+async def _closed(ground: Ground, admin: Admin) -> AsyncIterator[None]:
+    await ground.misbehave(player_status=429)
+    yield
+    await ground.behave()
+
+
+@fault("jobs-killed", "Somebody kills the processes of downloads", "AttemptsFailHere", apart=True)
+async def _jobs_killed(ground: Ground, admin: Admin) -> AsyncIterator[None]:
+    await ground.misbehave(media_throttle=5000)
+    async with again(_killing(lambda: _jobs(ground)), 0.3):
+        yield
+    await ground.behave()
+
+
+@fault(
+    "cookies-broken",
+    "The operator's file of cookies is no such file",
+    "OperatorCookiesUnusable",
+    apart=True,
+    also=("OperatorCookiesOld",),
+)
 async def _cookies_broken(ground: Ground, admin: Admin) -> AsyncIterator[None]:
     file = ground.folder / "cookies.txt"
     file.write_text("{}")
+    os.utime(file, (0, time.time() - 40 * 86400))
     await ground.kill_service()
     await ground.start_service(YTDLP_COOKIES_FILE=str(file))
     await ground.seen()

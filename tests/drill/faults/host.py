@@ -1,5 +1,6 @@
-"""The disk full."""
+"""The disk full, or about to be."""
 
+import asyncio
 from collections.abc import AsyncIterator
 
 from tests.drill.fault import again, fault
@@ -16,7 +17,15 @@ async def _full(ground: Ground, admin: Admin) -> AsyncIterator[None]:
 
 @fault("disk-short", "The disk has no room for what downloads want", "DownloadsPutOffForDisk")
 async def _short(ground: Ground, admin: Admin) -> AsyncIterator[None]:
-    ground.fill_disk(leave=12 * 2**20)
+    ground.fill_disk(leave=40 * 2**20)
     async with again(lambda: admin.download("big032_0001"), 1.0):
+        yield
+    ground.free_disk()
+
+
+@fault("disk-filling", "The disk fills slowly", "DiskWillFill")
+async def _filling(ground: Ground, admin: Admin) -> AsyncIterator[None]:
+    ground.fill_disk(leave=90 * 2**20)
+    async with again(lambda: asyncio.to_thread(ground.add_to_disk, 2**18), 1.0):
         yield
     ground.free_disk()

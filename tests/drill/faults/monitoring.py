@@ -18,9 +18,15 @@ groups:
 """
 
 
-@fault("threshold", "An admin sets a threshold that is exceeded", "ThresholdWarning", metric="memory_usage_bytes")
+@fault(
+    "threshold",
+    "An admin sets a threshold that is exceeded",
+    "ThresholdWarning",
+    metric="memory_usage_bytes",
+    also=("ThresholdCritical",),
+)
 async def _threshold(ground: Ground, admin: Admin) -> AsyncIterator[None]:
-    async with _exceeded(admin):
+    async with _exceeded(admin, critical=2):
         yield
 
 
@@ -31,9 +37,9 @@ async def _unacknowledged(ground: Ground, admin: Admin) -> AsyncIterator[None]:
 
 
 @asynccontextmanager
-async def _exceeded(admin: Admin) -> AsyncIterator[None]:
+async def _exceeded(admin: Admin, critical: float | None = None) -> AsyncIterator[None]:
     path = "/monitoring/thresholds/memory_usage_bytes"
-    status, found = await admin.request("POST", path, {"warning": 1, "critical": None, "for_seconds": 0})
+    status, found = await admin.request("POST", path, {"warning": 1, "critical": critical, "for_seconds": 0})
     assert status == 200, found
     yield
     await admin.request("POST", path, {"warning": None, "critical": None})
@@ -57,12 +63,20 @@ async def _texts_refused(ground: Ground, admin: Admin) -> AsyncIterator[None]:
     del ground.inbox.chat.status["twilio"]
 
 
-@fault("alertmanager-away", "Alertmanager is killed, and comes back", "AlertmanagerNotReached", apart=True)
+@fault(
+    "alertmanager-away",
+    "Alertmanager is killed, and comes back",
+    "AlertmanagerNotReached",
+    apart=True,
+    also=("NotificationConfigRefused",),
+)
 async def _away(ground: Ground, admin: Admin) -> AsyncIterator[None]:
     await ground.alertmanager.kill()
     async with asyncio.timeout(60):
         while not await ground.firing("AlertmanagerDown"):  # noqa: ASYNC110 - it is asked over HTTP
             await asyncio.sleep(0.1)
+    # Somebody wants to change who is told.
+    await admin.request("POST", "/monitoring/config/notifications", {"quiet_hours": None})
     await ground.alertmanager.start()
     yield
 

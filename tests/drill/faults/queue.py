@@ -1,7 +1,5 @@
 """Nobody takes downloads, takes them too late, or loses them."""
 
-import os
-import signal
 from collections.abc import AsyncIterator
 
 from tests.drill.fault import again, fault
@@ -15,7 +13,9 @@ EXECUTE FUNCTION drill_refuse()
 """
 
 
-@fault("leases-refused", "A trigger in the database keeps jobs from being taken", "QueueStalled")
+@fault(
+    "leases-refused", "A trigger in the database keeps jobs from being taken", "QueueStalled", also=("OldestJobTooOld",)
+)
 async def _refused(ground: Ground, admin: Admin) -> AsyncIterator[None]:
     async with ground.database() as db:
         await db.execute(REFUSE_LEASES.encode())
@@ -40,7 +40,7 @@ async def _full(ground: Ground, admin: Admin) -> AsyncIterator[None]:
     await ground.behave()
 
 
-@fault("gives-up", "Downloads fail until they are given up", "DeadLettersGrowing")
+@fault("gives-up", "Downloads fail until they are given up", "DeadLettersGrowing", also=("SuccessBudgetBurn",))
 async def _gives_up(ground: Ground, admin: Admin) -> AsyncIterator[None]:
     await ground.misbehave(player_status=503)
     async with again(admin.download, 0.5):
@@ -49,15 +49,19 @@ async def _gives_up(ground: Ground, admin: Admin) -> AsyncIterator[None]:
 
 
 @fault(
-    "workers-lost", "The service is killed in the middle of its downloads and starts again", "JobsReaped", apart=True
+    "workers-lost",
+    "The service is killed in the middle of its downloads three times",
+    "JobsReaped",
+    apart=True,
+    also=("DownloadKillsWorkers",),
 )
 async def _lost(ground: Ground, admin: Admin) -> AsyncIterator[None]:
     await ground.misbehave(media_throttle=3000)
     for _ in range(6):
         await admin.download()
-    await ground.running(6)
-    os.kill(ground.instance.pid, signal.SIGKILL)
-    await ground.kill_service()
-    await ground.start_service()
+    for running in (6, 6, 1):
+        await ground.running(running)
+        await ground.kill_service()
+        await ground.start_service()
     yield
     await ground.behave()

@@ -64,3 +64,11 @@ async def _unwritten(ground: Ground, admin: Admin) -> AsyncIterator[None]:
 async def _slow(ground: Ground, admin: Admin) -> AsyncIterator[None]:
     async with ground.index() as index, again(lambda: index.eval("local n = 0 while n < 2e7 do n = n + 1 end", 0), 0.3):
         yield
+
+
+@fault("redis-full", "Redis may have less memory than it uses", "RedisCallsFailing")
+async def _full(ground: Ground, admin: Admin) -> AsyncIterator[None]:
+    async with ground.index() as index:
+        await index.config_set("maxmemory", 1_000_000)
+        yield
+        await index.config_set("maxmemory", 0)

@@ -2,8 +2,12 @@
 
 import asyncio
 import os
+import resource
 import signal
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+
+import psutil
 
 from tests.drill.fault import again, fault
 from tests.drill.ground import Ground
@@ -39,7 +43,15 @@ async def _blocked(ground: Ground, admin: Admin) -> AsyncIterator[None]:
         yield
 
 
-@fault("requests-slow", "Each query takes half a second more", "RequestsTooSlow")
+@fault(
+    "requests-slow",
+    "Each query takes half a second more",
+    "RequestsTooSlow",
+    also=(
+        "LatencyBudgetBurn",
+        "PoolWaitHigh",
+    ),
+)
 async def _slow(ground: Ground, admin: Admin) -> AsyncIterator[None]:
     ground.gate.delay = 0.25
     yield
@@ -98,3 +110,20 @@ async def _memory(ground: Ground, admin: Admin) -> AsyncIterator[None]:
     await ground.behave()
     await ground.kill_service()
     await ground.start_service()
+
+
+@fault("service-busy", "Twenty ask without a pause", "ServiceCpuHigh")
+async def _busy(ground: Ground, admin: Admin) -> AsyncIterator[None]:
+    async with AsyncExitStack() as stack:
+        for _ in range(20):
+            await stack.enter_async_context(again(lambda: admin.request("GET", "/downloads?limit=100"), 0.0))
+        yield
+
+
+@fault("files-short", "The service may open few more files than it has", "FilesNearLimit")
+async def _files(ground: Ground, admin: Admin) -> AsyncIterator[None]:
+    process = psutil.Process(ground.instance.pid)
+    soft, hard = resource.prlimit(process.pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (int(process.num_fds() * 1.05), hard))
+    yield
+    resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (soft, hard))
