@@ -151,7 +151,7 @@ async def test_lines_of_the_log_name_the_trace(traced: Service, caplog: pytest.L
 
 
 def dropped() -> float:
-    return metrics.tracing_spans.labels("dropped")._value.get()
+    return float(metrics.tracing_spans.labels("dropped")._value.get())
 
 
 async def test_a_collector_that_refuses_is_counted_and_costs_requests_nothing(
