@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,9 @@ class Stage:
     chat: Chat
     post: Post
     file: Path
+    fired: list[dict[str, Any]] = field(default_factory=list)
+    # Of the route, so that Alertmanager does not take one test's alerts for another's.
+    number: int = 0
 
     def channels(self) -> list[dict[str, Any]]:
         """One of each kind, with all its secrets."""
@@ -53,13 +56,16 @@ class Stage:
         ]  # fmt: skip
 
     async def forget(self) -> None:
-        """All that a test has set."""
+        """All that a test has set, and whatever is still on its way."""
+        await self.set(channels=[], routes=[], quiet_hours=None, pace=PACE, dead_man=None)
+        self.number += 1
+        now, fired = datetime.now(UTC).isoformat(), self.fired
+        await self.fire_all(*(alert | {"endsAt": now} for alert in fired))
+        self.fired = []
         self.chat.status, self.chat.silent, self.chat.lost = {}, set(), set()
         self.post.refusing = False
-        self.chat.got.clear()
-        self.chat.asked.clear()
-        self.post.got.clear()
-        await self.set(channels=[], routes=[], quiet_hours=None, pace=PACE, dead_man=None)
+        for kept in (self.chat.got, self.chat.asked, self.post.got):
+            kept.clear()
 
     async def set(self, *, status: int = 200, **wish: Any) -> dict[str, Any]:
         answer = await self.root.post(PATH, wish)
@@ -70,13 +76,22 @@ class Stage:
     async def set_all(self, *names: str, **wish: Any) -> dict[str, Any]:
         """The channels of these names, or all, hear of everything at once."""
         kept = [channel for channel in self.channels() if not names or channel["name"] in names]
-        route = {"name": "all", "channels": [channel["name"] for channel in kept]}
+        route = {"name": f"all-{self.number}", "channels": [channel["name"] for channel in kept]}
         return await self.set(**{"channels": kept, "routes": [route], "quiet_hours": None, "pace": PACE} | wish)
 
     async def fire(self, name: str = "DiskFull", *, ended: bool = False, **labels: str) -> None:
         """An alert as Prometheus would send it; with `ended` one that is over."""
+        await self.fire_all(self.alert(name, ended=ended, **labels))
+
+    async def fire_all(self, *alerts: dict[str, Any]) -> None:
+        self.fired += alerts
+        url = f"{self.alertmanager.url}/api/v2/alerts"
+        async with aiohttp.ClientSession() as client, client.post(url, json=alerts) as answer:
+            assert answer.status == 200, await answer.text()
+
+    def alert(self, name: str, *, ended: bool = False, **labels: str) -> dict[str, Any]:
         now = datetime.now(UTC)
-        alert = {
+        return {
             "labels": {"alertname": name, "severity": "critical", "job": "ytdl"} | labels,
             "annotations": {
                 "summary": f"{name}: 3 < 5 & rising", "description": "It <b>is</b> so.",
@@ -86,9 +101,6 @@ class Stage:
             "startsAt": (now - timedelta(minutes=1)).isoformat(),
             "endsAt": (now if ended else now + timedelta(minutes=5)).isoformat(),
         }  # fmt: skip
-        url = f"{self.alertmanager.url}/api/v2/alerts"
-        async with aiohttp.ClientSession() as client, client.post(url, json=[alert]) as answer:
-            assert answer.status == 200, await answer.text()
 
 
 @asynccontextmanager

@@ -1,5 +1,6 @@
 """What an admin may write of who is told of alerts, and what Alertmanager is given of it."""
 
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,8 @@ from typing import Any
 import msgspec
 import pytest
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests import watching
 from tests.conftest import Person
@@ -254,6 +257,16 @@ def test_nights_and_weekends_are_quiet_but_for_critical_alerts() -> None:
     ]  # fmt: skip
     muted = {route["receiver"]: route.get("mute_time_intervals") for route in found["route"]["routes"]}
     assert muted["route-warning"] == muted["route-info"] == ["quiet"] and muted["route-critical"] is None
+
+
+@given(st.text(st.characters(exclude_categories=["C", "Z"]), max_size=200))
+def test_no_value_of_a_label_breaks_out_of_its_matcher(value: str) -> None:
+    """As YAML reads it, it is one text, whose quotes end where the value ends."""
+    route = NotificationRoute(name="a", matchers=[channels.LabelMatch("a", value)])
+    found = yaml.safe_load(routing.render(Settings(routes=[route]), {}, Surroundings()))
+    matcher = found["route"]["routes"][2]["matchers"][1]
+    inside = re.fullmatch(r'a="((?:[^"\\]|\\["\\])*)"', matcher)
+    assert inside and re.sub(r"\\(.)", r"\1", inside[1]) == value
 
 
 def test_a_configuration_is_known_by_the_name_of_its_last_receiver() -> None:

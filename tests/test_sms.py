@@ -46,7 +46,12 @@ async def token_of(stage: Stage) -> str:
 
 
 async def receive(stage: Stage, notification: Notification) -> None:
-    await stage.service.app[TEXTS].receive("sms", await token_of(stage), notification)
+    await receive_with(stage, await token_of(stage), notification)
+
+
+async def receive_with(stage: Stage, token: str, notification: Notification) -> None:
+    texts = stage.service.app[TEXTS]
+    await texts.send(await texts.admit("sms", token), notification)
 
 
 async def test_what_alertmanager_tries_again_is_sent_once(stage: Stage) -> None:
@@ -82,13 +87,12 @@ async def test_of_two_at_once_one_sends(stage: Stage) -> None:
 
 
 async def test_one_whose_sender_died_is_sent_after_a_while(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    db, texts = stage.service.app[DB], stage.service.app[TEXTS]
-    await db.value(sms.q.claim_text, key=key_of("sms", NUMBER, news("Died")), fresh=10.0, lost=30.0)
+    await stage.service.app[DB].value(sms.q.claim_text, key=key_of("sms", NUMBER, news("Died")), fresh=10.0, lost=30.0)
     with pytest.raises(errors.Unavailable):
         await receive(stage, news("Died"))
     assert not stage.chat.of("twilio")
     monkeypatch.setattr(sms, "LOST_SECONDS", 0.0)
-    await texts.receive("sms", await token_of(stage), news("Died"))
+    await receive(stage, news("Died"))
     assert len(stage.chat.of("twilio")) == 1
 
 
@@ -133,7 +137,7 @@ async def test_without_the_database_texts_are_sent_all_the_same(stage: Stage, mo
 
     monkeypatch.setattr(texts._db, "_connection", away)
     for _ in range(2):
-        await texts.receive("sms", token, news("PostgresDown"))
+        await receive_with(stage, token, news("PostgresDown"))
     assert [got.text for got in stage.chat.of("twilio")] == ["[CRITICAL] PostgresDown"]
 
 

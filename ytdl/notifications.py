@@ -243,13 +243,14 @@ class Notifications:
         """Raises `alertmanager.Refused` where it does not take the file, else `errors.Unavailable`."""
         try:
             await self._alertmanager.reload()
-        except alertmanager.Refused:
-            metrics.notifications_reloads.labels("refused").inc()
-            raise
-        except errors.Unavailable:
+        except errors.Unavailable as e:
+            # Something between may answer in its place; only this status is a word about the file.
+            refused = isinstance(e, alertmanager.Refused) and e.status == 500
+            metrics.notifications_reloads.labels("refused" if refused else "unreachable").inc()
+            if refused:
+                raise
             self._in_force = None
-            metrics.notifications_reloads.labels("unreachable").inc()
-            raise
+            raise errors.Unavailable(e.message) from e
         self._in_force, self._refused = True, ""
         metrics.notifications_reloads.labels("ok").inc()
 

@@ -147,7 +147,7 @@ ROUTES: tuple[Route, ...] = (
     Route("POST", "/monitoring/config/notifications", notifications.change, "admin", body=NotificationWish,
           returns=NotificationAnswer, problems=("conflict",)),
     Route("POST", "/monitoring/receivers/sms/{channel}", notifications.receive, "anyone", status=204,
-          problems=("unauthorized", "invalid")),
+          problems=("unauthorized", "malformed", "too_large", "unsupported_media_type", "invalid")),
 
     # service
     Route("GET", "/healthz", service.healthz, "anyone", returns=service.Alive, limit=None, plain=True),

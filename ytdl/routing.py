@@ -35,6 +35,7 @@ NOBODY, QUIET = "nobody", "quiet"
 # Where the templates lie, seen from the folder of the configuration.
 TEMPLATES = "templates/*.tmpl"
 TITLE, TEXT = '{{ template "ytdl.title" . }}', '{{ template "ytdl.text" . }}'
+SHORT = '{{ template "ytdl.short" . }}'
 HTML, SLACK = '{{ template "ytdl.html" . }}', '{{ template "ytdl.slack" . }}'
 # Of one notification by webhook.
 MOST_ALERTS = 50
@@ -281,11 +282,11 @@ def _how(channel: Channel, secrets: Mapping[str, str], around: Surroundings) -> 
             said = {"title": TITLE, "text": SLACK, "fallback": TITLE, "title_link": ""}
             return "slack", {"api_url": secrets["url"], **said} | _http(around)
         case Discord():
-            return "discord", {"webhook_url": secrets["url"], "title": TITLE, "message": TEXT} | _http(around)
+            return "discord", {"webhook_url": secrets["url"], "title": TITLE, "message": SHORT} | _http(around)
         case Telegram():
             bot = {"bot_token": secrets["token"], "chat_id": channel.chat_id, "api_url": channel.api_url}
             # As plain text: what is cut off for its length is then still whole, and no text of an alert is markup.
-            return "telegram", bot | {"message": f"{TITLE}\n\n{TEXT}", "parse_mode": ""} | _http(around)
+            return "telegram", bot | {"message": f"{TITLE}\n\n{SHORT}", "parse_mode": ""} | _http(around)
         case Sms():
             own = {"url": around.service_url + RECEIVER_PATH + channel.name, "max_alerts": MOST_ALERTS}
             return "webhook", own | _http(around, secrets["receiver"])

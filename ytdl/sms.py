@@ -11,7 +11,7 @@ import hashlib
 import hmac
 import logging
 import time
-from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Annotated, Literal
 from urllib.parse import urlencode
 
@@ -59,6 +59,17 @@ class Notification(msgspec.Struct, frozen=True, rename="camel"):
     status: Text
     group_key: Text
     alerts: Annotated[list[NotifiedAlert], Meta(min_length=1, max_length=1000)]
+    # How many more there are than were sent.
+    truncated_alerts: Annotated[int, Meta(ge=0, le=10**6)] = 0
+
+
+@dataclass(frozen=True)
+class Admitted:
+    """The channel whose token came, and for how many seconds Alertmanager may bring the same news again."""
+
+    channel: Sms
+    auth_token: str = field(repr=False)
+    fresh: float = 0.0
 
 
 class Texts:
@@ -85,15 +96,26 @@ class Texts:
         """Takes note of the channels, for when the database is away. Raises `errors.Unavailable`."""
         self._last = await notifications.read(self._db, self._vault)
 
-    async def receive(self, name: str, token: str, notification: Notification) -> None:
-        """Returns once every number of the channel has it. Raises `errors.Unauthorized`, `errors.Unavailable` where
-        trying again soon may help, and `errors.Invalid` where only somebody can.
-        """
+    async def admit(self, name: str, token: str) -> Admitted:
+        """Raises `errors.Unauthorized` where it is not the token of a channel of that name."""
         stored = await self._stored()
-        channel, secrets = self._channel(stored, name, token)
+        channel = next((each for each in stored.settings.channels if each.name == name), None)
+        secrets = stored.secrets.get(name, {})
+        expected = secrets.get("receiver", "")
+        # Compared in any case, so that the time does not tell which channels there are.
+        same = hmac.compare_digest(crypto.digest(token), crypto.digest(expected))
+        if not isinstance(channel, Sms) or not expected or not same:
+            raise errors.Unauthorized(UNKNOWN, offence="forgery", evidence=crypto.digest(token))
         fresh = stored.settings.pace.interval_seconds + SPARE_SECONDS
+        return Admitted(channel, secrets["auth_token"], fresh)
+
+    async def send(self, admitted: Admitted, notification: Notification) -> None:
+        """Returns once every number of the channel has it. Raises `errors.Unavailable` where trying again soon may
+        help, and `errors.Invalid` where only somebody can.
+        """
         text = compose(notification)
-        outcomes = {await self._send_once(channel, secrets, to, text, notification, fresh) for to in channel.to}
+        numbers = admitted.channel.to
+        outcomes = await asyncio.gather(*(self._send_once(admitted, to, text, notification) for to in numbers))
         if "unreachable" in outcomes:
             raise errors.Unavailable(FAILED, retry_after=5)
         if "refused" in outcomes:
@@ -108,24 +130,12 @@ class Texts:
         assert self._last is not None
         return self._last
 
-    def _channel(self, stored: Stored, name: str, token: str) -> tuple[Sms, Mapping[str, str]]:
-        channel = next((each for each in stored.settings.channels if each.name == name), None)
-        secrets = stored.secrets.get(name, {})
-        expected = secrets.get("receiver", "")
-        # Compared in any case, so that the time does not tell which channels there are.
-        same = hmac.compare_digest(crypto.digest(token), crypto.digest(expected))
-        if not isinstance(channel, Sms) or not expected or not same:
-            raise errors.Unauthorized(UNKNOWN, offence="forgery", evidence=crypto.digest(token))
-        return channel, secrets
-
-    async def _send_once(
-        self, channel: Sms, secrets: Mapping[str, str], to: str, text: str, notification: Notification, fresh: float
-    ) -> Outcome:
-        key = key_of(channel.name, to, notification)
-        claim = await self._claim(key, fresh)
+    async def _send_once(self, admitted: Admitted, to: str, text: str, notification: Notification) -> Outcome:
+        key = key_of(admitted.channel.name, to, notification)
+        claim = await self._claim(key, admitted.fresh)
         if claim != "send":
             return "ok" if claim == "sent" else "unreachable"
-        outcome = await self._send(channel, secrets["auth_token"], to, text)
+        outcome = await self._send(admitted.channel, admitted.auth_token, to, text)
         metrics.notifications_sent.labels("sms", outcome).inc()
         await self._note(key, outcome)
         return outcome
@@ -155,7 +165,7 @@ class Texts:
         headers = {"Authorization": f"Basic {credentials}", "Content-Type": "application/x-www-form-urlencoded"}
         try:
             answer = await self._outbound.post(url, body, headers)
-        except Unreached as e:
+        except (Unreached, errors.Invalid) as e:
             log.warning("sms.unreached", extra={"channel": channel.name, "reason": str(e)})
             return "unreachable"
         return _outcome(channel, answer)
@@ -191,7 +201,7 @@ def _end(alert: NotifiedAlert) -> str:
 
 def compose(notification: Notification) -> str:
     """What fits into two text messages: how bad, what, and what of it is known."""
-    first, count = notification.alerts[0], len(notification.alerts)
+    first, count = notification.alerts[0], len(notification.alerts) + notification.truncated_alerts
     severity = first.labels.get("severity", "alert") if notification.status == "firing" else "resolved"
     name = first.labels.get("alertname", "")
     head = f"[{severity.upper()}{f' x{count}' if count > 1 else ''}] {name}"

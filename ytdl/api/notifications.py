@@ -38,5 +38,5 @@ async def receive(request: web.Request) -> None:
     An answer of 503 asks it to try again soon; what was sent already is not sent again then.
     """
     token = request.headers.get(hdrs.AUTHORIZATION, "").removeprefix("Bearer ")
-    notification = await decoding.body(request, _notification)
-    await request.app[TEXTS].receive(request.match_info["channel"], token, notification)
+    admitted = await request.app[TEXTS].admit(request.match_info["channel"], token)
+    await request.app[TEXTS].send(admitted, await decoding.body(request, _notification))
