@@ -153,6 +153,12 @@ async def test_a_database_that_only_reads_passes_a_look_and_fails_a_check(
     assert (condition["status"], condition["postgres"]["status"]) == ("down", "failing")
 
 
+async def test_a_database_that_takes_no_row_fails_a_check(service: Service, root: Person) -> None:
+    await sql(service.app[DB_KEY], "ALTER TABLE health_probes ADD CONSTRAINT full_up CHECK (false)")
+    condition = await tried(root)
+    assert (condition["status"], condition["postgres"]["status"]) == ("down", "failing")
+
+
 async def test_a_service_about_to_stop_is_down(service: Service, root: Person) -> None:
     service.app[HEALTH].draining = True
     condition = await looked(root)

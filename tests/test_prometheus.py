@@ -147,6 +147,19 @@ async def test_what_it_refuses_or_does_not_know_is_unavailable(handler: Handler,
             await prometheus.query("x", NOW)
 
 
+async def test_a_redirect_is_not_followed() -> None:
+    asked: list[str] = []
+
+    async def handler(request: web.Request) -> web.Response:
+        asked.append(request.path)
+        raise web.HTTPTemporaryRedirect("/elsewhere")
+
+    async with asking(handler) as prometheus:
+        with pytest.raises(errors.Unavailable, match="status 307"):
+            await prometheus.query("x", NOW)
+    assert asked == ["/api/v1/query"]
+
+
 async def test_too_many_samples_are_the_question_s_fault() -> None:
     async with asking(saying(422, errorType="execution")) as prometheus:
         with pytest.raises(TooMuch, match="shorter time"):
