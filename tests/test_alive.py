@@ -5,13 +5,15 @@ comparison would drop; then series that do not exist, or sides that do not fit t
 """
 
 import asyncio
+import dataclasses
 import math
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests import promql
+from tests import dashboards, promql
+from tests.dashboards import DASHBOARDS, Asked
 from tests.drill.ground import Ground, prepared
 from tests.drill.load import mixed
 from tests.drill.people import Admin
@@ -52,8 +54,10 @@ def _text_of_call(node: Call | Aggregate) -> str:
         return f"{node.operation}{by}{without} ({arguments})"
     if node.function == "-":
         return f"-({arguments})"
-    # That something is missing is found where it is not missing.
-    return arguments if node.function == "absent" else f"{node.function}({arguments})"
+    if node.function.startswith("absent"):
+        # That something is missing is found where it is not missing.
+        return " or ".join(text(dataclasses.replace(one, range="")) for one in promql.selectors(node))
+    return f"{node.function}({arguments})"
 
 
 def _text_of_pair(node: Binary) -> str:
@@ -70,29 +74,59 @@ def _matching(node: Binary) -> str:
     return words + (f"{matching.group}({', '.join(sorted(matching.included))})" if matching.group else "")
 
 
-async def faulty(ground: Ground) -> list[str]:
+async def faulty(ground: Ground) -> set[str]:
     """Rules that Prometheus itself could not evaluate, or does not have."""
     groups: list[dict[str, Any]] = (await ground.prometheus.get("/api/v1/rules"))["data"]["groups"]
     rules = [rule for group in groups for rule in group["rules"]]
-    missing = [] if len(rules) == len(RULES) else [f"{len(rules)} rules of {len(RULES)}"]
-    return missing + [f"{rule['name']}: {rule.get('lastError')}" for rule in rules if rule["health"] != "ok"]
+    absent = set() if len(rules) == len(RULES) else {f"{len(rules)} rules of {len(RULES)}"}
+    return absent | {f"{rule['name']}: {rule.get('lastError')}" for rule in rules if rule["health"] != "ok"}
 
 
 async def silent(ground: Ground) -> set[str]:
     return {str(rule) for rule in RULES if not await finds(ground, text(rule.node))}
 
 
-async def missing(ground: Ground) -> list[str]:
+async def missing(ground: Ground) -> set[str]:
     """Series that a rule names and nobody has."""
     asked = {text(Selector(one.name, one.matchers)) for rule in RULES for one in promql.selectors(rule.node)}
-    return [one for one in sorted(asked) if not await ground.prometheus.ask(one)]
+    return {one for one in asked if not await ground.prometheus.ask(one)}
 
 
-async def test_every_rule_finds_what_it_asks_for(tmp_path: Path) -> None:
+async def blank(ground: Ground) -> set[tuple[str, str]]:
+    """Panels with a question that is answered with nothing."""
+    return {
+        (name, asked.panel) for name, dashboard in DASHBOARDS.items()
+        for asked in dashboards.queries(dashboard, rate="20s")
+        if not await _shows(ground, asked)
+    }  # fmt: skip
+
+
+async def _shows(ground: Ground, asked: Asked) -> bool:
+    if asked.kind == "prometheus":
+        return await finds(ground, asked.expression)
+    async with ground.database() as db:
+        rows = await (await db.execute(asked.expression.encode())).fetchall()
+    return any(value is not None for row in rows for value in row.values())
+
+
+async def mark(ground: Ground) -> None:
+    """What is marked on the time axis is mostly nothing, but it can be asked for."""
+    for dashboard in DASHBOARDS.values():
+        for asked in dashboards.annotations(dashboard):
+            await ground.prometheus.ask(asked.expression)
+
+
+async def test_every_rule_and_every_panel_finds_what_it_asks_for(tmp_path: Path) -> None:
     """One test, because everything has to be started for it: with the rules as they ship, evaluated every second."""
     async with prepared(tmp_path, Scale(factor=1, pace=30)) as ground:
-        async with mixed(ground, Admin(ground)):
+        admin = Admin(ground)
+        await admin.tell_everybody(1.0, 10.0)
+        async with mixed(ground, admin):
             await asyncio.sleep(LOAD_SECONDS)
-        assert await faulty(ground) == []
-        assert await silent(ground) == set(QUIET)
-        assert await missing(ground) == []
+        await mark(ground)
+        # All at once, because it takes a while to come here.
+        found = [await look(ground) for look in (faulty, missing, silent, blank)]
+    expected: list[set[Any]] = [set(), set(), set(QUIET), set(dashboards.QUIET)]
+    assert found == expected, [
+        (sorted(more - less), sorted(less - more)) for more, less in zip(found, expected, strict=True)
+    ]

@@ -28,7 +28,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--write", action="store_true", help="put the table into docs/MONITORING.md")
     parser.add_argument("--real-times", action="store_true", help="times as they ship; hours")
     parser.add_argument("--log", type=Path, help="file that gets what the service has logged")
-    parser.add_argument("--seconds", type=float, default=120, help="patience with each step of a fault (default 120)")
+    parser.add_argument("--seconds", type=float, default=180, help="patience with each step of a fault (default 180)")
     return parser.parse_args()
 
 

@@ -15,6 +15,7 @@ from tests.drill.ground import Ground
 from tests.drill.people import FAILURES, Admin, addresses
 from ytdl.api.http import Route
 from ytdl.routes import ROUTES
+from ytdl.thresholds import METRICS
 
 # With a picture and sound of their own, so that ffmpeg has work; each asked for in another size is another file.
 MERGED = ("ordinary_01", "ordinary_02", "portrait_01")
@@ -82,6 +83,15 @@ class Load:
         await self._admin.request("POST", "/auth/api-keys", {"name": person, "scope": "read"})
         await self._admin.request("PUT", "/cookies", {"cookies": signed_in()})
 
+    async def set_thresholds(self) -> None:
+        """One for each time that a threshold may hold; the first of them is exceeded, so that somebody is told."""
+        unbounded = [name for name, measure in METRICS.items() if measure.unit != "ratio"]
+        limits = zip(unbounded, (0, 60, 300, 900, 3600), strict=True)
+        for number, (metric, hold) in enumerate(limits):
+            wish = {"warning": 0 if number == 0 else 1e15, "critical": 1e16, "for_seconds": hold}
+            status, found = await self._admin.request("POST", f"/monitoring/thresholds/{metric}", wish)
+            assert status == 200, found
+
     async def follow(self) -> None:
         """A stream of each kind, open for some seconds."""
         headers = {"Authorization": f"Bearer {self._admin.token}"}
@@ -105,7 +115,7 @@ async def mixed(ground: Ground, admin: Admin) -> AsyncIterator[None]:
         (load.make, 1.5), (load.want_in_vain, 4.0), (load.sign_in, 3.0), (load.guess, 2.0), (load.read_all, 1.0),
         (load.look, 1.0), (load.administer, 4.0), (load.follow, 0.2),
     )  # fmt: skip
-    await admin.request("GET", "/auth/profile")
+    await load.set_thresholds()
     tasks = [asyncio.create_task(_repeat(work, seconds)) for work, seconds in parts]
     try:
         yield

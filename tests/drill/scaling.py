@@ -83,7 +83,7 @@ def rules(groups: Any, scale: Scale) -> Any:
 
 
 def _group(group: dict[str, Any], scale: Scale) -> dict[str, Any]:
-    timed = {"interval": scale.wait(group["interval"])} if "interval" in group else {}
+    timed = {"interval": text_of(scale.seconds(seconds_of(group["interval"])))} if "interval" in group else {}
     return group | timed | {"rules": [_rule(rule, scale) for rule in group["rules"]]}
 
 

@@ -5,7 +5,6 @@ import os
 import resource
 import signal
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
 
 import psutil
 
@@ -110,14 +109,6 @@ async def _memory(ground: Ground, admin: Admin) -> AsyncIterator[None]:
     await ground.behave()
     await ground.kill_service()
     await ground.start_service()
-
-
-@fault("service-busy", "Twenty ask without a pause", "ServiceCpuHigh")
-async def _busy(ground: Ground, admin: Admin) -> AsyncIterator[None]:
-    async with AsyncExitStack() as stack:
-        for _ in range(20):
-            await stack.enter_async_context(again(lambda: admin.request("GET", "/downloads?limit=100"), 0.0))
-        yield
 
 
 @fault("files-short", "The service may open few more files than it has", "FilesNearLimit")
