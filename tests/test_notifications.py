@@ -239,6 +239,13 @@ async def test_what_the_settings_make_wrong_is_not_tried_for_ever(
         await own.follow()
         assert stage.file.read_text() == before
     assert (await own.state()).in_force is False
+    monkeypatch.undo()
+    monkeypatch.setattr(notifications, "REFUSED_SECONDS", 0.0)
+
+    async def mended() -> bool:
+        return (await own.state()).in_force is True
+
+    await until(mended)
 
 
 async def test_a_test_says_of_each_channel_what_came_of_it(stage: Stage) -> None:
@@ -250,6 +257,7 @@ async def test_a_test_says_of_each_channel_what_came_of_it(stage: Stage) -> None
         "sms": "accepted",
     }  # fmt: skip
     assert "test of the channel hook" in (await stage.chat.until("webhook")).text
+    assert await stage.alertmanager.get("/api/v2/alerts", filter='alertname="NotificationTest"') == []
     assert not stage.chat.of("slack")
 
 

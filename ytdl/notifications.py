@@ -54,6 +54,8 @@ OFF = "Notifications are not configured here: set ALERTMANAGER_CONFIG_FILE, and 
 STALE = "Somebody else has changed it meanwhile: it is version {} now. Read it again."
 REFUSED = "Alertmanager refuses this, and goes on with what it had: {}"
 AWAY = "Nothing was changed, as Alertmanager did not say that it took it: {}"
+# What Alertmanager refuses it may take later, as when it may not read the file.
+REFUSED_SECONDS = 300.0
 # Pieces of a secret that are shorter could be any word.
 TELLING = 6
 _encode = msgspec.json.Encoder().encode
@@ -137,8 +139,8 @@ class Notifications:
         self._file = Path(config.alertmanager_config_file) if config.alertmanager_config_file else None
         self._interval = config.alert_check_interval
         self._in_force: bool | None = None
-        # The name of what Alertmanager would not take, so that it is not asked for the same every half minute.
-        self._refused = ""
+        # The name of what Alertmanager would not take, and until when it is not asked for the same again.
+        self._refused, self._refused_until = "", 0.0
         self._testing = asyncio.Lock()
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -270,7 +272,7 @@ class Notifications:
 
     async def _follow(self, path: Path, text: str, secrets: Secrets) -> None:
         name = routing.name_of(text)
-        if name == self._refused:
+        if name == self._refused and time.monotonic() < self._refused_until:
             return
         former = await asyncio.to_thread(_write, path, text)
         if name in await self._alertmanager.receivers():
@@ -281,7 +283,7 @@ class Notifications:
             await self._reload()
         except alertmanager.Refused as e:
             await asyncio.to_thread(_write_back, path, former)
-            self._refused = name
+            self._refused, self._refused_until = name, time.monotonic() + REFUSED_SECONDS
             log.error("notifications.refused", extra={"said": scrub(e.said, secrets)})
 
 
