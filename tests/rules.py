@@ -78,6 +78,7 @@ class Rule:
     """`name` is the alert's or the recorded series'; `node` is the expression as a tree."""
 
     file: Path
+    group: str
     name: str
     alert: bool
     expression: str
@@ -92,13 +93,15 @@ class Rule:
 
 
 def rules_of(file: Path) -> list[Rule]:
-    return [_rule(file, one) for group in yaml.safe_load(file.read_text())["groups"] for one in group["rules"]]
+    groups = yaml.safe_load(file.read_text())["groups"]
+    return [_rule(file, group["name"], one) for group in groups for one in group["rules"]]
 
 
-def _rule(file: Path, one: dict[str, Any]) -> Rule:
+def _rule(file: Path, group: str, one: dict[str, Any]) -> Rule:
     expression = str(one["expr"])
     return Rule(
         file=file,
+        group=group,
         name=one.get("alert") or one["record"],
         alert="alert" in one,
         expression=expression,

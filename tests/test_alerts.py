@@ -196,6 +196,15 @@ def test_a_recorded_series_is_named_by_the_rules(name: str) -> None:
     assert len({labels_of(rule) for rule in RECORDED[name]}) == 1
 
 
+@every_alert
+def test_what_an_alert_asks_of_recorded_series_is_recorded_before_it_in_its_group(rule: Rule) -> None:
+    """Groups are evaluated in no order, so it would see the round before."""
+    for name in {selector.name for selector in promql.selectors(rule.node)} & RECORDED.keys():
+        for recording in RECORDED[name]:
+            assert (recording.file, recording.group) == (rule.file, rule.group), name
+            assert RULES.index(recording) < RULES.index(rule), name
+
+
 def branches(node: Node) -> list[Node]:
     return (
         [*branches(node.left), *branches(node.right)] if isinstance(node, Binary) and node.operator == "or" else [node]
