@@ -32,6 +32,10 @@ class Fault:
     apart: bool = False
     also: tuple[str, ...] = ()
 
+    @property
+    def alerts(self) -> set[str]:
+        return {self.alert, *self.also}
+
 
 FAULTS: dict[str, Fault] = {}
 
