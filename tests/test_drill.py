@@ -25,7 +25,6 @@ MACHINE = "would take the machine from whoever else works on it"
 TWO = "needs two services; the chaos run has them"
 # Alerts that no fault of the drill causes. All have tests of their rules; these say why nothing is broken for them.
 UNTRIED = {
-    "AlertmanagerConfigReloadFailed": "the service puts the file right before it is read",
     "AlertmanagerDown": "nobody can be told; the fault alertmanager-away waits until Prometheus has it",
     "CacheMissesHigh": "needs more data than the cache of PostgreSQL holds",
     "CookiesRefused": "needs several users, because cookies that were refused are not used again",
@@ -40,7 +39,6 @@ UNTRIED = {
     "NotificationsBudgetBurn": "one channel of six that fails for some seconds does not spend the budget",
     "OffencesNotScored": "needs thousands of addresses",
     "PrometheusStorageFailing": "needs a disk of its own for Prometheus",
-    "RedisIndexDiverged": "an index that differs by so much is made anew before it is mended one by one",
     "ScrapeSlow": "a scrape that takes a second is given up where scrapes come twice a second",
     "ServiceCpuHigh": MACHINE,
     "StreamsDropping": "needs hundreds of slow readers",

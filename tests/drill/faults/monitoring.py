@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 from tests.drill.fault import fault
 from tests.drill.ground import Ground
@@ -107,3 +108,15 @@ async def _not_scraped(ground: Ground, admin: Admin) -> AsyncIterator[None]:
     await ground.configure_prometheus("ytdl")
     yield
     await ground.configure_prometheus()
+
+
+@fault("alertmanager-misread", "Alertmanager is told to read a file that is none", "AlertmanagerConfigReloadFailed")
+async def _misread(ground: Ground, admin: Admin) -> AsyncIterator[None]:
+    file = Path(ground.settings["ALERTMANAGER_CONFIG_FILE"])
+    kept = file.read_text()
+    file.write_text("route: 7\n")
+    with contextlib.suppress(AssertionError):
+        await ground.alertmanager.reload()
+    yield
+    file.write_text(kept)
+    await ground.alertmanager.reload()

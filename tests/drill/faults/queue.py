@@ -1,5 +1,6 @@
 """Nobody takes downloads, takes them too late, or loses them."""
 
+import re
 from collections.abc import AsyncIterator
 
 from tests.drill.fault import again, fault
@@ -64,4 +65,16 @@ async def _lost(ground: Ground, admin: Admin) -> AsyncIterator[None]:
         await ground.kill_service()
         await ground.start_service()
     yield
+    await ground.behave()
+
+
+@fault("index-damaged", "Somebody deletes in Redis who waits", "RedisIndexDiverged")
+async def _damaged(ground: Ground, admin: Admin) -> AsyncIterator[None]:
+    await ground.misbehave(media_throttle=3000)
+    for _ in range(30):
+        await admin.download()
+    async with ground.index() as index:
+        keys = [key async for key in index.scan_iter() if re.search(rb":u:|:jobs$", key)]
+        await index.delete(*keys)
+        yield
     await ground.behave()
