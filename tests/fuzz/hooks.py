@@ -21,7 +21,17 @@ WHO: dict[str, Any] = json.loads(os.environ["FUZZ"])
 ENDS_ITS_SESSION = ("/api/v1/auth/logout", "/api/v1/auth/change-password", "/api/v1/auth/sessions/{id}")
 KNOWN_ONE_IN = 3
 # Parameters of paths that are no ids, with values that are known.
-NAMES = {"name": ("swagger-ui.css",), "policy": ("api", "login")}
+NAMES = {
+    "name": ("swagger-ui.css",),
+    "policy": ("api", "login"),
+    "metric_name": (
+        "ytdl_queue_jobs",
+        "ytdl_http_errors_total",
+        "ytdl_loop_lag_seconds",
+        "queue_length",
+        "error_ratio",
+    ),
+}
 VIDEO = "https://www.youtube.com/watch?v="
 CHARACTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 COOKIES = "# Netscape HTTP Cookie File\n" + "".join(
@@ -49,7 +59,12 @@ def _line(text: Any) -> str:
     return shown if shown.strip() == shown else "x" * len(shown)
 
 
-# Makes a value that the document allows one that is allowed: these rules are longer than a schema can say.
+WINDOW: dict[str, Callable[[Any], Any]] = {"from": lambda _: _days_ago(9), "to": lambda _: _days_ago(2)}
+# Labels are known by metric.
+COURSE = WINDOW | {"by": lambda _: None, "where": lambda _: None, "step": lambda _: 86_400}
+
+# Makes a value that the document allows one that is allowed: these rules are longer than a schema can say. None leaves
+# it out.
 FITTING: dict[str, dict[str, Callable[[Any], Any]]] = {
     "POST /api/v1/downloads": {"url": lambda _: _video()},
     "POST /api/v1/auth/register": {"password": lambda _: NEW_PASSWORD, "full_name": _line},
@@ -59,13 +74,15 @@ FITTING: dict[str, dict[str, Callable[[Any], Any]]] = {
     "POST /api/v1/security/blocks": {"network": lambda _: f"192.0.2.{random.randrange(256)}", "reason": _line},
     "GET /api/v1/security/blocks": {"ip": lambda _: "192.0.2.1"},
     "PUT /api/v1/cookies": {"cookies": lambda _: COOKIES},
+    "GET /api/v1/monitoring/metrics/{metric_name}": COURSE,
+    "GET /api/v1/monitoring/metrics/{metric_name}/stats": COURSE,
+    "POST /api/v1/monitoring/thresholds/{metric_name}": {"warning": lambda _: 0.5, "critical": lambda _: 0.75},
+    "POST /api/v1/monitoring/report": WINDOW,
+    "GET /api/v1/monitoring/alerts": {"cursor": lambda _: None},
+    "GET /api/v1/monitoring/alerts/stats": WINDOW,
+    "POST /api/v1/monitoring/alerts/acknowledge": {"comment": lambda text: _line(text) or "x"},
     **{
-        row: {
-            "from": lambda _: _days_ago(9),
-            "to": lambda _: _days_ago(2),
-            "ip": lambda _: "192.0.2.1",
-            "cursor": lambda _: CURSOR,
-        }
+        row: WINDOW | {"ip": lambda _: "192.0.2.1", "cursor": lambda _: CURSOR}
         for row in ("GET /api/v1/security/events", "GET /api/v1/security/stats", "POST /api/v1/security/report")
     },
 }
@@ -136,7 +153,8 @@ def before_call(context: Any, case: Any, kwargs: dict[str, Any]) -> None:
 
 def _fit(fitting: dict[str, Callable[[Any], Any]], value: Any) -> Any:
     if isinstance(value, dict):
-        return {k: fitting[k](v) if k in fitting and v is not None else _fit({}, v) for k, v in value.items()}
+        fit = {k: fitting[k](v) if k in fitting and v is not None else _fit({}, v) for k, v in value.items()}
+        return {k: v for k, v in fit.items() if v is not None or value[k] is None}
     if isinstance(value, list):
         return [_fit({}, inner) for inner in value]
     if isinstance(value, float) and value.is_integer():
