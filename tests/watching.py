@@ -63,6 +63,11 @@ class Watcher:
                 return answer.status == 200
         return False
 
+    def signal(self, number: int) -> None:
+        """Stops it (SIGSTOP), so that it says nothing to whoever asks, or has it go on (SIGCONT)."""
+        assert self._process
+        self._process.send_signal(number)
+
     async def kill(self) -> None:
         if self._process:
             with contextlib.suppress(ProcessLookupError):
