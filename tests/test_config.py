@@ -19,6 +19,8 @@ GOOD = {
     "DATABASE_URL": "postgresql://u:Rh3inf4ll@db.example.org/ytdl",
     "REDIS_URL": "redis://u:Rh3inf4ll@db.example.org/0",
     "ALERTMANAGER_URL": "https://u:Rh3inf4ll@alerts.example.org/am",
+    "PROMETHEUS_URL": "https://u:Rh3inf4ll@metrics.example.org/p",
+    "SMTP_PASSWORD": "Rh3inf4ll!",
     "JWT_SECRET_KEY": KEY,
     "JWT_SECRET_KEY_PREVIOUS": KEY[::-1],
     "ENCRYPTION_KEY": KEY + KEY[::-1],
@@ -242,6 +244,12 @@ def test_a_sample_password_is_found_among_parameters_and_in_a_list() -> None:
 @pytest.mark.parametrize("name", ["JWT_SECRET_KEY", "ENCRYPTION_KEY"])
 def test_a_key_that_nobody_made_at_random_is_doubtful(name: str, key: str) -> None:
     assert doubts(**{name: key}) == [f"{name} is too regular for a key; make one with: openssl rand -hex 32"]
+
+
+@pytest.mark.parametrize(("seconds", "sentences"), [("30", 0), ("31", 1)])
+def test_an_interval_that_leaves_alerts_without_figures_is_doubtful(seconds: str, sentences: int) -> None:
+    found = doubts(METRICS_COLLECTION_INTERVAL=seconds)
+    assert len([sentence for sentence in found if "METRICS_COLLECTION_INTERVAL" in sentence]) == sentences
 
 
 def test_a_running_key_is_doubtful() -> None:

@@ -21,6 +21,8 @@ import psycopg.conninfo
 from ytdl import networks, passwords, samples
 
 HIDDEN = "********"
+# A window of a minute, the shortest in prometheus/rules, must hold two scrapes to tell anything.
+MOST_SCRAPE_SECONDS = 30.0
 PROXIES = ("http://", "https://", "socks4://", "socks4a://", "socks5://", "socks5h://")
 LISTS_OF_SECRETS = ("OUTBOUND_PROXY", "ENCRYPTION_KEY_PREVIOUS")
 # 32 bytes, see `vault.key_of`.
@@ -99,7 +101,6 @@ class Config:
     otel_traces_sample_ratio: float = setting(1.0, "Share of the traces that begin here, 0 to 1, that are told; one that a caller began is told as it says.", section="Observability", least=0)
     prometheus_url: str = setting("", "Prometheus that watches the service, for what is asked about the course of metrics, such as http://localhost:9090; empty switches that off.", section="Observability", secret=True)
     grafana_url: str = setting("", "Where Grafana with the service's dashboards can be reached, for links in alerts and reports.", section="Observability")
-    prometheus_url: str = setting("", "Prometheus that watches the service, for what is asked about the course of metrics, such as http://localhost:9090; empty switches that off.", section="Observability", secret=True)
     runbooks_url: str = setting("", "Where docs/runbooks can be read, for links in alerts, such as https://git.example.org/ytdl/docs/runbooks; empty links to the files by their path.", section="Observability")
     alertmanager_url: str = setting("", "Alertmanager, for what is asked and told about alerts, such as http://localhost:9093; empty switches that off.", section="Observability", secret=True)
     alert_check_interval: float = setting(30.0, "Seconds between two looks at the alerts of Alertmanager, and how often Prometheus is to try the rules.", section="Observability", least=0.1)
@@ -232,6 +233,7 @@ def _combined(c: Config) -> list[str]:
     # fmt: off
     rules = (
         (c.port > 65535, "PORT must be at most 65535."),
+        (c.otel_traces_sample_ratio > 1, "OTEL_TRACES_SAMPLE_RATIO must be at most 1."),
         (c.log_level not in ("DEBUG", "INFO", "WARNING", "ERROR"), "LOG_LEVEL must be DEBUG, INFO, WARNING or ERROR."),
         (c.jwt_algorithm not in ("HS256", "HS384", "HS512"), "JWT_ALGORITHM must be HS256, HS384 or HS512."),
         (bool(c.database_url) and not c.jwt_secret_key, "JWT_SECRET_KEY must be set when DATABASE_URL is set."),
@@ -242,10 +244,10 @@ def _combined(c: Config) -> list[str]:
         (bool(c.encryption_key) and not ENCRYPTION_KEY.fullmatch(c.encryption_key), "ENCRYPTION_KEY must be 32 bytes as 64 hexadecimal digits or base64."),
         (not all(map(ENCRYPTION_KEY.fullmatch, former_keys_of(c.encryption_key_previous))), "ENCRYPTION_KEY_PREVIOUS must list keys in the form of ENCRYPTION_KEY."),
         (bool(c.database_url) and not c.database_url.startswith(("postgresql://", "postgres://")), "DATABASE_URL must begin with postgresql://."),
-        (c.otel_traces_sample_ratio > 1, "OTEL_TRACES_SAMPLE_RATIO must be at most 1."),
         (bool(c.redis_url) and not c.redis_url.startswith(("redis://", "rediss://", "unix://")), "REDIS_URL must begin with redis://, rediss:// or unix://."),
         (bool(c.public_url) and not c.public_url.startswith(("http://", "https://")), "PUBLIC_URL must begin with http:// or https://."),
         (bool(c.prometheus_url) and not c.prometheus_url.startswith(("http://", "https://")), "PROMETHEUS_URL must begin with http:// or https://."),
+        (bool(c.grafana_url) and not c.grafana_url.startswith(("http://", "https://")), "GRAFANA_URL must begin with http:// or https://."),
         (bool(c.runbooks_url) and not c.runbooks_url.startswith(("http://", "https://")), "RUNBOOKS_URL must begin with http:// or https://."),
         (bool(c.alertmanager_url) and not c.alertmanager_url.startswith(("http://", "https://")), "ALERTMANAGER_URL must begin with http:// or https://."),
         (not all(map(_is_origin, c.cors_allowed_origins)), "CORS_ALLOWED_ORIGINS must list origins such as https://app.example.org, without a path."),
@@ -289,6 +291,8 @@ def doubtful(c: Config) -> list[str]:
             found.append(f"{name} has a sample from documentation for its password, on a server elsewhere.")
         elif name.endswith("_KEY") and any(samples.is_weak(entry) for entry in entries):
             found.append(f"{name} is too regular for a key; make one with: openssl rand -hex 32")
+    if c.metrics_collection_interval > MOST_SCRAPE_SECONDS:
+        found.append("METRICS_COLLECTION_INTERVAL is over 30 seconds; the alerts look at windows of a minute.")
     return found
 
 
@@ -327,6 +331,7 @@ def _addresses(c: Config) -> list[tuple[str, str, Callable[[str], bool]]]:
         ("OUTBOUND_PROXY", c.outbound_proxy, lambda text: all(map(_address, proxies_of(text)))),
         ("PUBLIC_URL", c.public_url, _address),
         ("PROMETHEUS_URL", c.prometheus_url, _address),
+        ("GRAFANA_URL", c.grafana_url, _address),
         ("RUNBOOKS_URL", c.runbooks_url, _address),
         ("ALERTMANAGER_URL", c.alertmanager_url, _address),
     ]
