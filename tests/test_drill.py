@@ -13,7 +13,7 @@ import pytest
 from tests import promql
 from tests.drill import scaling
 from tests.drill.faults import FAULTS
-from tests.drill.report import line
+from tests.drill.report import line, table
 from tests.drill.run import Course
 from tests.drill.scaling import SECONDS_IN, Scale
 from tests.instance import ROOT
@@ -68,6 +68,22 @@ def test_an_alert_that_does_not_end_is_no_success() -> None:
     assert not course.ok and line(course).startswith("FAIL redis-down") and "over never" in line(course)
     course.end_seconds = 3.0
     assert course.ok
+
+
+def test_a_row_that_came_again_takes_the_place_of_the_former_one() -> None:
+    first, other = (
+        Course(FAULTS[name], "warning", alert_seconds=1.0, message_seconds=2.0, end_seconds=3.0)
+        for name in ("redis-down", "threshold")
+    )
+    former = table([first, other])
+    first.alert_seconds = 9.0
+    changed = table([first], former).splitlines()
+    assert [row for row in changed if row not in former.splitlines()] == [table([first]).splitlines()[2]]
+    assert len(changed) == 4 and "9.0 s" in "".join(changed)
+
+
+def test_faults_are_told_apart_by_what_is_broken() -> None:
+    assert len({fault.what for fault in FAULTS.values()}) == len(FAULTS)
 
 
 def test_every_alert_is_caused_by_a_fault_or_it_is_said_why_not() -> None:

@@ -25,7 +25,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--only", action="append", choices=FAULTS, metavar="NAME", help="these faults; may be repeated")
     parser.add_argument("--list", action="store_true", help="the faults, and nothing else")
     parser.add_argument("--factor", type=float, default=Scale.factor, help="how much faster all times are (default 30)")
-    parser.add_argument("--write", action="store_true", help="put the table into docs/MONITORING.md")
+    parser.add_argument("--write", action="store_true", help="put these rows into the table in docs/MONITORING.md")
     parser.add_argument("--real-times", action="store_true", help="times as they ship; hours")
     parser.add_argument("--log", type=Path, help="file that gets what the service has logged")
     parser.add_argument("--seconds", type=float, default=180, help="patience with each step of a fault (default 180)")

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from datetime import UTC, datetime
 
+from tests.drill.faults import FAULTS
 from tests.drill.run import Course
 from tests.fakes import chat
 from tests.instance import ROOT
@@ -34,9 +35,21 @@ def line(course: Course) -> str:
     return f"{'ok  ' if course.ok else 'FAIL'} {course.fault.name:<20} {course.fault.alert:<28} {steps}"
 
 
-def table(courses: Iterable[Course]) -> str:
-    rows = [_cells(course) for course in courses if not course.skipped]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in [HEAD, ["---"] * len(HEAD), *rows])
+def table(courses: Iterable[Course], former: str = "") -> str:
+    """In the order of the faults; `former` is a table whose rows stay, except for faults that came again."""
+    rows = {_of(line): line for line in former.splitlines()[2:]}
+    rows |= {course.fault.what: _row(_cells(course)) for course in courses if not course.skipped}
+    order = [fault.what for fault in FAULTS.values() if fault.what in rows]
+    return "\n".join([_row(HEAD), _row(["---"] * len(HEAD)), *(rows[what] for what in order)])
+
+
+def _row(cells: list[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _of(row: str) -> str:
+    """What a row says was broken."""
+    return row.split("|")[1].strip()
 
 
 def _cells(course: Course) -> list[str]:
@@ -61,13 +74,10 @@ def watchdog(beats: list[float]) -> str:
     return f"The watchdog was heard {len(beats) + 1} times, at most {max(beats):.0f} s apart."
 
 
-def page(courses: Iterable[Course], said: str) -> str:
-    """What stands between the marks of the documentation."""
-    day = datetime.now(UTC).strftime("%Y-%m-%d")
-    return f"{BEGIN}\n\nOf {day}. {said}\n\n{table(courses)}\n\n{END}"
-
-
 def write(courses: Iterable[Course], said: str) -> None:
-    text = FILE.read_text()
-    before, rest = text.split(BEGIN)
-    FILE.write_text(before + page(courses, said) + rest.split(END)[1])
+    """Puts the rows between the marks of the documentation, with what is `said` of all of them."""
+    before, _, rest = FILE.read_text().partition(BEGIN)
+    former, _, after = rest.partition(END)
+    day = datetime.now(UTC).strftime("%Y-%m-%d")
+    rows = former[former.index("| ") :].strip() if "| " in former else ""
+    FILE.write_text(f"{before}{BEGIN}\n\nOf {day}. {said}\n\n{table(courses, rows)}\n\n{END}{after}")

@@ -53,7 +53,7 @@ async def _audit_changed(ground: Ground, admin: Admin) -> AsyncIterator[None]:
 
 @fault(
     "key-lost",
-    "The service starts with another ENCRYPTION_KEY while users keep cookies",
+    "The service starts with another key while it keeps secrets of users",
     "CookiesUnreadable",
     apart=True,
     also=("SecretsUnopened",),
@@ -61,7 +61,7 @@ async def _audit_changed(ground: Ground, admin: Admin) -> AsyncIterator[None]:
 async def _key_lost(ground: Ground, admin: Admin) -> AsyncIterator[None]:
     await admin.request("PUT", "/cookies", {"cookies": signed_in()})
     await ground.kill_service()
-    await ground.start_service(ENCRYPTION_KEY=OTHER_KEY)
+    await ground.start_service(JWT_SECRET_KEY=OTHER_KEY)
     await ground.misbehave(player_locked="age_restricted")
     async with again(lambda: admin.download("ordinary_01"), 1.0):
         yield
