@@ -78,7 +78,7 @@ class Health:
 
     async def readiness(self) -> Readiness:
         """Takes no longer than `LIMIT_SECONDS`, whatever hangs."""
-        checks = await self.ask(self.asks)
+        checks = await self.ask(self.asks, seconds=LIMIT_SECONDS)
         for check in checks:
             metrics.health_ready.labels(check.name).set(check.ok)
         well = all(check.ok for check in checks)
