@@ -108,6 +108,19 @@ def test_a_value_stays_a_value_whatever_is_in_it() -> None:
     assert _matchers(metric, [f"state={nasty}"]) == r'{state="x\"} or up{a=\"\\"}'
 
 
+@pytest.mark.parametrize(
+    ("name", "where", "wanted"),
+    [
+        ("ytdl_queue_jobs", [], ""),
+        ("process_open_fds", [], '{job="ytdl"}'),
+        ("process_open_fds", ["job=prometheus"], '{job="prometheus"}'),
+    ],
+)
+def test_what_others_have_too_is_asked_of_the_service(name: str, where: list[str], wanted: str) -> None:
+    metric = readings.find(name)
+    assert metric and _matchers(metric, where) == wanted
+
+
 def test_figures_are_of_the_numbers_only() -> None:
     values = [math.nan, *map(float, range(101)), math.inf]
     found = _figures(Series({}, list(enumerate(values))))
@@ -143,9 +156,12 @@ async def test_prometheus_tells_course_and_figures(watched: Watched) -> None:
     await asyncio.sleep(0.5)
 
     gauge = (await json_of(root, f"{METRICS}/ytdl_queue_jobs", by="state", where="state=queued", **lately()))["course"]
-    assert (gauge["of"], gauge["expression"]) == ("values", 'sum by (state) (ytdl_queue_jobs{state="queued"})')
+    assert (gauge["of"], gauge["expression"]) == (
+        "values",
+        'sum by (state, instance) (ytdl_queue_jobs{state="queued"})',
+    )
     [line] = gauge["series"]
-    assert line["labels"] == {"state": "queued"} and 2 <= len(line["points"]) <= 31
+    assert line["labels"]["state"] == "queued" and 2 <= len(line["points"]) <= 31
 
     counter = (await json_of(root, f"{METRICS}/ytdl_downloads_created_total", **lately()))["course"]
     [line] = counter["series"]

@@ -20,7 +20,8 @@ from ytdl.readings import About, Metric, MetricList
 from ytdl.record import Moment
 
 LONGEST_WINDOW = timedelta(days=366)
-# What Prometheus adds to each series.
+# What the service is called in prometheus/prometheus.yml, and what Prometheus adds to each series.
+JOB = "ytdl"
 TARGET = ("instance", "job")
 QUANTILES = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
 # A histogram knows its observations by bucket only: these two come to the bounds of the first and last that has any.
@@ -36,8 +37,9 @@ Of = Literal["values", "rate per second", "observations"]
 
 
 class StatsQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={"from_": "from"}):
-    """`from` is an hour before `to` and `to` is now where they are left out. `by` are the labels to keep, each of the
-    metric's where none is given and of a histogram none; `where` are labels with a value, as `status=500`."""
+    """`from` is an hour before `to` and `to` is now where they are left out. `by` are the labels to keep: without it
+    each of the metric's, and of a histogram none; of a gauge `instance` in any case. `where` are labels with a value,
+    as `status=500`."""
 
     from_: Moment | None = None
     to: Moment | None = None
@@ -196,13 +198,14 @@ async def _find(name: str) -> Metric:
 
 
 def _labels(metric: Metric, by: Sequence[str]) -> list[str]:
-    """Those that are kept."""
+    """Those that are kept. Of a gauge the instance always is: what all of them tell of one database, as what waits,
+    must not be added up, and nothing says which those are."""
     known = [*metric.labels, *TARGET]
     for label in by:
         if label not in known:
             raise errors.invalid("by", f"must be of {', '.join(known)}")
     if by:
-        return list(dict.fromkeys(by))
+        return list(dict.fromkeys([*by, "instance"] if metric.type == "gauge" else by))
     return [] if metric.type == "histogram" else [*metric.labels, "instance"]
 
 
@@ -214,6 +217,9 @@ def _matchers(metric: Metric, where: Iterable[str]) -> str:
         if label not in known or not equals:
             raise errors.invalid("where", f"must be label=value, with a label of {', '.join(known)}")
         found.append(f"{label}={quoted(value)}")
+    # Prometheus and Alertmanager have metrics of these names too.
+    if not metric.name.startswith("ytdl_") and not any(text.startswith("job=") for text in found):
+        found.append(f"job={quoted(JOB)}")
     return f"{{{', '.join(found)}}}" if found else ""
 
 

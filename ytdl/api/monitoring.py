@@ -68,7 +68,7 @@ async def set_threshold(request: web.Request, body: NewThreshold) -> Threshold:
     """Set from which value on a figure is an alert.
 
     Above `warning` or `critical` for `for_seconds`. It is in force with Prometheus' next look at the service. Both left
-    out or null removes what was set.
+    out or null removes what was set; what alerts for it ends within a minute or two.
     """
     name, user = request.match_info["metric_name"], who(request).user_id
     return await request.app[THRESHOLDS].set(name, body, user_id=user)
