@@ -59,7 +59,7 @@ MACHINE = Row("Machine", [
     lines(
         "Open files", "Files and connections that the service's process has open, and how many it may.", "well below the limit.",
         "growing without end: something is not closed; raise the limit and report it.",
-        Prom(f"process_open_fds {OURS}", "{{instance}}"), Prom(f"process_max_fds {OURS}", "{{instance}} may"), unit="none",
+        Prom(f"process_open_fds {OURS}", "{{instance}}"), Prom(f"process_max_fds {OURS}", "{{instance}} may"), unit="none", runbook=("host#FilesNearLimit",),
     ),
 ])  # fmt: skip
 
