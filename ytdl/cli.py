@@ -93,8 +93,8 @@ def _parser() -> argparse.ArgumentParser:
         "--at-rest", action="store_true", help="for a backup: events of the last moment may be without their links"
     )
     reader = command("grafana-role", grafana.make_role, "Make the PostgreSQL role as which Grafana reads.", (
-        "It reads the views for dashboards and nothing else. Another run gives it a new password. The password is asked "
-        "for, or read from the first line of standard input where that is no terminal."
+        "It reads the views for dashboards and nothing else. Another run gives it a new password. The password is "
+        "asked for, or read from the first line of standard input where that is no terminal."
     ))  # fmt: skip
     reader.add_argument("--name", default="grafana", help="name of the role")
     reader.add_argument("--password-file", type=Path, metavar="FILE", help="file whose first line is the password")

@@ -180,7 +180,9 @@ class Worker:
         s = run.started
         log.download_id.set(str(s.download))
         log.user_id.set(str(s.claim.user_id))
-        facts: tracing.Facts = {"ytdl.fence": s.claim.fence, "ytdl.tries": s.claim.tries, "ytdl.download": str(s.download)}
+        facts: tracing.Facts = {
+            "ytdl.fence": s.claim.fence, "ytdl.tries": s.claim.tries, "ytdl.download": str(s.download),
+        }  # fmt: skip
         try:
             with tracing.attempt(s.claim.traceparent, s.claim.waited_seconds, facts):
                 await self._run(run)
