@@ -63,7 +63,7 @@ class Stage:
         await self.fire_all(*(alert | {"endsAt": now} for alert in fired))
         self.fired = []
         self.chat.status, self.chat.silent, self.chat.lost = {}, set(), set()
-        self.post.refusing = False
+        self.chat.moved, self.post.refusing = {}, False
         for kept in (self.chat.got, self.chat.asked, self.post.got):
             kept.clear()
 

@@ -35,6 +35,7 @@ NOBODY, QUIET = "nobody", "quiet"
 # Where the templates lie, seen from the folder of the configuration.
 TEMPLATES = "templates/*.tmpl"
 TITLE, TEXT = '{{ template "ytdl.title" . }}', '{{ template "ytdl.text" . }}'
+SLACK_TITLE = '{{ template "ytdl.slack.title" . }}'
 SHORT = '{{ template "ytdl.short" . }}'
 HTML, SLACK = '{{ template "ytdl.html" . }}', '{{ template "ytdl.slack" . }}'
 # Of one notification by webhook.
@@ -279,7 +280,7 @@ def _how(channel: Channel, secrets: Mapping[str, str], around: Surroundings) -> 
             hook = {"url": secrets["url"], "max_alerts": MOST_ALERTS}
             return "webhook", hook | _http(around, secrets.get("token"))
         case Slack():
-            said = {"title": TITLE, "text": SLACK, "fallback": TITLE, "title_link": ""}
+            said = {"title": SLACK_TITLE, "text": SLACK, "fallback": SLACK_TITLE, "title_link": ""}
             return "slack", {"api_url": secrets["url"], **said} | _http(around)
         case Discord():
             return "discord", {"webhook_url": secrets["url"], "title": TITLE, "message": SHORT} | _http(around)

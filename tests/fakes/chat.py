@@ -47,6 +47,7 @@ class Chat:
     and with `lost` it takes the message and breaks the connection instead of saying so."""
 
     status: dict[str, int] = field(default_factory=dict)
+    moved: dict[str, str] = field(default_factory=dict)
     silent: set[str] = field(default_factory=set)
     lost: set[str] = field(default_factory=set)
     got: list[Got] = field(default_factory=list)
@@ -102,6 +103,8 @@ class Chat:
             await request.read()
             if kind in self.silent:
                 await self._over.wait()
+            if kind in self.moved:
+                return web.Response(status=307, headers={"Location": self.moved[kind]})
             if kind in self.status:
                 return web.Response(status=self.status[kind], text="told to")
             found = await read[kind](request)
