@@ -210,3 +210,18 @@ async def test_what_is_no_prometheus_is_told_apart(config: Config) -> None:
         "failing",
         "What is at PROMETHEUS_URL does not answer like Prometheus.",
     )
+
+
+async def test_alertmanager_is_asked_where_there_is_one(config: Config) -> None:
+    status = 200
+
+    async def handler(request: web.Request) -> web.Response:
+        return web.Response(status=status)
+
+    async with answering(handler) as url:
+        config = dataclasses.replace(config, alertmanager_url=url)
+        async with running(config) as service, service.person("root", role="admin") as root:
+            assert (await tried(root))["alertmanager"]["status"] == "ok"
+            status = 503
+            condition = await tried(root)
+    assert (condition["status"], condition["alertmanager"]["status"]) == ("degraded", "failing")
