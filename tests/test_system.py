@@ -183,6 +183,14 @@ def test_without_a_fork_server_there_is_this_process(server: Server) -> None:
     assert found["jobs"].processes == found["fork_server"].processes == 0
 
 
+def test_a_system_that_does_not_tell_memory_is_no_system_without_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ytdl.system.PROC", tmp_path)
+    with pytest.raises(FileNotFoundError):
+        Instance().look(None)
+
+
 async def test_jobs_are_counted_while_they_run_and_what_they_used_afterwards(server: Server) -> None:
     instance = Instance()
     server.do("work")

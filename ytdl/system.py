@@ -18,6 +18,7 @@ GOAL_BYTES = 512 * 2**20
 """What an instance is meant to stay below, with fifty downloads at once."""
 LEAST_SECONDS = 0.1
 ROOT = Path("/")
+PROC = Path("/proc")
 _PSS = re.compile(r"^Pss: +(\d+) kB$", re.MULTILINE)
 
 
@@ -207,9 +208,12 @@ def _all_seconds(process: psutil.Process) -> float:
 
 
 def _pss(pid: int) -> int:
-    """Bytes; what several processes share is divided among them. 0 for one that is gone."""
+    """Bytes; what several processes share is divided among them. 0 for one that is gone; raises `OSError` on a system
+    that does not tell, as 0 would look like a good figure."""
     try:
-        found = _PSS.search(Path(f"/proc/{pid}/smaps_rollup").read_text("ascii"))
+        found = _PSS.search((PROC / str(pid) / "smaps_rollup").read_text("ascii"))
     except (FileNotFoundError, ProcessLookupError):
+        if pid == os.getpid():
+            raise
         return 0
     return int(found[1]) * 1024 if found else 0
