@@ -86,7 +86,7 @@ async def test_a_threshold_alerts_and_the_report_tells_of_it(watched: Watched) -
     assert 0 < routes["/api/v1/auth/profile"]["p95_seconds"] < 5
     assert found["failures"]["timeout"] > 5 and "/metrics" not in routes
 
-    answer = await root.post("/monitoring/thresholds/database_connections_ratio", {"warning": 1, "for_seconds": 0})
+    answer = await root.post("/monitoring/thresholds/database_connections_ratio", {"warning": 0.99, "for_seconds": 0})
     assert answer.status == 200
     await until(watched.prometheus, f"absent({firing})")
 

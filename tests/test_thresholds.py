@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import math
 from typing import Any
 
 import pytest
@@ -81,6 +82,8 @@ async def test_neither_of_the_two_removes_what_was_set(root: Person, body: dict[
         ("queue_length", {"warn": 1}, "warn"),
         ("error_ratio", {"critical": 1.01}, "critical"),
         ("cpu_usage_ratio", {"warning": 70}, "warning"),
+        ("active_workers_ratio", {"warning": 1}, "warning"),
+        ("response_time_p95_seconds", {"warning": 1, "critical": 5}, "critical"),
     ],
 )
 async def test_a_wrong_threshold_is_refused_by_its_field(
@@ -89,6 +92,17 @@ async def test_a_wrong_threshold_is_refused_by_its_field(
     answer = await root.post(f"/monitoring/thresholds/{metric}", body)
     assert (answer.status, [e["field"] for e in (await answer.json())["errors"]]) == (422, [field])
     assert told() == {}
+
+
+async def test_a_threshold_is_taken_up_to_what_its_figure_comes_to(root: Person) -> None:
+    bounds = {metric: measure.below for metric, measure in METRICS.items() if measure.below is not None}
+    assert all(metric in bounds for metric in METRICS if metric.endswith("_ratio"))
+    for metric, below in bounds.items():
+        await set_(root, metric, critical=math.nextafter(below, 0), for_seconds=0)
+
+
+def test_times_of_requests_are_told_apart_up_to_the_bound_of_their_threshold() -> None:
+    assert METRICS["response_time_p95_seconds"].below == metrics.HTTP_SECONDS[-1]
 
 
 async def test_a_number_beyond_all_numbers_is_refused(root: Person) -> None:

@@ -204,7 +204,7 @@ fetcher_peak_memory_bytes = _histogram("ytdl_fetcher_peak_memory_bytes", "Peak m
 monitoring_requests = _counter("ytdl_monitoring_requests_total", "Requests made to Prometheus and Alertmanager.", server=("prometheus", "alertmanager"), outcome=("ok", "refused", "unreachable", "timeout"))
 
 # threshold: what an admin has set; only that is here.
-threshold_value = _gauge("ytdl_threshold_value", "From which value on a figure of the service is bad, and for how many seconds it must be.", metric=(), severity=(), hold=())
+threshold_value = _gauge("ytdl_threshold_value", "The value above which a figure of the service is bad, and for how many seconds it must be.", metric=(), severity=(), hold=())
 
 # alerts: what Alertmanager tells; nothing while it cannot be asked. Names are those of the operator's rules, 100 at most.
 alerts_active = _gauge("ytdl_alerts_active", "Alerts that fire, by whether somebody has taken them up; inhibited ones are told of by another.", severity=("critical", "warning", "info", "other"), state=("unacknowledged", "acknowledged", "inhibited"))

@@ -30,28 +30,34 @@ Limit = Annotated[float, Meta(ge=0, le=1e18)]
 
 @dataclass(frozen=True)
 class Measure:
-    """Of each one a high value is what is bad."""
+    """Of each one a high value is what is bad. `below` is what a threshold must be below to be passed ever: the
+    greatest that the figure comes to, where there is one."""
 
     unit: Unit
     help: str
+    below: float | None = None
 
 
 METRICS: dict[str, Measure] = {
-    "cpu_usage_ratio": Measure("ratio", "Processor time in use, of what the machine or its cgroup has."),
+    "cpu_usage_ratio": Measure("ratio", "Processor time in use, of what the machine or its cgroup has.", below=1),
     "memory_usage_bytes": Measure("bytes", "Memory of the instance and its jobs."),
-    "disk_usage_ratio": Measure("ratio", "Used part of the disk that downloads are written to."),
+    "disk_usage_ratio": Measure("ratio", "Used part of the disk that downloads are written to.", below=1),
     "network_bytes_per_second": Measure("bytes per second", "What the machine receives and sends."),
-    "database_connections_ratio": Measure("ratio", "Connections to PostgreSQL, of those it allows."),
-    "active_workers_ratio": Measure("ratio", "Downloads that run, of those that may run at once."),
-    "response_time_p95_seconds": Measure("seconds", "Time within which 95 of 100 requests are answered."),
-    "error_ratio": Measure("ratio", "Requests that are answered with a fault of the service, of all."),
+    "database_connections_ratio": Measure("ratio", "Connections to PostgreSQL, of those it allows.", below=1),
+    "active_workers_ratio": Measure("ratio", "Downloads that run, of those that may run at once.", below=1),
+    # Longer times than the last bound of the buckets are not told apart.
+    "response_time_p95_seconds": Measure(
+        "seconds", "Time within which 95 of 100 requests are answered.", below=metrics.HTTP_SECONDS[-1]
+    ),
+    "error_ratio": Measure("ratio", "Requests that are answered with a fault of the service, of all.", below=1),
     "active_downloads": Measure("downloads", "Downloads that run."),
     "queue_length": Measure("jobs", "Jobs that wait."),
 }
 
 
 class NewThreshold(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Above `warning` for `for_seconds` is a warning, above `critical` is critical. Without either, nothing is."""
+    """Above `warning` for `for_seconds` is a warning, above `critical` is critical. Without either, nothing is. They
+    must be less than the figure can come to: below 1 for a ratio, below 5 for the time of requests."""
 
     warning: Limit | None = None
     critical: Limit | None = None
@@ -149,8 +155,9 @@ def _series(row: Row) -> Iterable[tuple[tuple[str, str, str], float]]:
 def _check(metric: str, new: NewThreshold) -> None:
     for field in ("warning", "critical"):
         value = getattr(new, field)
-        if value is not None and METRICS[metric].unit == "ratio" and value > 1:
-            raise errors.invalid(field, "must be at most 1, as it is a ratio")
+        below = METRICS[metric].below
+        if value is not None and below is not None and value >= below:
+            raise errors.invalid(field, f"must be below {below:g}, as the figure never comes above that")
     if new.warning is not None and new.critical is not None and new.warning > new.critical:
         raise errors.invalid("warning", "must not be above critical")
 

@@ -88,7 +88,8 @@ class Load:
         unbounded = [name for name, measure in METRICS.items() if measure.unit != "ratio"]
         limits = zip(unbounded, (0, 60, 300, 900, 3600), strict=True)
         for number, (metric, hold) in enumerate(limits):
-            wish = {"warning": 0 if number == 0 else 1e15, "critical": 1e16, "for_seconds": hold}
+            far = 1e15 if (below := METRICS[metric].below) is None else below * 0.98
+            wish = {"warning": 0 if number == 0 else far, "critical": far, "for_seconds": hold}
             status, found = await self._admin.request("POST", f"/monitoring/thresholds/{metric}", wish)
             assert status == 200, found
 

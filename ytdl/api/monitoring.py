@@ -65,7 +65,7 @@ async def thresholds(request: web.Request) -> ThresholdList:
 
 
 async def set_threshold(request: web.Request, body: NewThreshold) -> Threshold:
-    """Set from which value on a figure is an alert.
+    """Set the value above which a figure is an alert.
 
     Above `warning` or `critical` for `for_seconds`. It is in force with Prometheus' next look at the service. Both left
     out or null removes what was set; what alerts for it ends within a minute or two.
