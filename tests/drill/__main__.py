@@ -62,7 +62,7 @@ def main() -> int:
     courses, beats = asyncio.run(run(arguments.only or list(FAULTS), scale, arguments.seconds, arguments.log))
     print(f"\n{table(courses)}\n\n{scale.said()} {watchdog(beats)}")
     if arguments.write:
-        write(courses, f"{scale.said()} {watchdog(beats)}")
+        write(courses, scale.said())
     return 0 if all(course.ok for course in courses) else 1
 
 

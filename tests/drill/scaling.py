@@ -1,9 +1,8 @@
 """Minutes into seconds: copies of the rules in which every duration is shorter.
 
-A duration is divided by `FACTOR`, and is then no longer than `LONGEST` and no shorter than `SHORTEST`. Scrapes,
-evaluations and the service's own sampling come faster by the same factor, so a window holds as many samples as
-before, except that long ones hold fewer. Thresholds stay what they are; those that are seconds are in `SECONDS_IN`
-and are treated as durations. Alertmanager's waits need nothing of this: an admin sets them.
+A duration is divided by a factor, and is then neither longer nor shorter than the bounds of `Scale`. Scrapes,
+evaluations and the service's own sampling come faster too. Thresholds stay what they are; those that are seconds are
+in `SECONDS_IN` and are treated as durations. Alertmanager's waits need nothing of this: an admin sets them.
 """
 
 import re
@@ -17,6 +16,8 @@ import yaml
 SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0, "y": 31536000.0}
 PART = re.compile(r"(\d+)(ms|[smhdwy])")
 DURATION = r"(?:\d+(?:ms|[smhdwy]))+"
+# A scrape may take no longer than the time to the next one: a second is little enough where others work, too.
+FASTEST = 15.0
 # Ranges, subqueries and offsets; text in quotes is left alone.
 IN_EXPRESSION = re.compile(rf'"[^"]*"|(?<=\[){DURATION}|(?<=:){DURATION}(?=\])|(?<=offset ){DURATION}')
 # Alerts whose expression compares an age in seconds, or counts up a rate over so many, and the numbers that are.
@@ -45,16 +46,20 @@ def text_of(seconds: float) -> str:
 @dataclass(frozen=True)
 class Scale:
     """How much shorter the times of rules are, the bounds of a window in seconds, and how much faster scrapes and
-    evaluations come; that is the same unless said otherwise."""
+    evaluations come: as much, up to `FASTEST`, unless said otherwise."""
 
     factor: float = 30.0
     shortest: float = 3.0
     longest: float = 60.0
     pace: float = 0.0
 
+    @property
+    def faster(self) -> float:
+        return self.pace or min(self.factor, FASTEST)
+
     def seconds(self, usual: float) -> float:
         """Between two scrapes or evaluations."""
-        return usual / (self.pace or self.factor)
+        return usual / self.faster
 
     def window(self, duration: str) -> str:
         if self.factor == 1:
@@ -72,8 +77,9 @@ class Scale:
         if self.factor == 1:
             return "Times are those of the rules as they ship."
         return (
-            f"Times are scaled: scrapes, evaluations, windows, `for` and Alertmanager's waits are {self.factor:g} "
-            f"times shorter, windows no shorter than {self.shortest:g} s and nothing longer than {self.longest:g} s."
+            f"Times are scaled: windows, `for` and Alertmanager's waits are {self.factor:g} times shorter, windows no "
+            f"shorter than {self.shortest:g} s and nothing longer than {self.longest:g} s. Scrapes, evaluations and "
+            f"the service's own figures come {self.faster:g} times as often."
         )
 
 

@@ -44,8 +44,11 @@ async def _scanners(ground: Ground, admin: Admin) -> AsyncIterator[None]:
 @fault("audit-changed", "A link of the audit chain is deleted in the database", "AuditChainBroken")
 async def _audit_changed(ground: Ground, admin: Admin) -> AsyncIterator[None]:
     async with ground.database() as db:
+        await db.execute("BEGIN")
+        # The lock lets nobody link another event behind the one that goes.
         await db.execute("ALTER TABLE audit_chain DISABLE TRIGGER USER")
         await db.execute("DELETE FROM audit_chain WHERE seq = (SELECT max(seq) FROM audit_chain)")
+        await db.execute("COMMIT")
     # The next event is linked to what is not there any more.
     await admin.sign_in()
     yield

@@ -8,15 +8,8 @@ from tests.drill.ground import Ground
 from tests.drill.people import Admin
 
 
-@fault("redis-down", "Redis is stopped", "RedisDown")
+@fault("redis-down", "Redis is stopped", "RedisDown", also=("RateLimiterDegraded",))
 async def _down(ground: Ground, admin: Admin) -> AsyncIterator[None]:
-    await ground.stop_redis()
-    yield
-    await ground.start_redis()
-
-
-@fault("redis-alone", "Redis is stopped, as rate limits see it", "RateLimiterDegraded")
-async def _alone(ground: Ground, admin: Admin) -> AsyncIterator[None]:
     await ground.stop_redis()
     yield
     await ground.start_redis()
