@@ -8,7 +8,7 @@ from tests.drill.ground import Ground
 from tests.drill.people import Admin
 
 
-@fault("disk-full", "The disk for downloads is full", "DiskFull")
+@fault("disk-full", "The disk for downloads is full", "DiskFull", also=("NotReady",))
 async def _full(ground: Ground, admin: Admin) -> AsyncIterator[None]:
     ground.fill_disk()
     yield

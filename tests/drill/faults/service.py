@@ -75,8 +75,8 @@ async def _spent(ground: Ground, admin: Admin) -> AsyncIterator[None]:
         await db.execute("ALTER TABLE elsewhere RENAME TO downloads")
 
 
-@fault("not-ready", "PostgreSQL says nothing any more", "NotReady", check="postgres")
-async def _not_ready(ground: Ground, admin: Admin) -> AsyncIterator[None]:
+@fault("postgres-silent", "PostgreSQL says nothing any more", "PostgresDown", apart=True)
+async def _silent(ground: Ground, admin: Admin) -> AsyncIterator[None]:
     ground.gate.stall()
     yield
     await ground.gate.open()
