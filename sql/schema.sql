@@ -149,32 +149,42 @@ CREATE TABLE public.downloads (
 );
 
 CREATE VIEW analytics.downloads AS
- SELECT d.created_at,
-    d.started_at,
-    d.finished_at,
-    d.status,
-    d.extractor,
-    d.quality,
-    d.format,
-    d.height,
-    d.duration_seconds,
-    d.file_bytes,
-    (d.error ->> 'code'::text) AS error_code,
-    u.username
-   FROM (public.downloads d
-     JOIN public.users u ON ((u.id = d.user_id)));
+ SELECT created_at,
+    started_at,
+    finished_at,
+    status,
+    extractor,
+    quality,
+    format,
+    height,
+    (round(((file_bytes)::numeric / 1000000.0)))::bigint AS megabytes,
+    (error ->> 'code'::text) AS error_code
+   FROM public.downloads;
 
-CREATE VIEW analytics.videos AS
- SELECT date_trunc('day'::text, created_at, 'UTC'::text) AS day,
+CREATE VIEW analytics.users AS
+ SELECT u.username,
+    date_trunc('day'::text, d.created_at, 'UTC'::text) AS day,
+    count(*) AS downloads,
+    count(*) FILTER (WHERE (d.status = 'completed'::text)) AS completed,
+    count(*) FILTER (WHERE (d.status = 'failed'::text)) AS failed,
+    (round((sum(d.file_bytes) FILTER (WHERE (d.status = 'completed'::text)) / 1000000.0)))::bigint AS megabytes,
+    round(sum(EXTRACT(epoch FROM (d.finished_at - d.created_at))) FILTER (WHERE (d.status = 'completed'::text))) AS seconds
+   FROM (public.downloads d
+     JOIN public.users u ON ((u.id = d.user_id)))
+  GROUP BY u.username, (date_trunc('day'::text, d.created_at, 'UTC'::text));
+
+CREATE VIEW analytics.videos WITH (security_barrier='true') AS
+ SELECT date_trunc('week'::text, created_at, 'UTC'::text) AS week,
     extractor,
     video_id,
     max(title) AS title,
     max(uploader) AS uploader,
-    count(*) AS downloads,
-    count(*) FILTER (WHERE (status = 'completed'::text)) AS completed,
-    sum(file_bytes) AS file_bytes
+    count(DISTINCT user_id) AS askers,
+    count(*) AS times
    FROM public.downloads
-  GROUP BY (date_trunc('day'::text, created_at, 'UTC'::text)), extractor, video_id;
+  WHERE (created_at < date_trunc('week'::text, now(), 'UTC'::text))
+  GROUP BY (date_trunc('week'::text, created_at, 'UTC'::text)), extractor, video_id
+ HAVING (count(DISTINCT user_id) >= 3);
 
 CREATE TABLE public.jobs (
     id bigint NOT NULL,
@@ -209,17 +219,15 @@ CREATE TABLE public.jobs (
 );
 
 CREATE VIEW analytics.waiting AS
- SELECT j.state,
-    j.waiting,
-    j.priority,
-    j.run_at,
-    j.created_at,
-    j.tries,
-    j.crashes,
-    u.username
-   FROM (public.jobs j
-     JOIN public.users u ON ((u.id = j.user_id)))
-  WHERE (j.finished_at IS NULL);
+ SELECT state,
+    waiting,
+    priority,
+    run_at,
+    created_at,
+    tries,
+    crashes
+   FROM public.jobs
+  WHERE (finished_at IS NULL);
 
 CREATE TABLE public.acknowledgements (
     id uuid NOT NULL,

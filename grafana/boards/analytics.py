@@ -1,7 +1,7 @@
 """What the service is used for, from PostgreSQL's views for dashboards: videos, formats, qualities, users.
 
-The views tell which videos are asked for and what users do, and nowhere who asked for which video. Copies in a drive and
-temporary URLs are not part of the service yet, so nothing is shown of them.
+The views tell which videos many ask for and how much each user does, and nowhere who asked for which video. Copies in a
+drive and temporary URLs are not part of the service yet, so nothing is shown of them.
 """
 
 from grafana.board import Board, Row
@@ -10,7 +10,8 @@ from grafana.panels import FULL, HALF, THIRD, Sql, bars, lines, number, table_of
 ASKED = "FROM analytics.downloads WHERE $__timeFilter(created_at)"
 # The days that the window touches.
 DAYS = "day > $__timeFrom()::timestamptz - interval '1 day' AND day <= $__timeTo()::timestamptz"
-SECONDS = "extract(epoch FROM finished_at - created_at)"
+WEEKS = DAYS.replace("day >", "week >").replace("day <=", "week <=").replace("'1 day'", "'7 days'")
+MANY = "Only what three users or more asked for in the same week counts, once that week is over, so that nobody sees who asked."
 USE = "as it comes; this is to know what the service is used for."
 
 NOW = Row("In this window", [
@@ -19,12 +20,12 @@ NOW = Row("In this window", [
         "none although users are there: see the API's dashboard.", Sql(f"SELECT count(*) {ASKED}"), unit="short", see="downloads",
     ),
     number(
-        "Users who asked", "Users who asked for at least one download.", USE, "far fewer than accounts: see who never signed in, below.",
-        Sql(f"SELECT count(DISTINCT username) {ASKED}"), unit="short",
+        "Users who asked", "Users who asked for at least one download, over the days of the window.", USE, "far fewer than accounts: see who never signed in, below.",
+        Sql(f"SELECT count(DISTINCT username) FROM analytics.users WHERE {DAYS}"), unit="short",
     ),
     number(
         "Size of what was asked for", "Size of the files of these downloads, as far as they are done.", "what the disk can keep.",
-        "see who keeps most, below.", Sql(f"SELECT coalesce(sum(file_bytes), 0) {ASKED}"), unit="bytes", see="system",
+        "see who keeps most, below.", Sql(f"SELECT coalesce(sum(megabytes), 0) * 1000000 {ASKED}"), unit="bytes", see="system",
     ),
     number(
         "Users signed in", "Accounts that signed in within the window.", USE, "none: see sign-ins on the dashboard of security.",
@@ -34,18 +35,16 @@ NOW = Row("In this window", [
 
 VIDEOS = Row("Videos", [
     table_of(
-        "Popular videos", "The videos that were asked for most, over the days of the window.", USE,
-        "one that many ask for again and again is a script: see users.",
-        Sql("SELECT max(title) AS \"Video\", max(uploader) AS \"Uploader\", extractor AS \"Site\", sum(downloads) AS \"Asked for\", "
-            "sum(completed) AS \"Completed\", sum(file_bytes) AS \"Size\" "
-            f"FROM analytics.videos WHERE {DAYS} GROUP BY extractor, video_id ORDER BY sum(downloads) DESC, 1 LIMIT 25"),
-        width=FULL, units={"Size": "bytes"},
+        "Popular videos", f"The videos that were asked for most, over the weeks of the window. {MANY}", USE,
+        "one that few ask for again and again is a script: see users. Empty: the window has no week that is over.",
+        Sql("SELECT max(title) AS \"Video\", max(uploader) AS \"Uploader\", extractor AS \"Site\", max(askers) AS \"Users in a week\", "
+            f"sum(times) AS \"Asked for\" FROM analytics.videos WHERE {WEEKS} GROUP BY extractor, video_id ORDER BY sum(times) DESC, 1 LIMIT 25"),
+        width=FULL,
     ),
     table_of(
-        "Popular uploaders", "Those whose videos were asked for most, over the days of the window.", USE, "nothing is to be done.",
-        Sql("SELECT uploader AS \"Uploader\", count(DISTINCT video_id) AS \"Videos\", sum(downloads) AS \"Asked for\", sum(file_bytes) AS \"Size\" "
-            f"FROM analytics.videos WHERE {DAYS} AND uploader IS NOT NULL GROUP BY uploader ORDER BY sum(downloads) DESC, 1 LIMIT 15"),
-        units={"Size": "bytes"},
+        "Popular uploaders", f"Those whose videos were asked for most, over the weeks of the window. {MANY}", USE, "nothing is to be done.",
+        Sql("SELECT uploader AS \"Uploader\", count(DISTINCT video_id) AS \"Videos\", sum(times) AS \"Asked for\" "
+            f"FROM analytics.videos WHERE {WEEKS} AND uploader IS NOT NULL GROUP BY uploader ORDER BY sum(times) DESC, 1 LIMIT 15"),
     ),
     lines(
         "Asked for, by status", "Downloads by the hour in which they were asked for, by what became of them.", "mostly completed.",
@@ -82,18 +81,17 @@ KINDS = Row("Formats and qualities", [
 
 USERS = Row("Who asks", [
     table_of(
-        "Users", "What each user asked for, how much of it completed, its size, and the middle time from asking to having.", USE,
-        "somebody who takes up everything: give them limits of their own, PUT /api/v1/users.",
-        Sql("SELECT username AS \"User\", count(*) AS \"Asked for\", count(*) FILTER (WHERE status = 'completed') AS \"Completed\", "
-            "count(*) FILTER (WHERE status = 'failed') AS \"Failed\", sum(file_bytes) AS \"Size\", "
-            f"percentile_cont(0.5) WITHIN GROUP (ORDER BY {SECONDS}) FILTER (WHERE status = 'completed') AS \"Time\" "
-            f"{ASKED} GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT 50"),
+        "Users", "What each user asked for over the days of the window, how much of it completed, its size, and the average time from asking to having.", USE,
+        "somebody who takes up everything: give them limits of their own, PUT /api/v1/auth/users/{id}.",
+        Sql("SELECT username AS \"User\", sum(downloads) AS \"Asked for\", sum(completed) AS \"Completed\", sum(failed) AS \"Failed\", "
+            "sum(megabytes) * 1000000 AS \"Size\", sum(seconds) / nullif(sum(completed), 0) AS \"Time\" "
+            f"FROM analytics.users WHERE {DAYS} GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT 50"),
         width=FULL, units={"Size": "bytes", "Time": "s"},
     ),
     bars(
         "Who keeps most", "Size of the files that users keep now, whenever they were asked for.", USE,
         "files stay until their users delete them.",
-        Sql("SELECT username, sum(file_bytes) AS size FROM analytics.downloads WHERE status = 'completed' GROUP BY 1 ORDER BY 2 DESC LIMIT 15"),
+        Sql("SELECT username, sum(megabytes) * 1000000 AS size FROM analytics.users WHERE completed > 0 GROUP BY 1 ORDER BY 2 DESC LIMIT 15"),
         unit="bytes", see="system",
     ),
     table_of(
@@ -114,9 +112,9 @@ USERS = Row("Who asks", [
         unit="short", see="downloads",
     ),
     table_of(
-        "Waiting longest", "The jobs that wait longest, for whom, and for what.", "none, or seconds.",
-        "egress: a way out is paused. disk: no room. Neither: all slots are taken, or that user's are.",
-        Sql("SELECT username AS \"User\", state AS \"State\", waiting AS \"Waits for\", priority AS \"Priority\", tries AS \"Failures\", "
+        "Waiting longest", "The jobs that wait longest, and for what.", "none, or seconds.",
+        "egress: a way out is paused. disk: no room. Neither: all slots are taken, or those that its user may have.",
+        Sql("SELECT state AS \"State\", waiting AS \"Waits for\", priority AS \"Priority\", tries AS \"Failures\", "
             "extract(epoch FROM now() - run_at) AS \"Due for\" FROM analytics.waiting WHERE state <> 'running' ORDER BY run_at LIMIT 25"),
         width=FULL, units={"Due for": "s"}, see="queue",
     ),
