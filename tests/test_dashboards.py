@@ -3,6 +3,7 @@
 Whether each panel shows something while the service works is seen where a real Prometheus scrapes it.
 """
 
+import dataclasses
 import itertools
 import re
 import subprocess
@@ -20,6 +21,8 @@ from tests.dashboards import DASHBOARDS, panels
 from tests.instance import ROOT
 from tests.watching import PROMTOOL
 from ytdl import metrics
+from ytdl.config import Config
+from ytdl.routes import ROUTES
 
 NAMES = ["analytics", "downloads", "fetcher", "http", "overview", "queue", "security", "servers", "system"]
 PANELS = [(name, panel) for name, dashboard in DASHBOARDS.items() for panel in panels(dashboard)]
@@ -49,6 +52,7 @@ def _series(metric: MetricWrapperBase) -> list[str]:
     return [f"{name}_{end}" for end in ("bucket", "sum", "count")] if isinstance(metric, Histogram) else [name]
 
 
+METHODS = {row.path: row.method for row in ROUTES}
 METRICS = [metric for metric in vars(metrics).values() if isinstance(metric, MetricWrapperBase)]
 DECLARED = {name: metric for metric in METRICS for name in _series(metric)}
 
@@ -171,6 +175,22 @@ def test_a_panels_links_lead_to_what_exists(name: str, panel: dict[str, Any]) ->
         else:
             board = re.match(r"/d/ytdl-(\w+)\?", link["url"])
             assert board and board[1] in NAMES and board[1] != name
+
+
+@every_panel
+def test_a_panel_speaks_of_addresses_and_settings_that_exist(name: str, panel: dict[str, Any]) -> None:
+    named = re.findall(r"(?:([A-Z]+) )?/api/v1(/[\w/{}-]+)", panel["description"])
+    assert {(method or METHODS[path], path) for method, path in named} <= {(row.method, row.path) for row in ROUTES}
+    settings = {field.name.upper() for field in dataclasses.fields(Config)}
+    assert set(re.findall(r"\b[A-Z]{2,}(?:_[A-Z]+)+\b", panel["description"])) <= settings
+
+
+@every_panel
+def test_what_is_called_an_objective_is_the_one_that_alerts_speak_of(name: str, panel: dict[str, Any]) -> None:
+    """Each counts some routes and leaves out others, which nothing but its rule knows."""
+    leads = any("/objectives.md#" in link["url"] for link in panel.get("links") or [])
+    if leads or "objective" in panel["description"].partition("**Otherwise")[0].replace("objectives", ""):
+        assert all("ytdl:objective" in target["expr"] for target in panel["targets"])
 
 
 @pytest.mark.parametrize("alert", ALERTS)

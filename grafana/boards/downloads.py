@@ -1,7 +1,7 @@
 """Downloads as their users see them: asked for, ended, how long, how large, why not."""
 
 from grafana.board import Board, Row
-from grafana.panels import HALF, Prom, bars, lines, number
+from grafana.panels import FULL, HALF, Prom, bars, lines, number
 
 FAULTS = "the reasons below tell whether it is the site, the way out, the disk or the videos."
 
@@ -16,7 +16,7 @@ NOW = Row("Now", [
         "above 90%; videos that are gone or private fail for what is not the service's fault.", FAULTS,
         Prom('sum(increase(ytdl_downloads_finished_total{status="completed"}[$__range])) '
              '/ sum(increase(ytdl_downloads_finished_total{status=~"completed|failed"}[$__range]))'),
-        unit="percentunit", bad=(0.8, 0.9), low=True, least=0, most=1, see="fetcher", runbook=("objectives#SuccessBudgetBurn",),
+        unit="percentunit", bad=(0.8, 0.9), low=True, least=0, most=1, see="fetcher",
     ),
     number(
         "Kept files", "Files that users can fetch now.", "what your users keep.",
@@ -63,6 +63,12 @@ COURSE = Row("Course", [
 ])  # fmt: skip
 
 FAILURES = Row("Failures", [
+    lines(
+        "Failures that are not the users'", "The part of downloads that ended and failed by no fault of their user, over an hour and all instances.",
+        "under 2%, the objective.", FAULTS,
+        Prom('max(ytdl:objective_errors:ratio_rate1h{objective="success"})', "failed"), unit="percentunit", bad=(0.02, 0.1),
+        width=FULL, see="fetcher", runbook=("objectives#SuccessBudgetBurn",),
+    ),
     lines(
         "Failed attempts, by reason", "Attempts that failed in a minute, by reason.",
         "few: not_found, private and the like are the videos' own.",

@@ -13,17 +13,15 @@ NOW = Row("Now", [
         Prom("sum(rate(ytdl_http_requests_total[$__rate_interval]))"), unit="reqps", least=0,
     ),
     number(
-        "Within 200 ms", "The part of requests that are answered within 200 ms; streams and files do not count.",
-        "99% and more.", "see the slowest routes below, then the database's times on the dashboard of the servers.",
-        Prom('sum(rate(ytdl_http_request_seconds_bucket{le="0.2"}[$__rate_interval])) '
-             "/ sum(rate(ytdl_http_request_seconds_count[$__rate_interval]))"),
+        "Within 200 ms", "The part of simple requests that were answered within 200 ms, over five minutes and all instances: what hashes a password, reports and monitoring do not count.",
+        "99% and more, the objective.", "see the slowest routes below, then the database's times on the dashboard of the servers.",
+        Prom('1 - max(ytdl:objective_errors:ratio_rate5m{objective="latency"})'),
         unit="percentunit", bad=(0.95, 0.99), low=True, most=1, see="servers", runbook=("objectives#LatencyBudgetBurn",),
     ),
     number(
-        "Answers with 5xx", "The part of all answers that are errors of the service.", "under 0.1%, the objective.",
+        "Answers with 5xx", "The part of answers that were errors of the service, over five minutes and all instances: probes, addresses that do not exist and monitoring do not count.", "under 0.1%, the objective.",
         "see which routes below; the log has each by its request id.",
-        Prom('sum(rate(ytdl_http_requests_total{status=~"5.."}[$__rate_interval])) '
-             "/ sum(rate(ytdl_http_requests_total[$__rate_interval])) or vector(0)"),
+        Prom('max(ytdl:objective_errors:ratio_rate5m{objective="availability"})'),
         unit="percentunit", bad=(0.001, 0.01), least=0, runbook=("objectives#AvailabilityBudgetBurn",),
     ),
     number(

@@ -10,14 +10,14 @@ NOW = Row("Now", [
         Prom('max(sum by (instance) (ytdl_queue_jobs{state=~"queued|retry_wait"}))'), unit="none", least=0, runbook=("queue#QueueStalled",),
     ),
     number(
-        "Oldest that is due", "How long the job that waits longest has been due.", "under a minute, the objective.",
+        "Oldest that is due", "How long the job that waits longest has been due.", "under a minute.",
         "workers full: more slots. Workers idle: see loops, lanes and the disk.",
         Prom("max(ytdl_queue_oldest_ready_seconds)"), unit="s", bad=(60, 300), least=0, see="fetcher", runbook=("queue#OldestJobTooOld",),
     ),
     number(
-        "Started within a minute", "The part of jobs that were taken within 60 seconds of being due.", "99% and more.",
+        "Started within a minute", "The part of jobs that were taken within 60 seconds of being due, over five minutes and all instances.", "99% and more, the objective.",
         "more is asked for than fits into the slots, or nobody takes jobs.",
-        Prom('sum(rate(ytdl_queue_wait_seconds_bucket{le="60.0"}[$__rate_interval])) / sum(rate(ytdl_queue_wait_seconds_count[$__rate_interval]))'),
+        Prom('1 - max(ytdl:objective_errors:ratio_rate5m{objective="freshness"})'),
         unit="percentunit", bad=(0.95, 0.99), low=True, most=1, runbook=("objectives#FreshnessBudgetBurn",),
     ),
     number(

@@ -136,12 +136,12 @@ WATCHING = Row("What watches", [
         Prom("time() - max by (instance) (ytdl_notifications_rendered_timestamp_seconds > 0) or max by (instance) (ytdl_build_info * 0)", "{{instance}}"), unit="s",
     ),
     table_of(
-        "Measures and thresholds", "The ten figures that thresholds can be set for, by instance, beside the values from which they warn and are critical.",
-        "below the thresholds.", "set them with POST /api/v1/monitoring/thresholds.",
+        "Measures and thresholds", "The ten figures that thresholds can be set for, by instance, beside the values above which they warn and are critical.",
+        "below the thresholds.", "set them with POST /api/v1/monitoring/thresholds/{metric_name}.",
         Prom('max by (metric, instance) (ytdl:measure{instance=~"$instance"})'),
         Prom('max by (metric, instance) (ytdl_threshold_value{severity="warning"})'),
         Prom('max by (metric, instance) (ytdl_threshold_value{severity="critical"})'),
-        width=FULL, columns={"metric": "Measure", "instance": "Instance", "Value #A": "Value", "Value #B": "Warns from", "Value #C": "Critical from"}, runbook=("thresholds#ThresholdWarning", "thresholds#ThresholdCritical"),
+        width=FULL, columns={"metric": "Measure", "instance": "Instance", "Value #A": "Value", "Value #B": "Warns above", "Value #C": "Critical above"}, runbook=("thresholds#ThresholdWarning", "thresholds#ThresholdCritical"),
     ),
 ])  # fmt: skip
 
