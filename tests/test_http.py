@@ -376,6 +376,28 @@ def _count(method: str, route: str, status: str) -> float:
     return metrics.REGISTRY.get_sample_value("ytdl_http_requests_total", labels) or 0.0
 
 
+def _failures(route: str) -> float | None:
+    return metrics.REGISTRY.get_sample_value("ytdl_http_failures_total", {"route": route})
+
+
+async def test_every_failure_of_a_route_counts_from_the_first_one(client: ClientSession) -> None:
+    """A series that begins with the first would hide it, and its like, from whoever looks at growth."""
+    before = _failures("/api/v1/busy")
+    assert before is not None and _failures("unmatched") is not None
+    for _ in range(3):
+        for ask in (client.get, client.head):
+            async with ask("/api/v1/busy") as response:
+                assert response.status == 503
+    assert _failures("/api/v1/busy") == before + 6
+
+
+async def test_what_a_client_did_wrong_is_no_failure(client: ClientSession) -> None:
+    before = _failures("/api/v1/things")
+    async with client.get("/api/v1/things", headers={"Expect": "wonders"}) as response:
+        assert response.status == 417
+    assert before is not None and _failures("/api/v1/things") == before
+
+
 def test_every_error_has_a_status_a_meaning_and_a_counter() -> None:
     from ytdl.api import openapi
 

@@ -91,6 +91,7 @@ build_info = _gauge("ytdl_build_info", "1, with the service's and yt-dlp's versi
 
 # http: `route` is the template in the route table, `unmatched` where none fits.
 http_requests = _counter("ytdl_http_requests_total", "Requests answered.", method=(), route=(), status=())
+http_failures = _counter("ytdl_http_failures_total", "Requests answered with 5xx; each route has its series from the start.", route=())
 http_request_seconds = _histogram("ytdl_http_request_seconds", "Time to answer; streams and files are not counted.", HTTP_SECONDS, route=())
 http_in_flight = _gauge("ytdl_http_in_flight", "Requests being answered.")
 http_too_slow = _counter("ytdl_http_too_slow_total", "Connections closed because the client sent or took too little, by what was under way.", what=("head", "body", "answer", "file"))

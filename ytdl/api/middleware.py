@@ -109,6 +109,7 @@ def _is_draining(request: web.Request) -> bool:
 def observe_route(method: str, template: str, status: int, *, timed: bool) -> None:
     """Makes a row's series, so that they are there from the start, and remembers whether it is timed."""
     _count(method, template, status)
+    metrics.http_failures.labels(template)
     if timed:
         _timed[template] = metrics.http_request_seconds.labels(template)
 
@@ -130,6 +131,8 @@ class Observer(AbstractAccessLogger):
         route = request.get(ROUTE, UNMATCHED)
         status = request.get(OUTCOME, response.status)
         _count(request.method, route, status).inc()
+        if status >= 500:
+            metrics.http_failures.labels(route).inc()
         if route in _timed:
             _timed[route].observe(time, request.get(EXEMPLAR))
         # Without it the request was refused before it was one.
