@@ -9,6 +9,7 @@ import os
 import stat
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -181,6 +182,24 @@ async def test_alertmanager_follows_as_well_where_the_file_is_right(stage: Stage
         return "channel-hook" in await in_force(stage)
 
     await until(right)
+
+
+async def test_other_templates_come_into_force_without_a_restart(
+    stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after an upgrade in which nothing but a sentence has changed."""
+    await stage.set_all("slack")
+    before, start = in_file(stage)[-1], '{{ define "ytdl.slack.title" -}}'
+    for template in notifications.TEMPLATES.glob("*.tmpl"):
+        (tmp_path / template.name).write_text(template.read_text().replace(start, start + "NEW "))
+    monkeypatch.setattr(notifications, "TEMPLATES", tmp_path)
+
+    async def taken() -> bool:
+        return before not in await in_force(stage)
+
+    await until(taken)
+    await stage.fire()
+    assert "NEW" in (await stage.chat.until("slack")).text
 
 
 async def test_another_process_leaves_the_file_alone_while_one_changes_it(stage: Stage) -> None:

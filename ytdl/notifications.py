@@ -11,7 +11,7 @@ import logging
 import os
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -196,7 +196,7 @@ class Notifications:
             row = await tx.one(q.put, settings=Jsonb(msgspec.to_builtins(settings)), user_id=user_id)
             await sealed.put(tx, self._vault, "channel", None, _encode(secrets), name=PLACE)
             await audit.record(tx, "sensitive_update", object=("notifications", row["version"]), **_told(settings))
-            await self._bring_in_force(routing.render(settings, secrets, self._around), former.secrets, secrets)
+            await self._bring_in_force(settings, secrets, former.secrets)
         return _stored(row, secrets)
 
     async def _kept(self, tx: Statements) -> Secrets:
@@ -230,15 +230,17 @@ class Notifications:
             if isinstance(channel, Sms) and not self._around.service_url:
                 raise errors.invalid(f"channels[{i}].kind", "needs the setting ALERTMANAGER_SERVICE_URL or PUBLIC_URL")
 
-    async def _bring_in_force(self, text: str, *secrets: Secrets) -> None:
+    async def _bring_in_force(self, settings: Settings, secrets: Secrets, before: Secrets) -> None:
         path = self._path()
-        former = await asyncio.to_thread(_write, path, text)
+        templates = await asyncio.to_thread(_read_templates)
+        text = routing.render(settings, secrets, self._around, templates)
+        former = await asyncio.to_thread(_write, path, text, templates)
         try:
             await self._reload()
         except errors.Unavailable as e:
             await asyncio.to_thread(_write_back, path, former)
             if isinstance(e, alertmanager.Refused):
-                raise errors.Invalid(REFUSED.format(scrub(e.said, *secrets))) from None
+                raise errors.Invalid(REFUSED.format(scrub(e.said, before, secrets))) from None
             raise errors.Unavailable(AWAY.format(e.message), retry_after=5) from None
 
     async def _reload(self) -> None:
@@ -267,14 +269,16 @@ class Notifications:
             if row is None:
                 return
             stored = _stored(row, await _read_secrets(tx, self._vault))
-            await self._follow(path, routing.render(stored.settings, stored.secrets, self._around), stored.secrets)
+            await self._follow(path, stored)
         await self._db.exec(q.forget_texts)
 
-    async def _follow(self, path: Path, text: str, secrets: Secrets) -> None:
+    async def _follow(self, path: Path, stored: Stored) -> None:
+        templates = await asyncio.to_thread(_read_templates)
+        text = routing.render(stored.settings, stored.secrets, self._around, templates)
         name = routing.name_of(text)
         if name == self._refused and time.monotonic() < self._refused_until:
             return
-        former = await asyncio.to_thread(_write, path, text)
+        former = await asyncio.to_thread(_write, path, text, templates)
         if name in await self._alertmanager.receivers():
             self._in_force = True
             return
@@ -284,7 +288,7 @@ class Notifications:
         except alertmanager.Refused as e:
             await asyncio.to_thread(_write_back, path, former)
             self._refused, self._refused_until = name, time.monotonic() + REFUSED_SECONDS
-            log.error("notifications.refused", extra={"said": scrub(e.said, secrets)})
+            log.error("notifications.refused", extra={"said": scrub(e.said, stored.secrets)})
 
 
 def _told(settings: Settings) -> dict[str, Any]:
@@ -303,7 +307,7 @@ def scrub(said: str, *secrets: Secrets) -> str:
     return said
 
 
-def _write(path: Path, text: str) -> bytes | None:
+def _write(path: Path, text: str, templates: Mapping[str, bytes]) -> bytes | None:
     """Puts the text in the file's place, whole or not at all, and returns what was there; does nothing if it is that.
 
     A file that this service did not make is kept beside it. Blocks for moments. Raises `errors.Unavailable`. The row
@@ -312,7 +316,7 @@ def _write(path: Path, text: str) -> bytes | None:
     with _writable():
         former = path.read_bytes() if path.exists() else None
         _tidy(path)
-        _write_templates(path.parent)
+        _write_templates(path.parent / "templates", templates)
         if former != text.encode():
             if former is not None and not former.startswith(routing.HEAD.encode()):
                 _replace(path.with_name(path.name + ".before-ytdl"), former)
@@ -329,10 +333,15 @@ def _write_back(path: Path, former: bytes | None) -> None:
             _replace(path, former)
 
 
-def _write_templates(folder: Path) -> None:
-    (folder / "templates").mkdir(parents=True, exist_ok=True)
-    for template in TEMPLATES.glob("*.tmpl"):
-        place, text = folder / "templates" / template.name, template.read_bytes()
+def _read_templates() -> dict[str, bytes]:
+    """Each time anew: what is written has to be what the configuration is named after."""
+    return {template.name: template.read_bytes() for template in TEMPLATES.glob("*.tmpl")}
+
+
+def _write_templates(folder: Path, templates: Mapping[str, bytes]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in templates.items():
+        place = folder / name
         if not place.exists() or place.read_bytes() != text:
             _replace(place, text)
 

@@ -7,7 +7,7 @@ made by PyYAML and in matchers that are quoted; in what Alertmanager expands as 
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -49,6 +49,28 @@ SHIPPED_HEAD = """\
 """
 
 
+class LessSaid(NamedTuple):
+    """While an alert named `cause` fires, those named `less` are not told of where the labels `equal` are the same, and
+    where they have those of `only`. All have `equal`: a label that both lack would count as the same."""
+
+    cause: str
+    less: str
+    equal: tuple[str, ...]
+    only: tuple[tuple[str, str], ...] = ()
+
+
+# Of one trouble, whatever says most of it.
+LESS_SAID = (
+    LessSaid("ThresholdCritical", "ThresholdWarning", ("metric", "instance", "job")),
+    LessSaid("RedisDown", "RateLimiterDegraded", ("instance", "job")),
+    LessSaid("RedisDown|DiskFull|ForkServerDown", "QueueStalled", ("job",)),
+    LessSaid("DiskFull", "DiskWillFill", ("instance", "job")),
+    LessSaid("DiskFull", "NotReady", ("instance", "job"), (("check", "disk"),)),
+    LessSaid("DiskFull", "DownloadsPutOffForDisk", ("job",)),
+    LessSaid("AllLanesPaused", "LanePaused|BotChecksRising", ("job",)),
+)
+
+
 @dataclass(frozen=True)
 class Surroundings:
     """What the settings say: the mail server, whom to trust, and where Alertmanager reaches this service."""
@@ -76,10 +98,13 @@ def surroundings_of(config: Config) -> Surroundings:
     )
 
 
-def render(settings: Settings, secrets: Secrets, around: Surroundings) -> str:
-    """The whole file. Its last receiver is named after all the rest, so that it can be told which one is in force."""
+def render(
+    settings: Settings, secrets: Secrets, around: Surroundings, templates: Mapping[str, bytes] | None = None
+) -> str:
+    """The whole file. Its last receiver is named after all the rest and after what is in the templates' files, so that
+    it can be told which one is in force."""
     document = _document(settings, secrets, around)
-    document["receivers"].append({"name": _digest(document)})
+    document["receivers"].append({"name": _digest(document, templates or {})})
     return HEAD + _dump(document)
 
 
@@ -93,8 +118,11 @@ def name_of(text: str) -> str:
     return str(yaml.load(text, Loader=yaml.CSafeLoader)["receivers"][-1]["name"])
 
 
-def _digest(document: Document) -> str:
-    return "rendered-" + hashlib.sha256(_dump(document).encode()).hexdigest()[:16]
+def _digest(document: Document, templates: Mapping[str, bytes]) -> str:
+    found = hashlib.sha256(_dump(document).encode())
+    for name in sorted(templates):
+        found.update(hashlib.sha256(name.encode()).digest() + hashlib.sha256(templates[name]).digest())
+    return "rendered-" + found.hexdigest()[:16]
 
 
 def _dump(document: Document) -> str:
@@ -235,7 +263,20 @@ def _inhibitions() -> list[Document]:
             "target_matchers": [others, 'instance!=""'],
             "equal": ["instance"],
         },
+        *map(_inhibition, LESS_SAID),
     ]
+
+
+def _inhibition(row: LessSaid) -> Document:
+    return {
+        "source_matchers": [_among(row.cause)],
+        "target_matchers": [_among(row.less), *(_equals(*each) for each in row.only)],
+        "equal": list(row.equal),
+    }
+
+
+def _among(names: str) -> str:
+    return f'alertname=~"{names}"' if "|" in names else _equals("alertname", names)
 
 
 def _intervals(quiet: QuietHours | None) -> Document:
