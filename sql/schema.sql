@@ -2,6 +2,13 @@
 
 CREATE SCHEMA analytics;
 
+CREATE FUNCTION public.at_limit(who uuid, usual integer) RETURNS boolean
+    LANGUAGE sql STABLE
+    AS $$
+    SELECT (SELECT count(*) FROM jobs WHERE user_id = who AND state = 'running')
+        >= coalesce((SELECT concurrent_downloads FROM users WHERE id = who), usual)
+$$;
+
 CREATE FUNCTION public.await_link() RETURNS trigger
     LANGUAGE plpgsql
     SET search_path TO '$user', 'public'
@@ -208,6 +215,7 @@ CREATE TABLE public.jobs (
     deferrals smallint DEFAULT 0 NOT NULL,
     refusals smallint DEFAULT 0 NOT NULL,
     traceparent text,
+    freed_at timestamp with time zone,
     CONSTRAINT jobs_end_is_dated CHECK (((state = ANY (ARRAY['completed'::text, 'failed'::text, 'cancelled'::text])) = (finished_at IS NOT NULL))),
     CONSTRAINT jobs_kind_known CHECK ((kind = 'download'::text)),
     CONSTRAINT jobs_lease_is_whole CHECK (((lease_owner IS NULL) = (lease_until IS NULL))),
@@ -654,6 +662,8 @@ CREATE INDEX downloads_job_id ON public.downloads USING btree (job_id);
 CREATE INDEX idempotency_keys_created_at ON public.idempotency_keys USING btree (created_at);
 
 CREATE INDEX job_events_job_id ON public.job_events USING btree (job_id);
+
+CREATE INDEX jobs_freed ON public.jobs USING btree (user_id, freed_at) WHERE (freed_at IS NOT NULL);
 
 CREATE INDEX jobs_leased ON public.jobs USING btree (lease_until) WHERE (state = 'running'::text);
 

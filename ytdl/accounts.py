@@ -127,7 +127,7 @@ class Accounts:
                 await self._unlock(tx, id, before["username"])
         await self._auth.sessions.tell(ended)
         if before["concurrent_downloads"] != after["concurrent_downloads"]:
-            await self._queue.allow()
+            await self._queue.allow(id)
         return await self._account(id)
 
     async def delete(self, id: UUID) -> None:

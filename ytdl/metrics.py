@@ -157,10 +157,10 @@ queue_transitions = _counter("ytdl_queue_transitions_total", "Committed changes 
 queue_fenced = _counter("ytdl_queue_fenced_total", "Writes refused because their lease was lost.", op=("beat", "complete", "fail", "yield", "defer"))
 queue_jobs = _gauge("ytdl_queue_jobs", "Jobs that have not ended, by state.", state=JOB_STATES)
 queue_oldest_ready_seconds = _gauge("ytdl_queue_oldest_ready_seconds", "Age of the oldest job that is due and not taken.")
-queue_oldest_startable_seconds = _gauge("ytdl_queue_oldest_startable_seconds", "Age of the oldest job that is due, not taken, and not one too many at once of its user.")
+queue_oldest_startable_seconds = _gauge("ytdl_queue_oldest_startable_seconds", "How long the oldest job has been due, not taken, and not one too many at once of its user.")
 queue_rebuilds = _counter("ytdl_queue_rebuilds_total", "Times the Redis index was made anew.")
 queue_ensured = _counter("ytdl_queue_ensured_total", "Jobs that the reconciler put back into the index.")
-queue_wait_seconds = _histogram("ytdl_queue_wait_seconds", "From when a job was due until it was claimed; one with which its user runs as many as may at once is not counted.", WAIT_SECONDS)
+queue_wait_seconds = _histogram("ytdl_queue_wait_seconds", "From when a job was due, and its user ran fewer than may run at once, until it was claimed.", WAIT_SECONDS)
 queue_stale = _counter("ytdl_queue_stale_total", "Members of the index that PostgreSQL refused at claim.")
 
 # worker

@@ -242,9 +242,10 @@ class Queue:
         except errors.Unavailable:
             log.warning("queue.not_announced", extra={"job": row["id"]})
 
-    async def allow(self) -> None:
+    async def allow(self, user_id: UUID) -> None:
         """After a user was given another number of jobs at once. Best effort: the reconciler does it later."""
         try:
+            await self._db.exec(q.widen, user_id=user_id)
             await self.index.allow()
         except errors.Unavailable:
             log.warning("queue.caps_not_told")
@@ -275,14 +276,12 @@ class Queue:
 
     async def claim(self, tx: Statements, jobs: Sequence[int]) -> list[Claim]:
         rows = await tx.many(
-            q.claim, ids=list(jobs), owner=self.owner, lease_seconds=self.lease_seconds, max_crashes=MAX_CRASHES,
-            user_cap=self._user_cap,
-        )  # fmt: skip
+            q.claim, ids=list(jobs), owner=self.owner, lease_seconds=self.lease_seconds, max_crashes=MAX_CRASHES
+        )
         for row in rows:
             self._counted(tx, "claim", row)
-            if not row["at_limit"]:
-                exemplar = tracing.exemplar_of(row["traceparent"])
-                tx.on_commit(partial(metrics.queue_wait_seconds.observe, row["waited_seconds"], exemplar))
+            exemplar = tracing.exemplar_of(row["traceparent"])
+            tx.on_commit(partial(metrics.queue_wait_seconds.observe, row["kept_seconds"], exemplar))
         return [_claim(row) for row in rows]
 
     async def beat(self, held: Sequence[Claim]) -> tuple[set[int], set[int]]:
@@ -300,7 +299,7 @@ class Queue:
 
     async def complete(self, tx: Statements, claim: Claim) -> str | None:
         """The job's end state, `completed` or `cancelled`; `None` when the lease was lost."""
-        row = await tx.maybe(q.complete, id=claim.job, fence=claim.fence)
+        row = await tx.maybe(q.complete, id=claim.job, fence=claim.fence, user_cap=self._user_cap)
         if row is None:
             self._fenced("complete")
             return None
@@ -309,7 +308,9 @@ class Queue:
     async def fail(self, tx: Statements, claim: Claim, *, permanent: bool, floor: float = 0.0) -> Row | None:
         """Ends the attempt; the row says `failed`, `cancelled` or `retry_wait` and when. `None`: the lease was lost."""
         delay = backoff(claim.tries, self._base_backoff, floor)
-        row = await tx.maybe(q.fail, id=claim.job, fence=claim.fence, permanent=permanent, delay_seconds=delay)
+        row = await tx.maybe(
+            q.fail, id=claim.job, fence=claim.fence, permanent=permanent, delay_seconds=delay, user_cap=self._user_cap
+        )
         if row is None:
             self._fenced("fail")
             return None
@@ -317,7 +318,7 @@ class Queue:
 
     async def hand_back(self, tx: Statements, claim: Claim) -> Row | None:
         """Hands the job back without using up a try; `None` when the lease was lost."""
-        row = await tx.maybe(q.hand_back, id=claim.job, fence=claim.fence, delay_seconds=0.0, waiting=None)
+        row = await self._handed_back(tx, claim, 0.0, None)
         if row is None:
             self._fenced("yield")
             return None
@@ -325,12 +326,19 @@ class Queue:
 
     async def defer(self, tx: Statements, claim: Claim, delay_seconds: float, waiting: Waiting) -> Row | None:
         """Puts the job off without using up a try, with the reason on it; `None` when the lease was lost."""
-        asked = {"delay_seconds": delay_seconds, "waiting": waiting}
-        row = await tx.maybe(q.hand_back, id=claim.job, fence=claim.fence, **asked)
+        row = await self._handed_back(tx, claim, delay_seconds, waiting)
         if row is None:
             self._fenced("defer")
             return None
         return self._counted(tx, "defer", row)
+
+    async def _handed_back(
+        self, tx: Statements, claim: Claim, delay_seconds: float, waiting: Waiting | None
+    ) -> Row | None:
+        return await tx.maybe(
+            q.hand_back, id=claim.job, fence=claim.fence, delay_seconds=delay_seconds, waiting=waiting,
+            user_cap=self._user_cap,
+        )  # fmt: skip
 
     async def hasten(self, jobs: Sequence[int], waiting: Waiting) -> int:
         """Ends the wait of jobs that were put off for this reason; how many those were."""
@@ -363,7 +371,8 @@ class Queue:
 
     async def reap(self, tx: Statements) -> list[Row]:
         """Jobs taken back from dead workers, at most 100 a call."""
-        return [self._counted(tx, "reap", row) for row in await tx.many(q.reap, max_crashes=MAX_CRASHES)]
+        rows = await tx.many(q.reap, max_crashes=MAX_CRASHES, user_cap=self._user_cap)
+        return [self._counted(tx, "reap", row) for row in rows]
 
     async def disown(self) -> int:
         """Ends every lease, in the index too; only for a process that knows itself alone on this database."""

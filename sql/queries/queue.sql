@@ -18,7 +18,7 @@ WHERE user_id = %(user_id)s AND dedup_key = %(dedup_key)s AND state IN ('queued'
 -- name: claim :many
 -- Makes suggested jobs this worker's; a job that is not returned was a stale suggestion, or has to wait: of jobs whose
 -- next crash is their last a worker has one at a time, so that none ends for what another one does to the worker.
--- Of whom now runs as many as may at once (`at_limit`) nobody knows whether it was that or the service they waited for.
+-- It waited for the service (`kept_seconds`) since it was due and its user ran fewer than may run at once.
 WITH suspect AS (
     SELECT min(s.id) AS id FROM jobs s
     WHERE s.id = ANY(%(ids)s::bigint[]) AND s.state IN ('queued', 'retry_wait') AND s.crashes >= %(max_crashes)s - 1
@@ -29,16 +29,16 @@ WITH suspect AS (
         lease_until = now() + make_interval(secs => %(lease_seconds)s)
     WHERE id = ANY(%(ids)s::bigint[]) AND state IN ('queued', 'retry_wait') AND run_at <= now() AND cancel_requested_at IS NULL
         AND (crashes < %(max_crashes)s - 1 OR id = (SELECT id FROM suspect))
-    RETURNING id, fence, subject, user_id, tries, deferrals, refusals, traceparent,
-        extract(epoch FROM now() - run_at)::float8 AS waited_seconds
+    RETURNING id, fence, subject, user_id, tries, deferrals, refusals, traceparent, run_at
 ), noted AS (
     INSERT INTO job_events (job_id, fence, event) SELECT id, fence, 'claim' FROM claimed
 )
-SELECT claimed.*,
-    count(*) OVER (PARTITION BY user_id)
-    + (SELECT count(*) FROM jobs r WHERE r.user_id = claimed.user_id AND r.state = 'running')
-    >= coalesce(users.concurrent_downloads, %(user_cap)s) AS at_limit
-FROM claimed LEFT JOIN users ON users.id = claimed.user_id;
+SELECT claimed.*, extract(epoch FROM now() - run_at)::float8 AS waited_seconds,
+    -- A slot may have come free after this transaction began.
+    greatest(0, extract(epoch FROM now() - greatest(run_at, freed.at)))::float8 AS kept_seconds
+FROM claimed LEFT JOIN LATERAL (
+    SELECT max(freed_at) AS at FROM jobs WHERE user_id = claimed.user_id AND freed_at IS NOT NULL
+) AS freed ON true;
 
 -- name: beat :many
 -- Renews leases, delivers cancellations and shows what was lost: a pair that is not returned is no longer ours.
@@ -51,6 +51,7 @@ RETURNING j.id, j.user_id, j.priority, j.cancel_requested_at IS NOT NULL AS canc
 -- Ends a job well, or as cancelled when that was promised before; no row when the lease was lost.
 WITH ended AS (
     UPDATE jobs SET state = CASE WHEN cancel_requested_at IS NULL THEN 'completed' ELSE 'cancelled' END,
+        freed_at = CASE WHEN at_limit(user_id, %(user_cap)s) THEN now() ELSE freed_at END,
         lease_owner = NULL, lease_until = NULL, finished_at = now()
     WHERE id = %(id)s AND fence = %(fence)s AND state = 'running'
     RETURNING id, state
@@ -66,6 +67,7 @@ WITH ended AS (
         state = CASE WHEN cancel_requested_at IS NOT NULL THEN 'cancelled'
                      WHEN %(permanent)s OR tries + 1 >= max_tries THEN 'failed' ELSE 'retry_wait' END,
         finished_at = CASE WHEN cancel_requested_at IS NOT NULL OR %(permanent)s OR tries + 1 >= max_tries THEN now() END,
+        freed_at = CASE WHEN at_limit(user_id, %(user_cap)s) THEN now() ELSE freed_at END,
         run_at = now() + make_interval(secs => %(delay_seconds)s)
     WHERE id = %(id)s AND fence = %(fence)s AND state = 'running'
     RETURNING id, user_id, priority, state, tries, run_at
@@ -82,6 +84,7 @@ WITH ended AS (
         waiting = CASE WHEN cancel_requested_at IS NULL THEN %(waiting)s::text END,
         deferrals = deferrals + (%(waiting)s::text IS NOT NULL)::integer,
         refusals = refusals + (%(waiting)s::text IS NOT DISTINCT FROM 'egress')::integer,
+        freed_at = CASE WHEN at_limit(user_id, %(user_cap)s) THEN now() ELSE freed_at END,
         run_at = now() + make_interval(secs => %(delay_seconds)s), lease_owner = NULL, lease_until = NULL
     WHERE id = %(id)s AND fence = %(fence)s AND state = 'running'
     RETURNING id, user_id, priority, state, run_at
@@ -108,6 +111,7 @@ WITH expired AS (
     ORDER BY lease_until LIMIT 100 FOR UPDATE SKIP LOCKED
 ), reaped AS (
     UPDATE jobs j SET crashes = crashes + 1, lease_owner = NULL, lease_until = NULL, run_at = now(),
+        freed_at = CASE WHEN at_limit(user_id, %(user_cap)s) THEN now() ELSE freed_at END,
         state = CASE WHEN cancel_requested_at IS NOT NULL THEN 'cancelled'
                      WHEN crashes + 1 >= %(max_crashes)s THEN 'failed' ELSE 'queued' END,
         finished_at = CASE WHEN cancel_requested_at IS NOT NULL OR crashes + 1 >= %(max_crashes)s THEN now() END
@@ -154,6 +158,11 @@ WHERE state IN ('queued', 'retry_wait') AND id > %(after)s ORDER BY id LIMIT 100
 -- Users who may run another number of jobs at once than the settings say.
 SELECT id, concurrent_downloads FROM users WHERE concurrent_downloads IS NOT NULL;
 
+-- name: widen :exec
+-- After somebody was given another number of jobs at once: what waits may have waited for their own others until now.
+UPDATE jobs SET freed_at = now()
+WHERE id = (SELECT max(id) FROM jobs WHERE user_id = %(user_id)s AND state = 'running');
+
 -- name: refused :many
 -- Which of these jobs wait all the same; they are to be suggested again, but not at once.
 SELECT id, user_id, priority, greatest(run_at, now() + interval '1 second') AS run_at FROM jobs
@@ -177,12 +186,15 @@ SELECT coalesce(extract(epoch FROM now() - min(run_at)), 0)::float8 FROM jobs
 WHERE state IN ('queued', 'retry_wait') AND run_at <= now();
 
 -- name: oldest_startable_seconds :value
--- The same of those whose users run fewer than they may: what waits all the same waits for the service.
-SELECT coalesce(extract(epoch FROM now() - min(due.run_at)), 0)::float8
+-- The same of those whose users run fewer than they may, and since they do: what waits then waits for the service.
+SELECT coalesce(extract(epoch FROM now() - min(greatest(due.run_at, freed.at))), 0)::float8
 FROM (
     SELECT user_id, min(run_at) AS run_at FROM jobs
     WHERE state IN ('queued', 'retry_wait') AND run_at <= now() GROUP BY user_id
 ) AS due
 LEFT JOIN (SELECT user_id, count(*) AS jobs FROM jobs WHERE state = 'running' GROUP BY user_id) AS running USING (user_id)
 LEFT JOIN users ON users.id = due.user_id
+LEFT JOIN LATERAL (
+    SELECT max(freed_at) AS at FROM jobs WHERE user_id = due.user_id AND freed_at IS NOT NULL
+) AS freed ON true
 WHERE coalesce(running.jobs, 0) < coalesce(users.concurrent_downloads, %(user_cap)s);

@@ -1,15 +1,15 @@
 """What waits for the service, as told apart from what waits for its own user's other downloads."""
 
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 
-from tests.queueing import ANN, BEN, claimed, sql, submit
+from tests.queueing import ANN, BEN, claimed, complete, crash, fail, hand_back, sql, submit, take
 from ytdl import metrics
 from ytdl import sql as queries
 from ytdl.db import DB
 from ytdl.kv import KV
-from ytdl.queue import Queue
+from ytdl.queue import Claim, Queue
 
 q = queries.load("queue")
 
@@ -21,6 +21,22 @@ async def oldest(db: DB, *, user_cap: int) -> float:
 
 def waits() -> float:
     return metrics.REGISTRY.get_sample_value("ytdl_queue_wait_seconds_count") or 0.0
+
+
+def summed() -> float:
+    return metrics.REGISTRY.get_sample_value("ytdl_queue_wait_seconds_sum") or 0.0
+
+
+async def with_limit(db: DB, number: int) -> UUID:
+    """A user of whom so many jobs may run at once."""
+    user = uuid4()
+    await sql(
+        db,
+        "INSERT INTO users (id, username, email, password_hash, full_name, role, concurrent_downloads)"
+        " VALUES (%s, %s, %s, 'x', 'x', 'user', %s)",
+        user, f"u{user.hex[:8]}", f"{user.hex}@example.org", number,
+    )  # fmt: skip
+    return user
 
 
 async def aged(db: DB, job: int, seconds: float) -> None:
@@ -48,34 +64,106 @@ async def test_who_runs_as_many_as_allowed_waits_for_nobody_else(jobs: Queue, db
 
 
 async def test_a_users_own_limit_counts_instead_of_the_usual_one(jobs: Queue, db: DB) -> None:
-    user = uuid4()
-    await sql(
-        db,
-        "INSERT INTO users (id, username, email, password_hash, full_name, role, concurrent_downloads)"
-        " VALUES (%s, %s, %s, 'x', 'x', 'user', 2)",
-        user, f"u{user.hex[:8]}", f"{user.hex}@example.org",
-    )  # fmt: skip
+    user = await with_limit(db, 2)
     await claimed(jobs, db, user=user)
     await aged(db, (await submit(jobs, db, user))["id"], 40)
     assert await oldest(db, user_cap=1) == pytest.approx(40, abs=5)
 
 
-async def test_a_wait_is_counted_while_its_user_may_run_more(db: DB, kv: KV) -> None:
-    jobs = Queue(db, kv, user_cap=2)
-    before = waits()
-    await claimed(jobs, db)
-    assert waits() == before + 1
-    await claimed(jobs, db)
-    await claimed(jobs, db, user=BEN)
-    assert waits() == before + 2
+async def observed(jobs: Queue, db: DB, *ids: int) -> tuple[float, float]:
+    """How many waits a claim of these jobs adds, and their seconds together."""
+    count, seconds = waits(), summed()
+    assert len(await take(jobs, db, *ids)) == len(ids)
+    return waits() - count, summed() - seconds
 
 
-async def test_waits_of_jobs_that_are_claimed_together_are_not_counted_where_they_reach_the_limit(
-    db: DB, kv: KV
-) -> None:
+async def left(db: DB, user: UUID, seconds: float) -> None:
+    """As if what this user's jobs freed had come free so long ago."""
+    await sql(db, "UPDATE jobs SET freed_at = freed_at - make_interval(secs => %s) WHERE user_id = %s", seconds, user)
+
+
+async def ended(jobs: Queue, db: DB, claim: Claim, how: str) -> None:
+    ends = {"completes": complete, "fails": fail, "is handed back": hand_back}
+    if how == "loses its worker":
+        await crash(jobs, db, claim.job)
+    elif how == "is put off":
+        async with db.transaction() as tx:
+            await jobs.defer(tx, claim, 60, "egress")
+    else:
+        await ends[how](jobs, db, claim)
+
+
+ENDS = ("completes", "fails", "is handed back", "is put off", "loses its worker")
+
+
+@pytest.mark.parametrize("how", ENDS)
+async def test_who_waits_for_their_own_download_waits_for_the_service_when_that_ends(db: DB, kv: KV, how: str) -> None:
+    jobs = Queue(db, kv, user_cap=1)
+    first = await claimed(jobs, db)
+    await aged(db, next := (await submit(jobs, db))["id"], 3600)
+    await ended(jobs, db, first, how)
+    assert await oldest(db, user_cap=1) == pytest.approx(0, abs=5)
+    await left(db, ANN, 70)
+    assert await oldest(db, user_cap=1) == pytest.approx(70, abs=5)
+    assert await observed(jobs, db, next) == (1, pytest.approx(70, abs=5))
+
+
+async def test_where_one_may_run_at_once_waiting_for_the_service_is_counted(db: DB, kv: KV) -> None:
+    jobs = Queue(db, kv, user_cap=1)
+    await aged(db, id := (await submit(jobs, db))["id"], 90)
+    assert await observed(jobs, db, id) == (1, pytest.approx(90, abs=5))
+
+
+async def test_of_slots_that_come_free_together_each_is_judged_from_then(db: DB, kv: KV) -> None:
     jobs = Queue(db, kv, user_cap=2)
-    before = waits()
-    ids = [(await submit(jobs, db, user))["id"] for user in (ANN, ANN, BEN)]
+    running = [await claimed(jobs, db), await claimed(jobs, db)]
+    waiting = [(await submit(jobs, db))["id"] for _ in running]
+    for id in waiting:
+        await aged(db, id, 3600)
     async with db.transaction() as tx:
-        assert len(await jobs.claim(tx, ids)) == 3
-    assert waits() == before + 1
+        for claim in running:
+            await jobs.complete(tx, claim)
+    for id in waiting:
+        assert await observed(jobs, db, id) == (1, pytest.approx(0, abs=5))
+
+
+async def test_an_end_below_the_limit_excuses_nothing(db: DB, kv: KV) -> None:
+    jobs = Queue(db, kv, user_cap=3)
+    running = [await claimed(jobs, db), await claimed(jobs, db)]
+    await aged(db, id := (await submit(jobs, db))["id"], 90)
+    await complete(jobs, db, running[0])
+    assert await observed(jobs, db, id) == (1, pytest.approx(90, abs=5))
+
+
+async def test_what_others_free_excuses_nothing(db: DB, kv: KV) -> None:
+    jobs = Queue(db, kv, user_cap=1)
+    await aged(db, id := (await submit(jobs, db, BEN))["id"], 90)
+    await complete(jobs, db, await claimed(jobs, db))
+    assert await observed(jobs, db, id) == (1, pytest.approx(90, abs=5))
+
+
+async def test_a_job_keeps_what_it_freed_when_it_ends_again_below_the_limit(db: DB, kv: KV) -> None:
+    jobs = Queue(db, kv, user_cap=2)
+    other, first = await claimed(jobs, db), await claimed(jobs, db)
+    await hand_back(jobs, db, first)
+    await complete(jobs, db, other)
+    await aged(db, waiting := (await submit(jobs, db))["id"], 3600)
+    [again] = await take(jobs, db, first.job)
+    await complete(jobs, db, again)
+    assert await observed(jobs, db, waiting) == (1, pytest.approx(0, abs=5))
+
+
+async def test_who_may_run_more_from_now_on_waits_from_now_on(db: DB, kv: KV) -> None:
+    jobs = Queue(db, kv, user_cap=2)
+    await claimed(jobs, db)
+    await aged(db, id := (await submit(jobs, db))["id"], 3600)
+    await jobs.allow(ANN)
+    assert await observed(jobs, db, id) == (1, pytest.approx(0, abs=5))
+
+
+async def test_a_user_with_a_limit_of_their_own_is_judged_by_that(jobs: Queue, db: DB) -> None:
+    user = await with_limit(db, 1)
+    first = await claimed(jobs, db, user=user)
+    await aged(db, id := (await submit(jobs, db, user))["id"], 3600)
+    await complete(jobs, db, first)
+    assert await observed(jobs, db, id) == (1, pytest.approx(0, abs=5))
