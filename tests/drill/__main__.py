@@ -32,8 +32,8 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-async def run(names: list[str], scale: Scale, patience: float, log: Path | None) -> tuple[list[Course], list[float]]:
-    courses = []
+async def run(names: list[str], scale: Scale, patience: float, log: Path | None, courses: list[Course]) -> None:
+    """Adds to `courses`, which has what was seen also when something goes wrong."""
     with tempfile.TemporaryDirectory(prefix="ytdl-drill-", ignore_cleanup_errors=True) as folder:
         async with prepared(Path(folder), scale) as ground:
             admin = Admin(ground)
@@ -45,8 +45,7 @@ async def run(names: list[str], scale: Scale, patience: float, log: Path | None)
                 await drill.finish()
             if log:
                 shutil.copy(Path(folder) / "service.log", log)
-            beats = heartbeats(ground)
-    return courses, beats
+            print(watchdog(heartbeats(ground)), flush=True)
 
 
 def main() -> int:
@@ -59,10 +58,17 @@ def main() -> int:
     for name in ("ytdl.embedded", "mail.log"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     scale = Scale(factor=1, longest=float("inf")) if arguments.real_times else Scale(arguments.factor)
-    courses, beats = asyncio.run(run(arguments.only or list(FAULTS), scale, arguments.seconds, arguments.log))
-    print(f"\n{table(courses)}\n\n{scale.said()} {watchdog(beats)}")
-    if arguments.write:
-        write(courses, scale.said())
+    courses: list[Course] = []
+    try:
+        asyncio.run(run(arguments.only or list(FAULTS), scale, arguments.seconds, arguments.log, courses))
+    except BaseException:
+        # What was still to come is not told as if it had never come.
+        courses[:] = [course for course in courses if course.ok]
+        raise
+    finally:
+        print(f"\n{table(courses)}\n\n{scale.said()}")
+        if arguments.write:
+            write(courses, scale.said())
     return 0 if all(course.ok for course in courses) else 1
 
 

@@ -21,10 +21,10 @@ groups:
 
 @fault(
     "threshold",
-    "An admin sets a threshold that is exceeded",
-    "ThresholdWarning",
+    "An admin sets thresholds that are exceeded",
+    "ThresholdCritical",
+    also=("ThresholdWarning",),
     metric="memory_usage_bytes",
-    also=("ThresholdCritical",),
 )
 async def _threshold(ground: Ground, admin: Admin) -> AsyncIterator[None]:
     async with _exceeded(admin, critical=2):
