@@ -29,7 +29,8 @@ LIMITS = ("concurrent_downloads", "requests_per_minute", "file_bytes")
 for _constraint in (
     *("api_keys_user_id_fkey", "blocks_created_by_fkey", "cookies_user_id_fkey", "downloads_user_id_fkey"),
     *("idempotency_keys_user_id_fkey", "refresh_tokens_session_id_fkey", "sealed_values_owner_fkey"),
-    *("sessions_user_id_fkey", "tickets_key_id_fkey", "tickets_session_id_fkey"),
+    *("sessions_user_id_fkey", "tickets_key_id_fkey", "tickets_session_id_fkey", "thresholds_set_by_fkey"),
+    *("acknowledgements_user_id_fkey", "notification_settings_updated_by_fkey"),
 ):
     database.VIOLATIONS[_constraint] = lambda: errors.Unauthorized("The account or key was just removed.")
 
