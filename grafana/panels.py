@@ -113,7 +113,7 @@ def number(
 ) -> Panel:  # fmt: skip
     """The last value, large, with its course behind it. With `names`, the words that numbers stand for."""
     panel = _dressed(stat.Panel(), title, Words(shows, normal, otherwise), targets, runbook, see)
-    panel = panel.targets(ready(targets, "lines")).unit(unit).span(width).height(FLAT).thresholds(_steps(bad, low))
+    panel = panel.targets(ready(targets, "last")).unit(unit).span(width).height(FLAT).thresholds(_steps(bad, low))
     plain = not bad and not names
     panel = panel.color_mode(models.BigValueColorMode.NONE if plain else models.BigValueColorMode.VALUE)
     panel = panel.graph_mode(models.BigValueGraphMode.NONE if names else models.BigValueGraphMode.AREA)
@@ -128,7 +128,7 @@ def bars(
 ) -> Panel:  # fmt: skip
     """A bar for each last value; of a statement, a bar for each row."""
     panel = _dressed(bargauge.Panel(), title, Words(shows, normal, otherwise), targets, runbook, see)
-    panel = panel.targets(ready(targets, "lines")).unit(unit).span(width).height(height).thresholds(_steps(bad, low))
+    panel = panel.targets(ready(targets, "last")).unit(unit).span(width).height(height).thresholds(_steps(bad, low))
     panel = panel.orientation(models.VizOrientation.HORIZONTAL).display_mode(models.BarGaugeDisplayMode.BASIC)
     values = isinstance(targets[0], Sql)
     panel = panel.reduce_options(common.ReduceDataOptions().values(True) if values else _last())

@@ -19,7 +19,15 @@ POSTGRES = common.DataSourceRef(type_val="grafana-postgresql-datasource", uid="$
 OWN = re.compile(r"\b((?:ytdl|process|python)_\w+|up)\b(\{)?")
 RECORDED = re.compile(r"\b(ytdl:[\w:]+)(\{)?")
 QUOTED = re.compile(r'("[^"]*")')
-As = Literal["lines", "table", "heatmap"]
+# Histograms of which the service tells traces; they stand beside lines and cells.
+TOLD = re.compile(r"\bytdl_(http_request|downloads|queue_wait)_seconds_bucket\b")
+As = Literal["lines", "last", "table", "heatmap"]
+FORMATS = {
+    "lines": PromQueryFormat.TIME_SERIES,
+    "last": PromQueryFormat.TIME_SERIES,
+    "table": PromQueryFormat.TABLE,
+    "heatmap": PromQueryFormat.HEATMAP,
+}
 
 
 @dataclass(frozen=True)
@@ -88,9 +96,10 @@ def ready(targets: tuple[Target, ...], shown: As) -> list[builder.Builder[varian
 def _query(ref_id: str, target: Target, shown: As) -> variants.Dataquery:
     if isinstance(target, Sql):
         return PostgresQuery(ref_id, target)
-    format = {"lines": PromQueryFormat.TIME_SERIES, "table": PromQueryFormat.TABLE, "heatmap": PromQueryFormat.HEATMAP}
-    query = prometheus.Dataquery().ref_id(ref_id).datasource(PROMETHEUS).expr(target.scoped).format(format[shown])
+    query = prometheus.Dataquery().ref_id(ref_id).datasource(PROMETHEUS).expr(target.scoped).format(FORMATS[shown])
     query = query.legend_format(target.legend or "__auto")
+    if shown in ("lines", "heatmap") and TOLD.search(target.expr):
+        query = query.exemplar(True)
     once = shown == "table" or "$__range" in target.expr
     return (query.instant() if once else query.range()).build()
 

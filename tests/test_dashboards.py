@@ -52,6 +52,8 @@ def _series(metric: MetricWrapperBase) -> list[str]:
     return [f"{name}_{end}" for end in ("bucket", "sum", "count")] if isinstance(metric, Histogram) else [name]
 
 
+# Histograms that are told of traces, wherever the service observes one with its exemplar.
+TOLD = {"ytdl_http_request_seconds", "ytdl_downloads_seconds", "ytdl_queue_wait_seconds"}
 METHODS = {row.path: row.method for row in ROUTES}
 METRICS = [metric for metric in vars(metrics).values() if isinstance(metric, MetricWrapperBase)]
 DECLARED = {name: metric for metric in METRICS for name in _series(metric)}
@@ -238,6 +240,23 @@ def test_what_is_counted_is_seen_as_growth(name: str, title: str, expression: st
         if series.endswith(("_total", "_count", "_sum", "_bucket")):
             asked = len(re.findall(rf"\b{series}\b", expression))
             assert len(re.findall(rf"\b(?:rate|irate|increase)\({series}\b", expression)) == asked
+
+
+@every_panel
+def test_a_histogram_that_names_traces_is_asked_for_them(name: str, panel: dict[str, Any]) -> None:
+    """Where a line or a cell has a place on the time axis, so that they can stand beside it."""
+    drawn = panel["type"] in {"timeseries", "heatmap"}
+    for target in panel["targets"]:
+        told = {f"{series}_bucket" for series in TOLD} & {series for series, _ in _named(target.get("expr", ""))}
+        assert target.get("exemplar", False) is (drawn and bool(told))
+
+
+def test_the_source_leads_from_a_trace_to_where_traces_are_read() -> None:
+    file = ROOT / "grafana/provisioning/datasources/ytdl.yml"
+    [source] = [one for one in yaml.safe_load(file.read_text())["datasources"] if one["type"] == "prometheus"]
+    [leads] = source["jsonData"]["exemplarTraceIdDestinations"]
+    # Grafana leaves one of two dollars where no variable of its environment is meant.
+    assert (leads["name"], leads["url"]) == ("trace_id", "$GRAFANA_TRACES_URL$${__value.raw}")
 
 
 @pytest.mark.skipif(PROMTOOL is None, reason="promtool is missing: tests/install.sh unpacks it")

@@ -7,12 +7,15 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 
 from tests.conftest import Person, Service, running
+from tests.dashboards import DASHBOARDS, panels, prom
 from tests.fakes.otlp import Collector, collecting
 from tests.fakes.youtube import YouTube
+from tests.watching import Watcher, needs_prometheus, prometheus
 from ytdl import log, metrics, tracing
 from ytdl.config import Config
 
@@ -131,6 +134,27 @@ async def test_histograms_name_a_trace_for_who_asks_for_openmetrics(traced: Serv
     async with traced.client.get("/metrics", headers={"Accept": "application/openmetrics-text"}) as answer:
         told = [line for line in (await answer.text()).splitlines() if f'# {{trace_id="{TRACE}"}}' in line]
     assert any(line.startswith("ytdl_http_request_seconds_bucket{") and "/auth/profile" in line for line in told)
+
+
+@needs_prometheus
+async def test_a_line_on_a_dashboard_has_traces_beside_it(traced: Service, tmp_path: Path) -> None:
+    """Each of its queries that asks for them, from a Prometheus with the flag that docs/MONITORING.md names."""
+    [latency] = [panel for panel in panels(DASHBOARDS["overview"]) if panel["title"] == "Latency"]
+    asked = [prom(target["expr"]) for target in latency["targets"] if target.get("exemplar")]
+    assert len(asked) == len(latency["targets"])
+    address = traced.url.removeprefix("http://").rstrip("/")
+    scraped = [{"job_name": "ytdl", "scrape_interval": "200ms", "static_configs": [{"targets": [address]}]}]
+    async with traced.person("carl") as carl, prometheus(tmp_path, {"scrape_configs": scraped}) as server:
+        await carl.get("/auth/profile", headers=SAMPLED)
+        async with asyncio.timeout(20):
+            while not all([await _beside(server, one) for one in asked]):
+                await asyncio.sleep(0.2)
+
+
+async def _beside(server: Watcher, expression: str) -> bool:
+    now = time.time()
+    found = await server.get("/api/v1/query_exemplars", query=expression, start=f"{now - 60}", end=f"{now + 60}")
+    return TRACE in {one["labels"]["trace_id"] for series in found["data"] for one in series["exemplars"]}
 
 
 async def test_lines_of_the_log_name_the_trace(traced: Service, caplog: pytest.LogCaptureFixture) -> None:

@@ -102,7 +102,7 @@ async def prometheus(folder: Path, config: dict[str, Any]) -> AsyncIterator[Watc
         PROMETHEUS, f"--config.file={folder}/prometheus.yml", f"--storage.tsdb.path={folder}/data",
         f"--web.listen-address=127.0.0.1:{port}", "--web.enable-lifecycle", "--log.level=warn",
         # It knows its Alertmanagers some seconds after its start, and tells what fired before then after this long.
-        "--rules.alert.resend-delay=2s",
+        "--rules.alert.resend-delay=2s", "--enable-feature=exemplar-storage",
     ]  # fmt: skip
     async with _running(Watcher(command, f"http://127.0.0.1:{port}", folder / "prometheus.log")) as watcher:
         yield watcher

@@ -101,8 +101,8 @@ def _duration(seconds: float) -> str:
 
 PROMETHEUS_YML = """\
 # Made by `ytdl config --prometheus` from METRICS_COLLECTION_INTERVAL, ALERT_CHECK_INTERVAL, PROMETHEUS_URL,
-# ALERTMANAGER_URL, GRAFANA_URL and RUNBOOKS_URL. Start Prometheus with --storage.tsdb.retention.time=35d: the error
-# budgets look back 30 days.
+# ALERTMANAGER_URL, GRAFANA_URL and RUNBOOKS_URL. Start Prometheus with --storage.tsdb.retention.time=35d, as the
+# error budgets look back 30 days, and with --enable-feature=exemplar-storage, which keeps the traces of observations.
 global:
   scrape_interval: {scrape}
   evaluation_interval: {evaluation}
