@@ -147,7 +147,7 @@ async def test_a_line_on_a_dashboard_has_traces_beside_it(traced: Service, tmp_p
     async with traced.person("carl") as carl, prometheus(tmp_path, {"scrape_configs": scraped}) as server:
         await carl.get("/auth/profile", headers=SAMPLED)
         async with asyncio.timeout(20):
-            while not all([await _beside(server, one) for one in asked]):
+            while not all([await _beside(server, one) for one in asked]):  # noqa: ASYNC110 - over HTTP
                 await asyncio.sleep(0.2)
 
 
