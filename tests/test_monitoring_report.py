@@ -1,8 +1,10 @@
 """The monitoring report from a real Prometheus with the project's rules, its forms, and thresholds that alert."""
 
 import asyncio
+import contextlib
 import csv
 import io
+import subprocess
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -13,7 +15,7 @@ import pytest
 from tests.conftest import Person
 from tests.instance import ROOT
 from tests.watched import Watched, until, watching
-from tests.watching import needs_prometheus
+from tests.watching import PROMTOOL, needs_prometheus, prometheus
 from ytdl import metrics
 from ytdl.config import Config
 from ytdl.monitoring_forms import csv_of, markdown_of
@@ -22,11 +24,14 @@ from ytdl.monitoring_report import (
     Fired,
     Instance,
     MonitoringReport,
+    MonitoringWish,
     Objective,
+    Reporter,
     RouteRow,
     _literally,
     _objective,
 )
+from ytdl.prometheus import Prometheus
 from ytdl.thresholds import METRICS
 
 RULES = [ROOT / "prometheus/rules" / name for name in ("objectives.yml", "thresholds.yml")]
@@ -89,6 +94,58 @@ async def test_a_threshold_alerts_and_the_report_tells_of_it(watched: Watched) -
     answer = await root.post("/monitoring/thresholds/database_connections_ratio", {"warning": 0.99, "for_seconds": 0})
     assert answer.status == 200
     await until(watched.prometheus, f"absent({firing})")
+
+
+@contextlib.asynccontextmanager
+async def closing(asked: Prometheus) -> AsyncIterator[Prometheus]:
+    yield asked
+    await asked.close()
+
+
+def _overlap(since: float, until: float, outages: list[tuple[float, float]]) -> float:
+    return sum(max(0.0, min(until, last) - max(since, first)) for first, last in outages)
+
+
+def _history(since: int, until: int, outages: list[tuple[float, float]]) -> str:
+    """As the rules record every minute what comes to ten requests a second, one of them failing in the outages."""
+    times = range(since, until + 1, 60)
+    failures = [(at, _overlap(at - 300, at, outages) / 300) for at in times]
+    series = {
+        'ytdl:objective:target{objective="availability"}': [(at, 0.999) for at in times],
+        'ytdl:objective_events:rate5m{job="ytdl",objective="availability"}': [(at, 10.0) for at in times],
+        'ytdl:objective_failures:rate5m{job="ytdl",objective="availability"}': failures,
+        'ALERTS{alertname="Broken",alertstate="firing",severity="critical"}': [
+            (at, 1.0) for at, rate in failures if rate
+        ],
+    }
+    lines = [f"{name} {value} {at}" for name, samples in series.items() for at, value in samples]
+    return "\n".join([*lines, "# EOF\n"])
+
+
+def _backfill(folder: Path, history: str) -> None:
+    folder.mkdir(parents=True)
+    file = folder.parent / "history"
+    file.write_text(history)
+    command = [str(PROMTOOL), "tsdb", "create-blocks-from", "openmetrics", str(file), str(folder)]
+    subprocess.run(command, check=True, capture_output=True, timeout=60)
+
+
+@needs_prometheus
+@pytest.mark.slow
+async def test_a_report_of_a_long_time_counts_short_outages(tmp_path: Path) -> None:
+    """Of ten days, of which nine are known: a thousand looks would be 864 seconds apart, and none in an outage."""
+    step = 864
+    until = int(datetime.now(UTC).timestamp()) // step * step
+    outages = [(at + 100.0, at + 460.0) for at in (until - 500 * step, until - 200 * step)]
+    await asyncio.to_thread(_backfill, tmp_path / "p/data", _history(until - 9 * 86_400, until, outages))
+    async with prometheus(tmp_path / "p", {}) as watcher, closing(Prometheus(watcher.url)) as asked:
+        since, to = (datetime.fromtimestamp(at, UTC) for at in (until - 1000 * step, until))
+        wish = MonitoringWish(from_=since, to=to)
+        found = await Reporter(asked, interval=15, grafana="").report(wish)
+    [availability], [broken] = found.objectives, found.alerts
+    assert availability.failures == pytest.approx(720, rel=0.01)
+    assert availability.events == pytest.approx(9 * 86_400 * 10, rel=0.01)
+    assert broken.firing_seconds == pytest.approx(2 * 660, abs=2 * 2 * found.step_seconds)
 
 
 async def test_without_prometheus_its_setting_is_named(root: Person) -> None:

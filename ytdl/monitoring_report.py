@@ -21,6 +21,8 @@ LONGEST = timedelta(days=31)
 TOP = 10
 # For all questions together; one after the other, so that others get their turn between them.
 REPORT_SECONDS = 20.0
+# The rules record what came in so many seconds (rate5m): looked at less often, what came in between is not seen.
+RECORDED_SECONDS = 300.0
 # Probes and scrapes would hide what users get.
 USERS_ROUTES = 'route!~"unmatched|/healthz|/readyz|/metrics"'
 FAILED = ', status=~"5.."'
@@ -153,13 +155,14 @@ class Reporter:
 
 
 class Look:
-    """The questions for one report. What was recorded is looked at every `step` seconds, a thousand times at most."""
+    """The questions for one report. What was recorded is looked at every `step` seconds: a thousand times, or as often
+    as it takes to miss nothing."""
 
     def __init__(self, prometheus: Prometheus, since: datetime, until: datetime, interval: float) -> None:
         self._prometheus = prometheus
         self._until = until
         seconds = (until - since).total_seconds()
-        self.step = max(interval, math.ceil(seconds / MAX_POINTS))
+        self.step = max(interval, min(math.ceil(seconds / MAX_POINTS), RECORDED_SECONDS))
         self._over = f"[{round(seconds * 1000)}ms]"
         self._often = f"[{round(seconds * 1000)}ms:{round(self.step * 1000)}ms]"
 
