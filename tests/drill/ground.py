@@ -26,6 +26,7 @@ from psycopg.rows import dict_row
 
 from tests import watching
 from tests.chaos.apart import MARK
+from tests.chaos.ground import copy_source
 from tests.drill import scaling
 from tests.drill.inbox import Inbox
 from tests.drill.scaling import Scale
@@ -212,7 +213,7 @@ async def prepared(folder: Path, scale: Scale, **settings: str) -> AsyncIterator
         file = _alertmanager_file(folder)
         alertmanager = await stack.enter_async_context(watching.alertmanager(folder / "alertmanager", file))
         client = await stack.enter_async_context(aiohttp.ClientSession())
-        own = _settings(gate, memory, scale) | youtube.settings
+        own = _settings(gate, memory, scale) | youtube.settings | {"PYTHONPATH": str(_source(folder))}
         own |= inbox.settings(alertmanager.url, str(file), f"http://127.0.0.1:{own['PORT']}") | settings
         ground = Ground(folder, scale, claim, postgres, memory, gate, youtube, inbox, alertmanager, client, own, disk)
         stack.push_async_callback(_stop_servers, ground)
@@ -230,6 +231,13 @@ async def _watch(ground: Ground, stack: AsyncExitStack) -> None:
     ground.prometheus = await stack.enter_async_context(running)
     ground.settings["PROMETHEUS_URL"] = ground.prometheus.url
     await ground.configure_prometheus()
+
+
+def _source(folder: Path) -> Path:
+    """The service as it is now, so that what is edited meanwhile does not reach one that starts again."""
+    source = copy_source(folder / "source")
+    shutil.copytree(ROOT / "alertmanager", source / "alertmanager")
+    return source
 
 
 async def _stop_servers(ground: Ground) -> None:
