@@ -20,6 +20,7 @@ from tests import alerting, watching
 from tests.alerting import Stage
 from tests.conftest import running
 from tests.fakes import chat, mail
+from tests.fakes.hook import Answers
 from tests.servers import Servers
 from ytdl import errors, notifications, routing, trials
 from ytdl.api.keys import DB, NOTIFICATIONS, VAULT
@@ -141,6 +142,34 @@ async def test_what_alertmanager_refuses_is_not_kept(stage: Stage) -> None:
     assert sorted(await in_force(stage)) == sorted(in_file(stage))
     await stage.fire("StillTold")
     await stage.chat.until("webhook", "StillTold")
+
+
+@pytest.mark.parametrize(
+    "url", ["https://ntfy:9093/-/reload", "https://metadata.google.internal/x", "https://rebind.example/"]
+)
+async def test_a_name_that_leads_inside_is_refused_when_it_is_set(
+    stage: Stage, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Alertmanager would ask it without a second look."""
+    await stage.set_all("hook")
+    before, asked = stage.file.read_text(), Answers(["8.8.8.8", "10.0.0.1"])
+    monkeypatch.setattr(stage.service.app[NOTIFICATIONS]._outbound, "_resolver", asked)
+    refused = await stage.set(channels=[{"kind": "slack", "name": "new", "url": url}], routes=[], status=422)
+    assert [fault["field"] for fault in refused["errors"]] == ["channels[0].url"] and asked.asked
+    assert stage.file.read_text() == before
+
+
+async def test_a_name_is_asked_for_once_and_may_be_lost_afterwards(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = {"kind": "webhook", "name": "first", "url": "https://hooks.example/a"}
+    asked = Answers("8.8.8.8", [])
+    monkeypatch.setattr(stage.service.app[NOTIFICATIONS]._outbound, "_resolver", asked)
+    set_one = await stage.set(channels=[first], routes=[])
+    await stage.set(channels=set_one["channels"], routes=[{"name": "r", "channels": ["first"]}])
+    assert asked.asked == ["hooks.example"]
+    refused = await stage.set(channels=[first | {"url": "https://hooks.example/b"}], status=422)
+    assert "not known" in refused["errors"][0]["message"]
 
 
 async def test_without_alertmanager_nothing_is_changed(stage: Stage) -> None:

@@ -5,8 +5,10 @@ import dataclasses
 import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from aiohttp.abc import ResolveResult
 
 from tests.fakes.hook import DOMAIN, Answers, Hook
 from ytdl import errors, outbound
@@ -125,6 +127,74 @@ def test_an_ordinary_address_can_do(url: str) -> None:
 def test_an_opened_address_can_do_without_tls() -> None:
     client = Outbound(dataclasses.replace(Config(), allowed_private_networks=("10.0.0.0/8",)))
     assert client.check("http://10.1.2.3:9000/") == "http" and client.check("http://ntfy/") == "http"
+
+
+def opened_to(*networks: str) -> Config:
+    return dataclasses.replace(Config(), allowed_private_networks=networks)
+
+
+@pytest.mark.parametrize(
+    ("url", "addresses"),
+    [
+        ("https://hooks.example/", ["127.0.0.1"]),
+        ("https://hooks.example/", ["8.8.8.8", "169.254.169.254"]),
+        ("https://hooks.example/", ["2606:4700::1111", "::1"]),
+        ("https://127.0.0.1.nip.io/", ["127.0.0.1"]),
+        ("https://hooks.example/", []),
+        # What these mean is nobody's business outside, wherever they lead.
+        ("https://localhost:9093/-/reload", ["8.8.8.8"]),
+        ("https://alertmanager:9093/api/v2/silences", ["8.8.8.8"]),
+        ("https://metadata.google.internal/x", ["8.8.8.8"]),
+    ],
+)
+async def test_a_name_is_refused_by_where_it_leads(url: str, addresses: list[str]) -> None:
+    with pytest.raises(errors.Invalid) as caught:
+        await Outbound(Config(), Answers(addresses)).check_names({"channels[0].url": url})
+    assert [fault.field for fault in caught.value.faults] == ["channels[0].url"]
+
+
+@pytest.mark.parametrize(
+    ("url", "address"),
+    [
+        ("https://ntfy/", "8.8.8.8"),
+        ("https://ntfy/", "10.2.0.1"),
+        ("http://ntfy/", "8.8.8.8"),
+        ("http://hooks.example/", "8.8.8.8"),
+    ],
+)
+async def test_an_opened_network_opens_no_more_to_names(url: str, address: str) -> None:
+    with pytest.raises(errors.Invalid):
+        await Outbound(opened_to("10.1.0.0/16"), Answers(address)).check_names({"url": url})
+
+
+@pytest.mark.parametrize("url", ["https://hooks.example/", "https://hooks.example:8443/a?b"])
+async def test_a_name_that_leads_to_the_internet_can_do(url: str) -> None:
+    await Outbound(Config(), Answers(["8.8.8.8", "2606:4700::1111"])).check_names({"url": url})
+
+
+@pytest.mark.parametrize("url", ["https://ntfy/", "http://ntfy/", "http://hooks.example/", "https://hooks.example/"])
+async def test_a_name_that_leads_to_an_opened_network_can_do(url: str) -> None:
+    await Outbound(opened_to("10.1.0.0/16"), Answers("10.1.2.3")).check_names({"url": url})
+
+
+async def test_names_that_nobody_answers_for_are_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Silent(Answers):
+        async def resolve(self, host: str, port: int = 0, family: Any = socket.AF_INET) -> list[ResolveResult]:
+            await asyncio.sleep(5)
+            return await super().resolve(host, port, family)
+
+    monkeypatch.setattr(outbound, "NAMES_SECONDS", 0.1)
+    async with asyncio.timeout(2):
+        with pytest.raises(errors.Invalid, match="not known"):
+            await Outbound(Config(), Silent("8.8.8.8")).check_names({"url": "https://hooks.example/"})
+
+
+async def test_the_systems_own_resolver_is_asked() -> None:
+    """`localhost` is the one name that it knows everywhere."""
+    url = {"url": "https://localhost:9093/-/reload"}
+    await Outbound(opened_to("127.0.0.0/8", "::1/128")).check_names(url)
+    with pytest.raises(errors.Invalid):
+        await Outbound(opened_to("10.0.0.0/8")).check_names(url)
 
 
 async def test_an_answer_without_an_end_is_read_in_part(client: Outbound, hook: Hook) -> None:

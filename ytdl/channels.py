@@ -249,6 +249,17 @@ def check(settings: Settings, secrets: Secrets, check_url: Check) -> None:
     _check_times(settings, names)
 
 
+def addresses(settings: Settings, secrets: Secrets) -> dict[str, str]:
+    """What Alertmanager will ask, by the fields that hold it."""
+    found = {}
+    for i, channel in enumerate(settings.channels):
+        if url := secrets.get(channel.name, {}).get("url"):
+            found[f"channels[{i}].url"] = url
+        if isinstance(channel, Telegram):
+            found[f"channels[{i}].api_url"] = channel.api_url
+    return found
+
+
 def _check_name(name: str, before: list[str], field: str) -> None:
     _match(NAME, name, f"{field}.name", "must be small letters, digits and single hyphens")
     if name in before:
@@ -258,6 +269,7 @@ def _check_name(name: str, before: list[str], field: str) -> None:
 def _check_channel(channel: Channel, secrets: Mapping[str, str], field: str, check_url: Check) -> None:
     for name, text in secrets.items():
         _match(PRINTABLE, text, f"{field}.{name}", "has a space, a control character or one that is not ASCII")
+        _refuse_template(text, f"{field}.{name}")
     if "url" in secrets:
         check_url(secrets["url"], f"{field}.url")
     if isinstance(channel, Email):
@@ -265,11 +277,18 @@ def _check_channel(channel: Channel, secrets: Mapping[str, str], field: str, che
             _match(MAIL, to, f"{field}.to[{i}]", "is not an e-mail address")
     elif isinstance(channel, Telegram):
         check_url(channel.api_url, f"{field}.api_url")
+        _refuse_template(channel.api_url, f"{field}.api_url")
         _match(BOT, secrets["token"], f"{field}.token", "is not the token of a bot")
     elif isinstance(channel, Sms):
         _match(ACCOUNT, channel.account_sid, f"{field}.account_sid", "is not the SID of an account")
         for place, number in (("from", channel.from_), *((f"to[{i}]", to) for i, to in enumerate(channel.to))):
             _match(PHONE, number, f"{field}.{place}", "is not a number such as +15550100200")
+
+
+def _refuse_template(text: str, field: str) -> None:
+    """Alertmanager may put labels of alerts in the place of what is in such brackets."""
+    if "{{" in text:
+        raise errors.invalid(field, "must not hold {{")
 
 
 def _check_route(route: NotificationRoute, channels: list[str], pace: Pace, field: str) -> None:

@@ -193,6 +193,7 @@ class Notifications:
             if wish.version is not None and wish.version != former.version:
                 raise errors.Conflict(STALE.format(former.version), version=former.version)
             settings, secrets = self._checked(wish, former)
+            await self._check_names(settings, secrets, former)
             row = await tx.one(q.put, settings=Jsonb(msgspec.to_builtins(settings)), user_id=user_id)
             await sealed.put(tx, self._vault, "channel", None, _encode(secrets), name=PLACE)
             await audit.record(tx, "sensitive_update", object=("notifications", row["version"]), **_told(settings))
@@ -222,6 +223,12 @@ class Notifications:
         channels.check(settings, secrets, self._outbound.check)
         self._check_possible(settings)
         return settings, secrets
+
+    async def _check_names(self, settings: Settings, secrets: Secrets, former: Stored) -> None:
+        """Of new addresses only: a name that is lost meanwhile keeps nobody from changing something else."""
+        known = set(channels.addresses(former.settings, former.secrets).values())
+        now = channels.addresses(settings, secrets)
+        await self._outbound.check_names({field: url for field, url in now.items() if url not in known})
 
     def _check_possible(self, settings: Settings) -> None:
         for i, channel in enumerate(settings.channels):

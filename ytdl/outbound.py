@@ -21,11 +21,13 @@ from aiohttp.abc import AbstractResolver
 
 from ytdl import errors
 from ytdl.config import Config
-from ytdl.networks import Reach, is_name, read
+from ytdl.networks import Reach, is_inner, is_name, read
 
 MAX_LENGTH = 2048
 MAX_ANSWER_BYTES = 64 * 1024
 TIMEOUT_SECONDS = 10.0
+# For all names of one call together.
+NAMES_SECONDS = 10.0
 FIRST_FREE_PORT = 1024
 _PRINTABLE_ASCII = re.compile(r"[\x21-\x7e]*")
 _CLOSED = "The address is not public, and this server may not reach it."
@@ -76,12 +78,26 @@ class Outbound:
     def check(self, url: str, field: str = "url") -> str:
         """The scheme of an address that may be asked, as far as can be seen; errors.Invalid, naming `field`, if not.
 
-        A name is only judged by what it resolves to when it is asked.
+        A name is only judged by what it resolves to when it is asked, or by `check_names`.
         """
         try:
             return self._check(url)
         except ValueError as error:
             raise errors.invalid(field, str(error)) from None
+
+    async def check_names(self, urls: Mapping[str, str]) -> None:
+        """For addresses, by their fields, that another program will ask, which judges nothing: as `check`, and refuses
+        names that lead nowhere, or to any address that may not be reached. Afterwards they may lead elsewhere.
+        """
+        field = ""
+        try:
+            async with asyncio.timeout(NAMES_SECONDS):
+                for field, url in urls.items():
+                    await self._check_name(self.check(url, field), urlsplit(url).hostname or "")
+        except ValueError as error:
+            raise errors.invalid(field, str(error)) from None
+        except OSError:
+            raise errors.invalid(field, "has a host whose name is not known") from None
 
     async def post(self, url: str, body: bytes, headers: Mapping[str, str]) -> Answer:
         """Any status is an answer, a redirect too. Raises errors.Invalid as `check` does, and Unreached."""
@@ -116,6 +132,21 @@ class Outbound:
             raise ValueError("has no valid host")
         elif scheme == "http" and not self._reach.opened:
             raise ValueError("must begin with https://")
+
+    async def _check_name(self, scheme: str, host: str) -> None:
+        if read(host):
+            return
+        # A name that means something inside only does not become one of the internet by where it leads from here.
+        allows = self._reach.opens if scheme == "http" or is_inner(host) else self._reach.allows
+        if not all(map(allows, await self._resolve(host))):
+            raise ValueError("has a host whose name leads inside, or to an address that is not public")
+
+    async def _resolve(self, host: str) -> list[str]:
+        """All addresses, also of a kind that this machine has none of itself. Raises OSError where there are none."""
+        if self._resolver is not None:
+            return [entry["host"] for entry in await self._resolver.resolve(host, family=socket.AF_UNSPEC)]
+        found = await asyncio.get_running_loop().getaddrinfo(host, None, type=socket.SOCK_STREAM)
+        return [str(entry[4][0]) for entry in found]
 
     def _session(self, tls: ssl.SSLContext, allows: Callable[[str], bool]) -> aiohttp.ClientSession:
         connector = aiohttp.TCPConnector(
