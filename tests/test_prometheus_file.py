@@ -27,6 +27,11 @@ def test_the_intervals_are_those_of_the_settings() -> None:
     assert (said["scrape_interval"], said["evaluation_interval"]) == ("5s", "250ms")
 
 
+def test_prometheus_scrapes_often_enough_for_the_rules_whatever_is_set() -> None:
+    said = made(metrics_collection_interval=90.0)["global"]
+    assert said["scrape_interval"] == "30s"
+
+
 def test_the_links_of_alerts_are_those_of_the_settings() -> None:
     said = made(runbooks_url="https://git.example.org/ytdl/", grafana_url='https://grafana.example.org/"#')["global"]
     assert said["external_labels"] == {

@@ -56,7 +56,7 @@ from ytdl.auth import Auth
 from ytdl.blocks import Blocks
 from ytdl.chain import Linker
 from ytdl.checkup import Checkup
-from ytdl.config import Config, proxies_of
+from ytdl.config import Config, proxies_of, scrape_seconds
 from ytdl.cookies import Cookies
 from ytdl.crypto import Hasher
 from ytdl.denials import Denials
@@ -155,8 +155,8 @@ async def _start(app: web.Application, stack: AsyncExitStack) -> None:
     stack.push_async_callback(history.stop)
     prometheus = Prometheus(config.prometheus_url)
     stack.push_async_callback(prometheus.close)
-    app[MONITORING] = Monitoring(prometheus, interval=config.metrics_collection_interval)
-    app[REPORTER] = Reporter(prometheus, interval=config.metrics_collection_interval, grafana=config.grafana_url)
+    app[MONITORING] = Monitoring(prometheus, interval=scrape_seconds(config))
+    app[REPORTER] = Reporter(prometheus, interval=scrape_seconds(config), grafana=config.grafana_url)
 
     outbound = await stack.enter_async_context(Outbound(config))
     notifications = app[NOTIFICATIONS] = Notifications(config, db, app[VAULT], alertmanager, outbound)

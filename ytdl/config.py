@@ -96,7 +96,7 @@ class Config:
     egress_starts_per_minute: float = setting(120.0, "Attempts that may start on each proxy in a minute, over all processes.", section="Outbound", least=0.1)
     egress_burst: int = setting(60, "Attempts that may start at once on a proxy that has been idle.", section="Outbound", least=1)
     egress_pause_seconds: float = setting(60.0, "How long a proxy is left alone after a bot check, a 429 or an error of its own; doubles with each failed probe, up to an hour.", section="Outbound", least=0.1)
-    metrics_collection_interval: float = setting(15.0, "Seconds between two refreshes of the gauges.", section="Observability", least=0.1)
+    metrics_collection_interval: float = setting(15.0, "Seconds between two refreshes of the gauges, and how often Prometheus is to scrape them; the rules need 30 at most.", section="Observability", least=0.1)
     otel_exporter_otlp_endpoint: str = setting("", "Collector of traces that takes OTLP over HTTP, such as http://localhost:4318; empty tells none.", section="Observability")
     otel_traces_sample_ratio: float = setting(1.0, "Share of the traces that begin here, 0 to 1, that are told; one that a caller began is told as it says.", section="Observability", least=0)
     prometheus_url: str = setting("", "Prometheus that watches the service, for what is asked about the course of metrics, such as http://localhost:9090; empty switches that off.", section="Observability", secret=True)
@@ -279,6 +279,11 @@ def _given_away(c: Config) -> list[str]:
         for name, entries in _secrets(c).items()
         if any("://" not in entry and samples.is_sample(entry) for entry in entries)
     ]
+
+
+def scrape_seconds(c: Config) -> float:
+    """How often Prometheus is to look at the service."""
+    return min(c.metrics_collection_interval, MOST_SCRAPE_SECONDS)
 
 
 def doubtful(c: Config) -> list[str]:

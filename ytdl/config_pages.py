@@ -8,7 +8,7 @@ import json
 import re
 from urllib.parse import urlsplit
 
-from ytdl.config import FIELDS, Config, text_of
+from ytdl.config import FIELDS, Config, scrape_seconds, text_of
 
 # By these names the parts know each other where each is a container of one network.
 GRAFANA, PROMETHEUS, ALERTMANAGER = "http://localhost:3000", "http://prometheus:9090", "http://alertmanager:9093"
@@ -61,7 +61,7 @@ def prometheus(settings: Config) -> str:
     scheme, alertmanager, prefix = _target(settings.alertmanager_url or ALERTMANAGER)
     alertmanagers = f"scheme: {scheme}, path_prefix: {_text(prefix + '/')}, {_static(alertmanager)}"
     return PROMETHEUS_YML.format(
-        scrape=_duration(settings.metrics_collection_interval),
+        scrape=_duration(scrape_seconds(settings)),
         evaluation=_duration(settings.alert_check_interval),
         runbooks=_text((settings.runbooks_url or "docs/runbooks").rstrip("/")),
         grafana=_text((settings.grafana_url or GRAFANA).rstrip("/")),
