@@ -2,11 +2,12 @@
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator
 
 import pytest
 
-from ytdl import errors, loops
+from ytdl import errors, loops, metrics
 
 
 class Rounds:
@@ -37,6 +38,26 @@ async def test_a_round_is_repeated() -> None:
     async with repeating(rounds, 0.01):
         await asyncio.sleep(0.2)
     assert 5 < rounds.done <= 23
+
+
+def gauge(name: str) -> float | None:
+    return metrics.REGISTRY.get_sample_value(f"ytdl_worker_loop_{name}", {"loop": "sweep"})
+
+
+async def test_a_loop_says_that_it_runs_from_before_its_first_round_until_it_is_stopped() -> None:
+    """Else nobody could tell one that hangs in its first round from one that this process does not run."""
+    before = time.time()
+    async with repeating(Rounds(), 60.0, first=10):
+        await asyncio.sleep(0.01)
+        assert (gauge("last_success_timestamp_seconds") or 0) >= before
+        assert gauge("interval_seconds") == 60.0
+    assert gauge("last_success_timestamp_seconds") == 0
+
+
+async def test_a_loop_that_ends_without_being_told_to_looks_like_one_that_hangs() -> None:
+    task = asyncio.create_task(loops.repeat("sweep", 60.0, Rounds(asyncio.CancelledError())))
+    await asyncio.wait([task])
+    assert task.cancelled() and (gauge("last_success_timestamp_seconds") or 0) > 0
 
 
 async def test_the_first_round_can_be_put_off() -> None:

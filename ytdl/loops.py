@@ -23,11 +23,21 @@ async def repeat(name: str, seconds: float, work: Callable[[], Awaitable[object]
     The distance varies by a tenth, so that several processes do not fall into step. A failed round is counted and
     logged, and the next one comes all the same, a second later at the earliest: with PostgreSQL or Redis away it is
     only noted.
+
+    From when it begins until it is cancelled its gauges say that it runs. One that ends otherwise, as by a cancellation
+    of something else that it waited for, goes on looking like one that hangs.
     """
-    await asyncio.sleep(first)
-    while True:
-        pause = seconds if await once(name, work) else max(seconds, FAILED_SECONDS)
-        await asyncio.sleep(pause * random.uniform(1 - JITTER, 1 + JITTER))
+    metrics.worker_loop_interval.labels(name).set(seconds)
+    metrics.worker_loop_last_success.labels(name).set(time.time())
+    try:
+        await asyncio.sleep(first)
+        while True:
+            pause = seconds if await once(name, work) else max(seconds, FAILED_SECONDS)
+            await asyncio.sleep(pause * random.uniform(1 - JITTER, 1 + JITTER))
+    except asyncio.CancelledError:
+        if (task := asyncio.current_task()) and task.cancelling():
+            metrics.worker_loop_last_success.labels(name).set(0)
+        raise
 
 
 async def once(name: str, work: Callable[[], Awaitable[object]]) -> bool:
