@@ -9,10 +9,11 @@ from pathlib import Path
 
 import psycopg
 import pytest
+import yaml
 
 from tests.instance import ROOT
 from tests.rules import ALERTS, known
-from ytdl import cli
+from ytdl import cli, metrics
 from ytdl.config import Config
 from ytdl.routes import ROUTES
 
@@ -94,3 +95,17 @@ def test_a_statement_is_understood_by_the_database(book: Path, database_url: str
     with psycopg.connect(database_url) as connection:
         for statement in SQL.findall(book.read_text()):
             connection.execute(b"EXPLAIN " + statement.encode())
+
+
+def test_what_a_figure_is_made_of_is_what_its_rule_reads_and_can_be_asked_for() -> None:
+    book = (ROOT / "docs/runbooks/thresholds.md").read_text()
+    made = {
+        figure: set(re.findall(r"ytdl_\w+", of)) for figure, of in re.findall(r"^\| `(\w+)` \| (.*?) \|", book, re.M)
+    }
+    rules = yaml.safe_load((ROOT / "prometheus/rules/thresholds.yml").read_text())["groups"][0]["rules"]
+    read = {
+        rule["labels"]["metric"]: {name.removesuffix("_bucket") for name in re.findall(r"\bytdl_\w+", rule["expr"])}
+        for rule in rules
+        if rule.get("record") == "ytdl:measure"
+    }
+    assert made == read and set.union(*made.values()) <= {declared.name for declared in metrics.CATALOGUE}
