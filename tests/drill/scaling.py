@@ -31,7 +31,7 @@ SECONDS_IN: Mapping[str, tuple[str, ...]] = {
     "LoopFailing": ("300",),
     "MetricsStale": ("300",),
     "WarningUnacknowledged": ("1800",),
-} | {f"{budget}BudgetBurn": ("3600", "21600", "86400", "259200") for budget in BUDGETS}
+} | {f"{budget}BudgetBurn": ("60",) for budget in BUDGETS}
 
 
 def seconds_of(duration: str) -> float:
