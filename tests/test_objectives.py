@@ -70,7 +70,7 @@ def test_objectives_are_judged_alike(rule: Rule) -> None:
     pairs = [
         f'( ytdl:objective_errors:burn_rate{long}{{objective="{objective}"}} > {bound} '
         f'and ytdl:objective_errors:burn_rate{short}{{objective="{objective}"}} > {bound} '
-        f'and ytdl:objective_failures:rate{long}{{objective="{objective}"}} * {promql.seconds(long):.0f} > 10 )'
+        f'and sum_over_time(ytdl:objective_failures:rate5m{{objective="{objective}"}}[{long}:1m]) * 60 > 10 )'
         for long, short, bound in bounds[rule.labels["severity"]]
     ]
     assert rule.expression.split() == " or ".join(pairs).split()
