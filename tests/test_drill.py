@@ -28,6 +28,7 @@ UNTRIED = {
     "AlertmanagerDown": "nobody can be told; the fault alertmanager-away waits until Prometheus has it",
     "CacheMissesHigh": "needs more data than the cache of PostgreSQL holds",
     "CookiesRefused": "needs several users, because cookies that were refused are not used again",
+    "DownloadKillsWorkers": "needs one download to be lost three times, among all that run",
     "FencedWritesSeen": TWO,
     "FreshnessBudgetBurn": "what waited is counted when it is taken, which is after the fault",
     "JavaScriptMissing": "needs an installation without the runtime",

@@ -49,21 +49,14 @@ async def _gives_up(ground: Ground, admin: Admin) -> AsyncIterator[None]:
     await ground.behave()
 
 
-@fault(
-    "workers-lost",
-    "The service is killed in the middle of its downloads three times",
-    "JobsReaped",
-    apart=True,
-    also=("DownloadKillsWorkers",),
-)
+@fault("workers-lost", "The service is killed in the middle of its downloads", "JobsReaped", apart=True)
 async def _lost(ground: Ground, admin: Admin) -> AsyncIterator[None]:
     await ground.misbehave(media_throttle=3000)
     for _ in range(6):
         await admin.download()
-    for running in (6, 6, 1):
-        await ground.running(running)
-        await ground.kill_service()
-        await ground.start_service()
+    await ground.running(6)
+    await ground.kill_service()
+    await ground.start_service()
     yield
     await ground.behave()
 
