@@ -15,7 +15,7 @@ NOW = Row("Now", [
         Prom("max(ytdl_queue_oldest_ready_seconds)"), unit="s", bad=(60, 300), least=0, see="fetcher", runbook=("queue#OldestJobTooOld",),
     ),
     number(
-        "Started within a minute", "The part of jobs that were taken within 60 seconds of being due, over five minutes and all instances.", "99% and more, the objective.",
+        "Started within a minute", "The part of jobs that were taken within 60 seconds of being due and their user running fewer than may run at once, over five minutes and all instances.", "99% and more, the objective.",
         "more is asked for than fits into the slots, or nobody takes jobs.",
         Prom('1 - max(ytdl:objective_errors:ratio_rate5m{objective="freshness"})'),
         unit="percentunit", bad=(0.95, 0.99), low=True, most=1, runbook=("objectives#FreshnessBudgetBurn",),
@@ -34,7 +34,7 @@ QUEUE = Row("Queue", [
         Prom("max by (state) (ytdl_queue_jobs)", "{{state}}"), unit="none", stacked=True, see="downloads",
     ),
     lines(
-        "Wait", "From when a job was due until a worker took it: half of them, 95 and 99 of 100.", "under a minute.",
+        "Wait", "From when a job was due, and its user ran fewer than may run at once, until a worker took it: half of them, 95 and 99 of 100.", "under a minute.",
         "see whether slots are full, or nobody takes jobs.",
         *(Prom(f"histogram_quantile({part}, sum by (le) (rate(ytdl_queue_wait_seconds_bucket[$__rate_interval])))", name)
           for part, name in ((0.5, "half"), (0.95, "95%"), (0.99, "99%"))),
@@ -42,7 +42,7 @@ QUEUE = Row("Queue", [
     ),
     heatmap_of(
         "Waits", "How many jobs waited how long: dark is many.", "dark in the lowest rows.",
-        "two bands: some users' jobs wait for their own limit, DOWNLOAD_USER_CONCURRENCY.",
+        "two bands: some jobs are passed over, as those of users who have many, or that have crashed twice.",
         Prom("sum by (le) (increase(ytdl_queue_wait_seconds_bucket[$__rate_interval]))", "{{le}}"), unit="s",
     ),
     lines(
