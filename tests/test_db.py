@@ -304,6 +304,50 @@ async def test_requests_wait_a_bounded_time_for_a_server_that_is_away_and_soon_w
     assert time.monotonic() - begun < 3
 
 
+# a newer version beside this one
+
+
+CREATE = query("CREATE TABLE grown AS SELECT 1 AS a")
+GROW = query("ALTER TABLE grown ADD b int DEFAULT 2")
+
+
+async def change(db: DB, statement: Query) -> None:
+    """By a connection of its own, as another process does it."""
+    async with await psycopg.AsyncConnection.connect(db.url, autocommit=True) as connection:
+        await connection.execute(statement.text)
+
+
+async def prepared(db: DB) -> Query:
+    """A query of all columns that every connection has run so often that the server has prepared it."""
+    await change(db, CREATE)
+    every = query("SELECT * FROM grown")
+    for _ in range(20):
+        await asyncio.gather(*(db.one(every) for _ in range(4)))
+    return every
+
+
+async def test_a_column_that_a_newer_version_adds_disturbs_no_query(db: DB) -> None:
+    every = await prepared(db)
+    await change(db, GROW)
+    assert [await db.one(every) for _ in range(8)] == [{"a": 1, "b": 2}] * 8
+
+
+async def test_a_transaction_in_which_a_column_was_added_is_to_be_tried_again(db: DB) -> None:
+    every = await prepared(db)
+    async with db.transaction() as tx:
+        for _ in range(8):
+            await tx.one(every)
+    await change(db, GROW)
+    outcomes = []
+    for _ in range(8):
+        try:
+            async with db.transaction() as tx:
+                outcomes.append((await tx.one(every))["b"])
+        except errors.Unavailable as e:
+            outcomes.append(e.retry_after)
+    assert outcomes[-1] == 2 and set(outcomes) == {1, 2}, "each connection once at most"
+
+
 # migrations
 
 

@@ -19,6 +19,7 @@ import msgspec
 import psycopg
 from prometheus_client import Counter, Histogram
 from psycopg.abc import PQGen
+from psycopg.pq import TransactionStatus
 from psycopg.rows import dict_row
 from psycopg.types.json import set_json_dumps, set_json_loads
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
@@ -55,6 +56,7 @@ VIOLATIONS: dict[str, Callable[[], errors.Error]] = {}
 # An advisory lock's number is free to choose; it only has to be the same in every process.
 MIGRATION_LOCK = 7_402_001
 READS_ONLY = "The database takes no changes just now; try again later."
+CHANGED = "The database was just changed by a newer version of the service; try again in a moment."
 GONE = "The database cannot be reached just now; try again in a moment."
 
 
@@ -98,9 +100,26 @@ class Statements:
         async with _translated(), self._connection() as connection, connection.cursor() as cursor:
             begun = time.perf_counter()
             with tracing.step("sql", query.name):
-                await cursor.execute(query.text, args)
+                await _execute(connection, cursor, query, args)
             yield cursor
             _count(query.name, time.perf_counter() - begun)
+
+
+async def _execute(connection: Connection, cursor: psycopg.AsyncCursor[Row], query: Query, args: Row) -> None:
+    """Once more where a newer version of the service beside this one has added a column: what the server had prepared
+    for its rows is void then, and stays so. Not in a transaction; its end forgets what was prepared."""
+    try:
+        await cursor.execute(query.text, args)
+    except psycopg.errors.FeatureNotSupported as e:
+        if not _is_void(e) or connection.info.transaction_status is not TransactionStatus.IDLE:
+            raise
+        await connection.execute("DEALLOCATE ALL")
+        await cursor.execute(query.text, args)
+
+
+def _is_void(error: psycopg.errors.FeatureNotSupported) -> bool:
+    """Told by who says it, as the sentence is in the server's language."""
+    return error.diag.source_function == "RevalidateCachedQuery"
 
 
 class Transaction(Statements):
@@ -220,6 +239,12 @@ async def _translated() -> AsyncIterator[None]:
         metrics.db_errors.labels("unavailable").inc()
         log.warning("db.reads_only", extra={"error": str(e).splitlines()[0]})
         raise errors.Unavailable(READS_ONLY, retry_after=30) from e
+    except psycopg.errors.FeatureNotSupported as e:
+        metrics.db_errors.labels("unavailable" if _is_void(e) else "other").inc()
+        if not _is_void(e):
+            raise
+        log.warning("db.schema_changed", extra={"error": str(e).splitlines()[0]})
+        raise errors.Unavailable(CHANGED, retry_after=1) from e
     except psycopg.IntegrityError as e:
         known = VIOLATIONS.get(e.diag.constraint_name or "")
         metrics.db_errors.labels("conflict" if known else "other").inc()
