@@ -180,7 +180,7 @@ async def test_a_lost_lease_stops_the_attempt_and_another_completes(
     await downloading.app[DB].exec(lose)
     await downloading.app[WORKER]._attempts.reap()
     # This process takes the job again itself; the attempt that lost it must not go on beside the new one.
-    await eventually(lambda: len(now := children(downloading)) == 1 and old not in now, 8)
+    await eventually(lambda: len(now := children(downloading)) == 1 and old not in now, 20)
     youtube.behave()
     done = await ended(ann, id)
     assert (done["status"], done["attempts"]) == ("completed", 2)
