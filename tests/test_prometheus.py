@@ -12,7 +12,7 @@ from aiohttp import web
 
 from ytdl import errors, metrics
 from ytdl import prometheus as adapter
-from ytdl.prometheus import AT_ONCE, MAX_ANSWER_BYTES, Prometheus, TooMuch, quoted
+from ytdl.prometheus import AT_ONCE, MAX_ANSWER_BYTES, NOT_ONE, Prometheus, TooLong, TooMuch, quoted
 
 NOW = datetime(2026, 5, 17, 12, tzinfo=UTC)
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -103,22 +103,56 @@ async def test_one_that_is_silent_costs_a_bounded_time(monkeypatch: pytest.Monke
     assert counted("timeout") == before + 1
 
 
-async def test_one_that_talks_without_end_is_cut_short(monkeypatch: pytest.MonkeyPatch) -> None:
-    sent = 0
+def endless(head: bytes, sent: list[int], *, compressed: bool = False) -> Handler:
+    """Begins with `head` and goes on; `sent` has the bytes before compression."""
 
-    async def endless(request: web.Request) -> web.StreamResponse:
-        nonlocal sent
+    async def handler(request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse()
+        if compressed:
+            response.enable_compression(web.ContentCoding.gzip)
         await response.prepare(request)
-        while sent < 10 * MAX_ANSWER_BYTES:
+        await response.write(head)
+        while sum(sent) < 10 * MAX_ANSWER_BYTES:
             await response.write(b" " * 2**16)
-            sent += 2**16
+            sent.append(2**16)
         return response
 
-    async with asking(endless) as prometheus:
+    return handler
+
+
+async def test_one_that_talks_without_end_is_cut_short() -> None:
+    sent: list[int] = []
+    async with asking(endless(b'{"status":"success","data":{"resultType":"matrix",', sent)) as prometheus:
         with pytest.raises(TooMuch, match="8 MiB"):
             await prometheus.query("x", NOW)
-    assert sent < 2 * MAX_ANSWER_BYTES
+    assert sum(sent) < 2 * MAX_ANSWER_BYTES
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+@pytest.mark.parametrize("head", [b"", b"<html>", b'{"status":"success","data":['])
+async def test_what_is_endless_and_no_series_is_nobody_s_question_s_fault(head: bytes, compressed: bool) -> None:
+    before = counted("refused")
+    async with asking(endless(head, [], compressed=compressed)) as prometheus:
+        with pytest.raises(errors.Unavailable, match=NOT_ONE):
+            await prometheus.query("x", NOW)
+    assert counted("refused") == before + 1
+
+
+@pytest.mark.parametrize("handler", [endless(b'{"status":"success","resultType":', []), saying(422)])
+async def test_nothing_is_too_much_for_who_asks_for_the_version(handler: Handler) -> None:
+    async with asking(handler) as prometheus:
+        with pytest.raises(errors.Unavailable, match=NOT_ONE):
+            await prometheus.version()
+
+
+async def test_what_is_nested_without_end_is_no_prometheus() -> None:
+    async def nested(request: web.Request) -> web.Response:
+        return web.Response(text='{"x":' + "[" * 100_000, content_type="application/json")
+
+    async with asking(nested) as prometheus:
+        for question in (prometheus.query("x", NOW), prometheus.version()):
+            with pytest.raises(errors.Unavailable, match=NOT_ONE):
+                await question
 
 
 async def test_more_series_than_are_read_are_refused() -> None:
@@ -139,6 +173,8 @@ async def test_more_series_than_are_read_are_refused() -> None:
         (saying(200, status="success"), "does not answer like Prometheus"),
         (series({"metric": {}, "value": [1, "many"]}), "does not answer like Prometheus"),
         (series({"metric": {}, "value": [1]}), "does not answer like Prometheus"),
+        (series({"metric": {}}), "does not answer like Prometheus"),
+        (series({"metric": {}, "values": []}), "does not answer like Prometheus"),
     ],
 )
 async def test_what_it_refuses_or_does_not_know_is_unavailable(handler: Handler, says: str) -> None:
@@ -162,7 +198,7 @@ async def test_a_redirect_is_not_followed() -> None:
 
 async def test_too_many_samples_are_the_question_s_fault() -> None:
     async with asking(saying(422, errorType="execution")) as prometheus:
-        with pytest.raises(TooMuch, match="shorter time"):
+        with pytest.raises(TooLong, match="shorter time"):
             await prometheus.query("x", NOW)
 
 

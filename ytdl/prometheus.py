@@ -29,10 +29,17 @@ BUSY = "Too many ask Prometheus just now; try again in a moment."
 NOT_ONE = "What is at PROMETHEUS_URL does not answer like Prometheus."
 # What Prometheus answers where an expression cannot be worked out, as for too many samples.
 UNPROCESSABLE = 422
+# An answer of series begins with what both of these are in; one that is cut short is told by them.
+HEAD_BYTES = 1024
+OF_SERIES = (b'"success"', b'"resultType"')
 
 
 class TooMuch(Exception):
     """The answer would be larger than is read; the sentence says what would make it smaller."""
+
+
+class TooLong(TooMuch):
+    """More than Prometheus works out at once, however few series it comes to."""
 
 
 class Series(msgspec.Struct, frozen=True):
@@ -96,13 +103,16 @@ class Prometheus:
 
     async def version(self) -> str:
         """Raises `errors.Unavailable`. Waits for nobody's turn, so that a check of health tells of Prometheus only."""
-        reply = await self._ask("GET", "/api/v1/status/buildinfo", {})
+        try:
+            reply = await self._ask("GET", "/api/v1/status/buildinfo", {})
+        except TooMuch:
+            raise errors.Unavailable(NOT_ONE) from None
         return str(_decoded(reply.body, _build).data.version)
 
     async def query(self, expression: str, at: datetime, *, most: int = MAX_SERIES) -> list[Series]:
         """What the expression comes to at a moment; `most` series at most.
 
-        Raises `errors.Unavailable`, and `TooMuch`.
+        Raises `errors.Unavailable`, `TooMuch` and `TooLong`.
         """
         return await self._series("/api/v1/query", {"query": expression, "time": _time(at)}, most)
 
@@ -137,7 +147,7 @@ class Prometheus:
             raise errors.Unavailable(
                 f"Prometheus did not answer within {ANSWER_SECONDS:g} seconds.", retry_after=5
             ) from None
-        except TooMuch:
+        except (TooMuch, errors.Unavailable):
             outcome = "refused"
             raise
         except (aiohttp.ClientError, OSError, ValueError) as e:
@@ -160,11 +170,18 @@ class Prometheus:
 async def _bounded(content: aiohttp.StreamReader) -> bytes:
     parts, size = [], 0
     async for part in content.iter_any():
+        parts.append(part)
         size += len(part)
         if size > MAX_ANSWER_BYTES:
-            raise TooMuch(f"is more than {MAX_ANSWER_BYTES // 2**20} MiB of series; ask for fewer of them")
-        parts.append(part)
+            raise _too_many_bytes(b"".join(parts)[:HEAD_BYTES])
     return b"".join(parts)
+
+
+def _too_many_bytes(head: bytes) -> Exception:
+    """Only series can be asked for fewer of."""
+    if all(mark in head for mark in OF_SERIES):
+        return TooMuch(f"is more than {MAX_ANSWER_BYTES // 2**20} MiB of series; ask for fewer of them")
+    return errors.Unavailable(NOT_ONE)
 
 
 def _accepted(reply: _Reply) -> _Reply:
@@ -173,7 +190,7 @@ def _accepted(reply: _Reply) -> _Reply:
     said = reply.body[:500].decode(errors="replace")
     log.warning("prometheus.refused", extra={"status": reply.status, "answer": said})
     if reply.status == UNPROCESSABLE:
-        raise TooMuch("is more than Prometheus works out at once; ask for a shorter time")
+        raise TooLong("is more than Prometheus works out at once; ask for a shorter time")
     # 503 is an expression that took longer than it was told, or was stopped.
     if reply.status == 503:
         raise errors.Unavailable(f"Prometheus needs longer than {ANSWER_SECONDS:g} seconds for this.", retry_after=5)
@@ -183,7 +200,7 @@ def _accepted(reply: _Reply) -> _Reply:
 def _decoded(body: bytes, decoder: "msgspec.json.Decoder[Any]") -> Any:
     try:
         return decoder.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise errors.Unavailable(NOT_ONE) from None
 
 
@@ -198,7 +215,10 @@ def _read(body: bytes, most: int) -> list[Series]:
 
 
 def _points(raw: _Raw) -> list[tuple[float, str]]:
-    return raw.values if raw.value is None else [raw.value]
+    points = raw.values if raw.value is None else [raw.value]
+    if not points:
+        raise ValueError("A series without a value.")
+    return points
 
 
 def _time(at: datetime) -> str:
