@@ -172,7 +172,11 @@ def saying(body: bytes, status: int = 200, **headers: str) -> Callable[[web.Requ
     return answer
 
 
-@pytest.mark.parametrize("body", [b"<html>", b"{}", b"[1]", b'[{"fingerprint": 1}]', b"", b"\xff"])
+DEEP = b'[{"x":' * 100_000
+NAIVE = b"""[{"fingerprint": "a", "labels": {}, "startsAt": "2026-03-01T00:00:00", "endsAt": "2026-03-02T00:00:00Z"}]"""
+
+
+@pytest.mark.parametrize("body", [b"<html>", b"{}", b"[1]", b'[{"fingerprint": 1}]', b"", b"\xff", DEEP, NAIVE])
 async def test_what_is_no_alertmanager_is_named_so(body: bytes) -> None:
     async with answering(saying(body)) as odd:
         with pytest.raises(errors.Unavailable, match="is no Alertmanager"):
@@ -206,7 +210,7 @@ async def test_an_answer_without_an_end_is_not_read_to_it() -> None:
 @pytest.mark.parametrize(
     ("body", "said"),
     [(b'"no such thing"', "no such thing"), (b'{"code": 1, "message": "bad"}', "bad"), (b"plain\n text", "plain text"),
-     (b"[]", "[]"), (b"\xff", "\ufffd"), (b"x" * 1000, "x" * 300)],
+     (b"[]", "[]"), (b"\xff", "\ufffd"), (b"x" * 1000, "x" * 300), (b"[" * 100_000, "[" * 300)],
 )  # fmt: skip
 async def test_a_refusal_is_cut_to_a_line(body: bytes, said: str) -> None:
     async with answering(saying(body, 500)) as grumpy:

@@ -8,7 +8,7 @@ import asyncio
 import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import aiohttp
 import msgspec
@@ -16,6 +16,8 @@ import msgspec
 from ytdl import errors, metrics
 
 T = TypeVar("T")
+# One without a time zone is of no moment.
+Moment = Annotated[datetime, msgspec.Meta(tz=True)]
 TIMEOUT_SECONDS = 5.0
 # Some 4,000 alerts; as much is read into objects in some five milliseconds.
 MOST_BYTES = 2**22
@@ -58,8 +60,8 @@ class Alert(msgspec.Struct, frozen=True, rename="camel"):
 
     fingerprint: str
     labels: dict[str, str]
-    starts_at: datetime
-    ends_at: datetime
+    starts_at: Moment
+    ends_at: Moment
     status: Status = Status()
     annotations: dict[str, str] = {}
     receivers: list[Receiver] = []
@@ -80,8 +82,8 @@ class SilenceStatus(msgspec.Struct, frozen=True):
 class Silence(msgspec.Struct, frozen=True, rename="camel"):
     id: str
     matchers: list[Matcher]
-    starts_at: datetime
-    ends_at: datetime
+    starts_at: Moment
+    ends_at: Moment
     created_by: str
     comment: str
     status: SilenceStatus
@@ -100,7 +102,7 @@ class Version(msgspec.Struct, frozen=True):
 class State(msgspec.Struct, frozen=True, rename="camel"):
     """`uptime` is when it was started, for so it calls that."""
 
-    uptime: datetime
+    uptime: Moment
     version_info: Version = Version()
 
 
@@ -276,7 +278,7 @@ def _words(answered: bytes) -> str:
     """What a refusal says: it is a JSON text, an object with a message, or plain."""
     try:
         found = msgspec.json.decode(answered)
-    except ValueError:
+    except (ValueError, RecursionError):
         found = answered.decode(errors="replace")
     if isinstance(found, dict):
         found = found.get("message", "")
@@ -286,7 +288,7 @@ def _words(answered: bytes) -> str:
 def _read(decoder: "msgspec.json.Decoder[T]", answered: bytes) -> T:
     try:
         return decoder.decode(answered)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise errors.Unavailable(ODD) from None
 
 
