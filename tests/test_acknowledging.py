@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import signal
 import subprocess
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -11,8 +12,10 @@ import pytest
 
 from tests.conftest import Person, Service, running
 from tests.watching import AMTOOL, Watcher, alertmanager, needs_alertmanager
-from ytdl import alert_history, alerts, audit, errors
-from ytdl.api.keys import ALERTMANAGER, ALERTS, DB
+from ytdl import acknowledgements, alert_history, alerts, audit, errors
+from ytdl import alertmanager as client
+from ytdl.acknowledgements import Acknowledge, Acknowledgements
+from ytdl.api.keys import ACKNOWLEDGEMENTS, ALERTMANAGER, DB
 from ytdl.config import Config
 from ytdl.sql import Query
 
@@ -24,6 +27,7 @@ inhibit_rules:
   - {source_matchers: [severity="critical"], target_matchers: [severity="warning"], equal: [alertname]}
 """
 AUDIT = Query("test.audit", "many", "", b"SELECT * FROM audit_events WHERE type LIKE 'alert_%%' ORDER BY at, id")
+ENDED = Query("test.ended", "exec", "", b"UPDATE alerts SET ended_at = now()")
 LATER = Query("test.later", "exec", "", b"UPDATE acknowledgements SET expires_at = created_at + interval '1 us'")
 
 
@@ -286,6 +290,98 @@ async def test_an_acknowledgement_stays_when_alertmanager_cannot_be_asked_to_end
     assert await withdraw(root, fingerprint) == 204
 
 
+HANGING = 12
+
+
+@pytest.fixture
+async def hanging(server: Watcher, service: Service, root: Person) -> AsyncIterator[list[dict[str, Any]]]:
+    """The alerts of an Alertmanager that says no more; every other one is acknowledged."""
+    await fire(service, *(labelled(instance=str(n)) for n in range(2 * HANGING)))
+    found = await listed(root)
+    for alert in found[:HANGING]:
+        await acknowledge(root, alert["fingerprint"])
+    server.signal(signal.SIGSTOP)
+    yield found
+    server.signal(signal.SIGCONT)
+
+
+@pytest.mark.parametrize("method", ["acknowledge", "withdraw"])
+async def test_an_alertmanager_that_hangs_takes_no_connections_to_the_database(
+    hanging: list[dict[str, Any]], service: Service, root: Person, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    monkeypatch.setattr(client, "TIMEOUT_SECONDS", 1.0)
+    asked: list[asyncio.Task[Any]]
+    if method == "acknowledge":
+        asked = [asyncio.create_task(acknowledge(root, a["fingerprint"], 503)) for a in hanging[HANGING:]]
+    else:
+        asked = [asyncio.create_task(withdraw(root, a["fingerprint"])) for a in hanging[:HANGING]]
+    await asyncio.sleep(0.5)
+    assert not any(task.done() for task in asked)
+    stats = service.app[DB].stats()
+    assert stats["available"] == stats["size"]
+    answers = await asyncio.gather(*asked)
+    assert method == "acknowledge" or answers == [503] * HANGING
+
+
+async def test_an_alertmanager_that_hangs_is_asked_outside_of_transactions_in_rounds_too(
+    hanging: list[dict[str, Any]], service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "TIMEOUT_SECONDS", 1.0)
+    monkeypatch.setattr(acknowledgements, "OVER_SECONDS", 0.0)
+    await service.app[DB].exec(ENDED)
+    features = service.app[ACKNOWLEDGEMENTS]
+    asked = [asyncio.create_task(work()) for work in (features.retire, features.restore_all)]
+    await asyncio.sleep(0.5)
+    assert not any(task.done() for task in asked)
+    stats = service.app[DB].stats()
+    assert stats["available"] == stats["size"]
+    for failed in await asyncio.gather(*asked, return_exceptions=True):
+        assert isinstance(failed, errors.Unavailable)
+
+
+async def test_who_waits_too_long_for_another_is_told_so(
+    hanging: list[dict[str, Any]], root: Person, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "TIMEOUT_SECONDS", 1.0)
+    monkeypatch.setattr(acknowledgements, "TURN_SECONDS", 0.2)
+    fingerprint = hanging[-1]["fingerprint"]
+    answers = await asyncio.gather(*(acknowledge(root, fingerprint, 503) for _ in range(2)))
+    assert sum("Somebody else" in answer["detail"] for answer in answers) == 1
+
+
+async def test_of_two_processes_the_first_on_record_takes_an_alert_up(service: Service, root: Person) -> None:
+    """Each has seen that nobody had, and has made its silence."""
+    await fire(service, labelled())
+    [alert] = await service.app[ALERTMANAGER].alerts()
+    wish = Acknowledge(alert.fingerprint, "mine")
+    both = [Acknowledgements(service.app[DB], service.app[ALERTMANAGER]) for _ in range(2)]
+    made = [await one._silence(alert, wish, "mine", root.user_id, "root") for one in both]
+    answers = [await one._take_up(alert, own, set()) for one, own in zip(both, made, strict=True)]
+    assert {answer.silence_id for answer in answers} == {made[0].silence_id}
+    silences = await service.app[ALERTMANAGER].silences()
+    assert [s.id for s in silences if s.status.state == "active"] == [made[0].silence_id]
+
+
+async def test_of_two_processes_that_make_a_silence_again_one_does(
+    server: Watcher, service: Service, root: Person
+) -> None:
+    await fire(service, labelled())
+    await acknowledge(root, (await the(root))["fingerprint"])
+    await server.kill()
+    await server.start()
+    several = [Acknowledgements(service.app[DB], service.app[ALERTMANAGER]) for _ in range(3)]
+    await asyncio.gather(*(one.restore_all() for one in several))
+    states = [s.status.state for s in await service.app[ALERTMANAGER].silences()]
+    assert states.count("active") == 1 and len(states) <= 3
+
+
+async def test_what_has_ended_already_can_be_ended(server: Watcher, service: Service, root: Person) -> None:
+    await fire(service, labelled())
+    held = await acknowledge(root, (await the(root))["fingerprint"])
+    amtool(server, "silence", "expire", held["silence_id"])
+    assert await withdraw(root, held["fingerprint"]) == 204
+
+
 async def test_a_silence_that_alertmanager_lost_is_made_again(server: Watcher, service: Service, root: Person) -> None:
     """Killed, it loses those of the last quarter of an hour."""
     await fire(service, labelled())
@@ -295,7 +391,7 @@ async def test_a_silence_that_alertmanager_lost_is_made_again(server: Watcher, s
     await fire(service, labelled())
     found = await service.app[ALERTMANAGER].alerts()
     assert not found[0].status.silenced_by
-    await asyncio.gather(*(service.app[ALERTS].restore(found) for _ in range(3)))
+    await asyncio.gather(*(service.app[ACKNOWLEDGEMENTS].restore(found) for _ in range(3)))
     again = (await the(root))["acknowledgement"]
     assert again["silence_id"] != held["silence_id"]
     assert [again[name] for name in ("author", "comment", "user_id")] == ["root", "I am at it.", str(root.user_id)]
@@ -309,13 +405,13 @@ async def test_what_somebody_ended_in_alertmanager_is_not_made_again(
     await fire(service, labelled())
     held = await acknowledge(root, (await the(root))["fingerprint"])
     amtool(server, "silence", "expire", held["silence_id"])
-    await service.app[ALERTS].restore(await service.app[ALERTMANAGER].alerts())
+    await service.app[ACKNOWLEDGEMENTS].restore(await service.app[ALERTMANAGER].alerts())
     assert (await the(root))["state"] == "firing"
     # Nor later, when Alertmanager remembers the silence no more.
     await server.kill()
     await server.start()
     await fire(service, labelled())
-    await service.app[ALERTS].restore(await service.app[ALERTMANAGER].alerts())
+    await service.app[ACKNOWLEDGEMENTS].restore(await service.app[ALERTMANAGER].alerts())
     assert (await the(root))["state"] == "firing"
 
 

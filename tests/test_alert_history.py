@@ -12,7 +12,8 @@ import pytest
 
 from tests.conftest import PASSWORD, Service, running
 from tests.watching import Watcher, alertmanager, needs_alertmanager
-from ytdl import alert_history, alerts, errors, metrics, users
+from ytdl import acknowledgements, alert_history, alerts, errors, metrics, users
+from ytdl.acknowledgements import Acknowledge, Acknowledgements
 from ytdl.alert_history import AlertHistory, AlertStats, AlertWindow
 from ytdl.alertmanager import Alertmanager, Matcher
 from ytdl.alerts import Alerts
@@ -65,12 +66,17 @@ def settled(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-async def features(db: DB, asked: Alertmanager) -> Alerts:
+async def features(db: DB, asked: Alertmanager) -> Acknowledgements:
+    return Acknowledgements(db, asked)
+
+
+@pytest.fixture
+async def listing(db: DB, asked: Alertmanager) -> Alerts:
     return Alerts(db, asked)
 
 
 @pytest.fixture
-async def history(db: DB, asked: Alertmanager, features: Alerts) -> AsyncIterator[AlertHistory]:
+async def history(db: DB, asked: Alertmanager, features: Acknowledgements) -> AsyncIterator[AlertHistory]:
     history = AlertHistory(db, asked, features, 3600.0)
     yield history
     await history.stop()
@@ -174,7 +180,7 @@ async def test_what_a_restarted_alertmanager_does_not_know_yet_has_not_ended(
 
 
 async def test_who_took_an_alert_up_first_stays_on_record(
-    db: DB, asked: Alertmanager, history: AlertHistory, features: Alerts
+    db: DB, asked: Alertmanager, history: AlertHistory, features: Acknowledgements
 ) -> None:
     await fire(asked, A)
     await history.look()
@@ -227,7 +233,7 @@ async def test_of_several_alerts_of_a_name_the_first_counts(asked: Alertmanager,
 
 
 async def test_every_process_shows_since_when_an_alert_waits(
-    db: DB, asked: Alertmanager, history: AlertHistory, features: Alerts
+    db: DB, asked: Alertmanager, history: AlertHistory, features: Acknowledgements
 ) -> None:
     await fire(asked, A, B)
     await history.look()
@@ -286,13 +292,13 @@ async def test_of_too_many_alerts_the_worst_are_kept_and_none_is_taken_for_ended
     assert set(waiting()) == {("B", "critical")}
 
 
-async def acknowledge(db: DB, asked: Alertmanager, features: Alerts) -> None:
+async def acknowledge(db: DB, asked: Alertmanager, features: Acknowledgements) -> None:
     """By an admin, of the only alert that fires."""
     [alert] = await asked.alerts()
     admin = await users.create(
         db, Hasher(cost=4), username="root", email="root@example.org", password=PASSWORD, full_name="R", role="admin"
     )
-    await features.acknowledge(alerts.Acknowledge(alert.fingerprint, "mine"), user_id=admin.id, username="root")
+    await features.acknowledge(Acknowledge(alert.fingerprint, "mine"), user_id=admin.id, username="root")
 
 
 async def states(asked: Alertmanager) -> list[str]:
@@ -300,7 +306,7 @@ async def states(asked: Alertmanager) -> list[str]:
 
 
 async def test_a_lost_silence_is_made_again_in_a_round(
-    server: Watcher, db: DB, asked: Alertmanager, history: AlertHistory, features: Alerts
+    server: Watcher, db: DB, asked: Alertmanager, history: AlertHistory, features: Acknowledgements
 ) -> None:
     await fire(asked, A)
     await acknowledge(db, asked, features)
@@ -312,8 +318,43 @@ async def test_a_lost_silence_is_made_again_in_a_round(
     assert alert.status.state == "suppressed"
 
 
+async def test_a_lost_silence_is_made_again_before_its_alert_is_back(
+    server: Watcher, db: DB, asked: Alertmanager, history: AlertHistory, features: Acknowledgements,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    await fire(asked, A)
+    await acknowledge(db, asked, features)
+    await history.look()
+    await server.kill()
+    await server.start()
+    monkeypatch.setattr(alert_history, "SETTLED", timedelta(minutes=1))
+    await history.look()
+    assert await states(asked) == ["active"]
+    await fire(asked, A)
+    [alert] = await asked.alerts()
+    assert alert.status.state == "suppressed"
+
+
+async def test_silences_that_could_not_be_made_again_are_made_in_the_next_round(
+    server: Watcher, db: DB, asked: Alertmanager, history: AlertHistory, features: Acknowledgements,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    async def away(*args: object, **more: object) -> str:
+        raise errors.Unavailable("It is away.")
+
+    await fire(asked, A)
+    await acknowledge(db, asked, features)
+    await server.kill()
+    await server.start()
+    with monkeypatch.context() as patched, pytest.raises(errors.Unavailable):
+        patched.setattr(asked, "create_silence", away)
+        await history.look()
+    await history.look()
+    assert await states(asked) == ["active"]
+
+
 async def test_an_acknowledgement_ends_some_time_after_its_alert(
-    db: DB, asked: Alertmanager, history: AlertHistory, features: Alerts, monkeypatch: pytest.MonkeyPatch
+    db: DB, asked: Alertmanager, history: AlertHistory, features: Acknowledgements, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An alert that flutters stays silent; the same alert of tomorrow is another."""
     await fire(asked, A)
@@ -321,7 +362,7 @@ async def test_an_acknowledgement_ends_some_time_after_its_alert(
     await end(asked, A)
     await history.look()
     assert await states(asked) == ["active"]
-    monkeypatch.setattr(alerts, "OVER_SECONDS", 0.0)
+    monkeypatch.setattr(acknowledgements, "OVER_SECONDS", 0.0)
     await history.look()
     assert await states(asked) == ["expired"]
     await fire(asked, A)
@@ -331,9 +372,9 @@ async def test_an_acknowledgement_ends_some_time_after_its_alert(
 
 
 async def test_an_acknowledgement_lasts_as_long_as_its_alert(
-    db: DB, asked: Alertmanager, history: AlertHistory, features: Alerts, monkeypatch: pytest.MonkeyPatch
+    db: DB, asked: Alertmanager, history: AlertHistory, features: Acknowledgements, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(alerts, "OVER_SECONDS", 0.0)
+    monkeypatch.setattr(acknowledgements, "OVER_SECONDS", 0.0)
     await fire(asked, A)
     await acknowledge(db, asked, features)
     await history.look()
@@ -367,6 +408,23 @@ async def test_figures_are_of_their_window(db: DB, asked: Alertmanager, history:
     assert [(f.name, f.fired, f.mean_seconds_to_acknowledge) for f in found.top] == [("A", 1, 2400), ("B", 1, None)]
 
 
+async def test_tests_of_channels_and_what_always_fires_are_no_trouble(
+    db: DB, asked: Alertmanager, history: AlertHistory, listing: Alerts
+) -> None:
+    tried = {"alertname": "NotificationTest", "severity": "info", "channel": "a"}
+    watchdog = {"alertname": "Watchdog", "severity": "info"}
+    await fire(asked, tried, watchdog)
+    await history.look()
+    assert [row["name"] for row in await db.many(ROWS)] == ["Watchdog"]
+    await end(asked, tried, watchdog)
+    await history.look()
+    assert [a.name for a in (await listing.page(alerts.AlertFilter("ended"))).items] == ["Watchdog"]
+    await fire(asked, tried, watchdog)
+    found = await alert_history.stats(db, asked, AlertWindow())
+    assert (found.fired, found.resolved, found.top) == (0, 0, [])
+    assert not any(found.firing.values()) and not any(found.unacknowledged.values())
+
+
 async def test_figures_of_nothing_are_none(db: DB, asked: Alertmanager) -> None:
     found = await figures(db, asked)
     assert (found.fired, found.mean_seconds_to_acknowledge, found.mean_seconds_to_resolve, found.top) == (
@@ -374,25 +432,25 @@ async def test_figures_of_nothing_are_none(db: DB, asked: Alertmanager) -> None:
     )  # fmt: skip
 
 
-async def test_what_has_ended_is_listed_newest_first(db: DB, features: Alerts) -> None:
+async def test_what_has_ended_is_listed_newest_first(db: DB, listing: Alerts) -> None:
     for minute, name in enumerate("ABCB"):
         await past(db, name, "critical" if name == "A" else "warning", 0, None, minute)
     await past(db, "D", "warning", 0, None, None)
-    page = await features.page(alerts.AlertFilter(state="ended"))
+    page = await listing.page(alerts.AlertFilter(state="ended"))
     assert ([a.name for a in page.items], page.next_cursor) == (["B", "C", "B", "A"], None)
     assert [a.ended_at for a in page.items] == [DAY + timedelta(minutes=m) for m in (3, 2, 1, 0)]
     for query, names in ((alerts.AlertFilter("ended", "critical"), "A"), (alerts.AlertFilter("ended", name="B"), "BB")):
-        assert "".join(a.name for a in (await features.page(query)).items) == names
+        assert "".join(a.name for a in (await listing.page(query)).items) == names
 
 
-async def test_what_has_ended_comes_in_pages(db: DB, features: Alerts) -> None:
+async def test_what_has_ended_comes_in_pages(db: DB, listing: Alerts) -> None:
     """Also those that ended in the same moment, as they do when somebody looked."""
     for name in "ABCDE":
         await past(db, name, "warning", 0, None, 1)
     found: list[str] = []
     cursor = None
     for size in (2, 2, 1):
-        page = await features.page(alerts.AlertFilter("ended", limit=2, cursor=cursor))
+        page = await listing.page(alerts.AlertFilter("ended", limit=2, cursor=cursor))
         assert len(page.items) == size
         found, cursor = found + [a.name for a in page.items], page.next_cursor
     assert sorted(found) == list("ABCDE") and cursor is None
@@ -400,9 +458,9 @@ async def test_what_has_ended_comes_in_pages(db: DB, features: Alerts) -> None:
 
 @pytest.mark.parametrize(("state", "cursor"), [("firing", "20260301T000000000000-" + "0" * 32),
                                                ("ended", "20261301T000000000000-" + "0" * 32)])  # fmt: skip
-async def test_a_cursor_that_leads_nowhere_is_refused(features: Alerts, state: alerts.State, cursor: str) -> None:
+async def test_a_cursor_that_leads_nowhere_is_refused(listing: Alerts, state: alerts.State, cursor: str) -> None:
     with pytest.raises(errors.Invalid, match="cursor"):
-        await features.page(alerts.AlertFilter(state, cursor=cursor))
+        await listing.page(alerts.AlertFilter(state, cursor=cursor))
 
 
 async def test_history_has_an_end(db: DB, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -62,6 +62,8 @@ def checked(**settings: Any) -> None:
         ({"channels": [{"kind": "webhook", "name": "a", "url": "https://127.0.0.1/"}]}, "channels[0].url"),
         ({"channels": [{"kind": "slack", "name": "a", "url": "https://169.254.169.254/"}]}, "channels[0].url"),
         ({"channels": [{"kind": "discord", "name": "a", "url": "https://[::1]/"}]}, "channels[0].url"),
+        ({"channels": [{"kind": "discord", "name": "a", "url": "https://[::1/"}]}, "channels[0].url"),
+        ({"channels": [{"kind": "slack", "name": "a", "url": "https://a℀b/sec"}]}, "channels[0].url"),
         ({"channels": [{"kind": "webhook", "name": "a"}]}, "channels[0].url"),
         ({"channels": [{"kind": "webhook", "name": "a", "url": f"https://b.c/{MASK}"}]}, "channels[0].url"),
         ({"channels": [{"kind": "webhook", "name": "a", "url": "https://b.c/", "token": "a b"}]}, "channels[0].token"),
@@ -94,6 +96,22 @@ def test_the_field_that_is_wrong_is_named(settings: dict[str, Any], field: str) 
     with pytest.raises(errors.Invalid) as caught:
         checked(**settings)
     assert [fault.field for fault in caught.value.faults] == [field]
+
+
+@given(st.text(max_size=12), st.sampled_from(["webhook", "slack", "discord"]))
+def test_an_address_is_right_or_named_whatever_it_says(text: str, kind: str) -> None:
+    try:
+        checked(channels=[{"kind": kind, "name": "a", "url": f"https://{text}"}])
+    except errors.Invalid as refused:
+        assert [fault.field for fault in refused.faults] == ["channels[0].url"]
+
+
+@given(st.text("[]:@/%℀{1a.", max_size=12))
+def test_an_address_of_odd_characters_is_right_or_named(text: str) -> None:
+    try:
+        checked(channels=[BOT | {"api_url": f"https://{text}"}, HOOK | {"name": "b", "url": f"https://{text}"}])
+    except errors.Invalid as refused:
+        assert [fault.field for fault in refused.faults] == ["channels[0].api_url"]
 
 
 def test_what_is_right_is_taken() -> None:

@@ -14,8 +14,9 @@ from psycopg.types.json import Jsonb
 
 from ytdl import alertmanager as am
 from ytdl import alerts, errors, loops, metrics, sql
+from ytdl.acknowledgements import Acknowledgements
 from ytdl.alertmanager import Alertmanager, Silence
-from ytdl.alerts import SEVERITIES, Alerts, Severity
+from ytdl.alerts import SEVERITIES, TRIED, WATCHDOG, Severity
 from ytdl.db import DB, Row, Statements
 from ytdl.record import Moment
 
@@ -30,6 +31,8 @@ SETTLED = timedelta(seconds=150)
 WINDOW = timedelta(days=1)
 LONGEST_WINDOW = timedelta(days=366)
 TOP = 20
+# Alerts that figures leave out, for they are no trouble: the test of a channel, and the one that always fires.
+NO_TROUBLE = [TRIED, WATCHDOG]
 _STATES = {"firing": "unacknowledged", "silenced": "acknowledged", "inhibited": "inhibited"}
 
 
@@ -54,7 +57,8 @@ class AlertFigures(msgspec.Struct, frozen=True):
 
 class AlertStats(msgspec.Struct, frozen=True, rename={"from_": "from"}):
     """`firing` and `unacknowledged` are those of this moment, by severity; all else is of the window. Means are of what
-    was acknowledged and resolved in it; an alert that was silenced before it began was acknowledged by nobody."""
+    was acknowledged and resolved in it; an alert that was silenced before it began was acknowledged by nobody. The
+    alert that always fires, and those of tests, count nowhere."""
 
     from_: Moment
     to: Moment
@@ -72,10 +76,12 @@ class AlertStats(msgspec.Struct, frozen=True, rename={"from_": "from"}):
 class AlertHistory:
     """Looks each `seconds`, and not at all where there is no Alertmanager."""
 
-    def __init__(self, db: DB, alertmanager: Alertmanager, features: Alerts, seconds: float) -> None:
+    def __init__(self, db: DB, alertmanager: Alertmanager, acknowledgements: Acknowledgements, seconds: float) -> None:
         self._db = db
         self._alertmanager = alertmanager
-        self._alerts = features
+        self._acknowledgements = acknowledgements
+        # Since when Alertmanager runs, of the last round that saw to the silences which it had lost.
+        self._running_since: datetime | None = None
         self._seconds = seconds
         self._silences: dict[str, Silence] = {}
         # What waited at the last look, for one at which the database is away.
@@ -95,21 +101,29 @@ class AlertHistory:
     async def look(self) -> None:
         """One round."""
         try:
-            found = alerts.worst_first(await self._alertmanager.alerts())
-            settled = datetime.now(UTC) - (await self._alertmanager.status()).uptime > SETTLED
+            found = alerts.worst_first(a for a in await self._alertmanager.alerts() if alerts.name_of(a) != TRIED)
+            running_since = (await self._alertmanager.status()).uptime
         except errors.Unavailable:
             metrics.alerts_active.clear()
             self._show_waiting({})
             raise
+        settled = datetime.now(UTC) - running_since > SETTLED
         _show_states(found)
         try:
+            await self._restore_lost(running_since)
             await self._learn(found[:MOST])
             self._waiting = await self._write(found, settled=settled)
         finally:
             self._show_waiting(self._since(found))
-        await self._alerts.restore(found[:MOST])
+        await self._acknowledgements.restore(found[:MOST])
         if settled:
-            await self._alerts.retire()
+            await self._acknowledgements.retire()
+
+    async def _restore_lost(self, running_since: datetime) -> None:
+        """A crash takes silences along, and alerts are told of again as soon as Prometheus brings them."""
+        if running_since != self._running_since:
+            await self._acknowledgements.restore_all()
+            self._running_since = running_since
 
     async def _learn(self, found: Sequence[am.Alert]) -> None:
         """Looks up the silences that are not known yet, some each time."""
@@ -166,8 +180,8 @@ def _show_states(found: Iterable[am.Alert]) -> None:
 async def stats(db: Statements, alertmanager: Alertmanager, window: AlertWindow) -> AlertStats:
     """Raises `errors.Invalid`, and `errors.Unavailable` where Alertmanager cannot be asked what fires."""
     from_, to = _bounds(window)
-    found = await alertmanager.alerts()
-    rows = await db.many(q.figures, since=from_, until=to)
+    found = [alert for alert in await alertmanager.alerts() if alerts.name_of(alert) not in NO_TROUBLE]
+    rows = await db.many(q.figures, since=from_, until=to, without=NO_TROUBLE)
     total = _total(rows)
     return AlertStats(
         from_=from_,

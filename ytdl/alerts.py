@@ -1,26 +1,23 @@
-"""Alerts as admins see them: what fires, who has taken it up, and taking it up or giving it back.
+"""Alerts as admins see them: what fires, who has taken it up, and what has ended.
 
-An acknowledgement is a silence in Alertmanager for exactly the alert's labels, with the admin's name on it, and a row
-here that makes it again should Alertmanager lose it. A silence that was made in Alertmanager counts as much. What was,
-and for how long, is written by `alert_history`.
+A silence that was made in Alertmanager counts as much as an acknowledgement. Taking an alert up and giving it back is
+`acknowledgements`'; what was, and for how long, is written by `alert_history`.
 """
 
 import asyncio
 import logging
 from collections.abc import Iterable, Sequence
-from contextlib import AsyncExitStack
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, get_args
 from uuid import UUID
 
 import msgspec
 import uuid_utils.compat as uuid
 from msgspec import Meta
-from psycopg.types.json import Jsonb
 
 from ytdl import alertmanager as am
-from ytdl import audit, errors, sql, texts
-from ytdl.alertmanager import Alertmanager, Matcher, Silence
+from ytdl import errors, routing, sql
+from ytdl.alertmanager import Alertmanager, Silence
 from ytdl.db import DB, Row, Statements
 from ytdl.record import Moment
 
@@ -33,23 +30,19 @@ SEVERITIES: tuple[Severity, ...] = get_args(Severity)
 _SEVERITY: dict[str, Severity] = {severity: severity for severity in SEVERITIES}
 # As Alertmanager writes it.
 FINGERPRINT = r"^[0-9a-f]{16}$"
-COMMENT_LENGTH = 500
 NAME_LENGTH = 200
 # Silences that are looked up for one answer; alerts beyond that show without their author.
 MOST_SILENCES = 50
-# Silences that a round makes again.
-MOST_RESTORED = 100
 # The history has so many days, and so many alerts that have ended; an alert that flutters could fill the disk.
 REMEMBERED_DAYS = 400
 REMEMBERED = 100_000
 # A dead man's switch: when it is silent, whoever listens for it takes the watching for dead.
 WATCHDOG = "Watchdog"
+# The alert by which a channel is tried. It is no trouble and has no history.
+TRIED = routing.TEST_ALERT
 # Where the list of those that have ended begins.
 NEWEST = "infinity", UUID(int=2**128 - 1)
 _CURSOR_TIME = "%Y%m%dT%H%M%S%f"
-# An alert that ends and comes back within this time is the same trouble; later it is told of again.
-OVER_SECONDS = 900.0
-NONE = "No alert of that fingerprint fires."
 
 
 class AlertFilter(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -105,15 +98,6 @@ class AlertList(msgspec.Struct, frozen=True):
     next_cursor: str | None = None
 
 
-class Acknowledge(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """It ends after `expires_in_seconds`, so that an alert that still fires is told of again, and a quarter of an hour
-    after the alert has ended."""
-
-    fingerprint: Annotated[str, Meta(pattern=FINGERPRINT)]
-    comment: Annotated[str, Meta(max_length=COMMENT_LENGTH)]
-    expires_in_seconds: Annotated[int, Meta(ge=60, le=7 * 86_400)] = 4 * 3600
-
-
 def severity_of(alert: am.Alert) -> Severity:
     return _SEVERITY.get(alert.labels.get("severity", ""), "other")
 
@@ -147,7 +131,7 @@ def longest_of(alert: am.Alert, silences: dict[str, Silence]) -> Silence | None:
 
 
 class Alerts:
-    """Every method raises `errors.Unavailable` where Alertmanager, or the database, cannot be asked."""
+    """Raises `errors.Unavailable` where Alertmanager, or the database, cannot be asked."""
 
     def __init__(self, db: DB, alertmanager: Alertmanager) -> None:
         self._db = db
@@ -183,117 +167,13 @@ class Alerts:
         rows = await self._db.many(q.firing, fingerprints=[alert.fingerprint for alert in found])
         known = {row["fingerprint"]: row for row in rows}
         silences = await silences_of(self._alertmanager, found)
-        ours = await _ours(self._db, silences)
+        known_to_us = await ours(self._db, silences)
         views = []
         for alert in found:
             silence = longest_of(alert, silences)
-            held = _acknowledgement(alert, silence, ours.get(silence.id)) if silence else None
+            held = acknowledgement_of(alert, silence, known_to_us.get(silence.id)) if silence else None
             views.append(_view(alert, known.get(alert.fingerprint, {}), held))
         return views
-
-    async def acknowledge(self, wish: Acknowledge, *, user_id: UUID, username: str) -> Acknowledgement:
-        """What holds already is the answer, whoever it is of. Raises `errors.NotFound` where no such alert fires,
-        `errors.Conflict` for the one that must go on, and `errors.Invalid`."""
-        comment = wish.comment.strip()
-        if faults := texts.faults(comment, COMMENT_LENGTH):
-            raise errors.invalid("comment", "; ".join(faults))
-        async with AsyncExitStack() as undo:
-            async with self._db.transaction() as tx:
-                alert = await self._to_acknowledge(tx, wish.fingerprint)
-                made = await self._held(tx, alert)
-                if made is None:
-                    made = await self._silence(alert, wish, comment, user_id, username)
-                    undo.push_async_callback(self._undo, made.silence_id)
-                    await _keep(tx, alert, made)
-            undo.pop_all()
-        return made
-
-    async def _to_acknowledge(self, tx: Statements, fingerprint: str) -> am.Alert:
-        await tx.value(q.lock_alert, fingerprint=fingerprint)
-        alert = await self._firing(fingerprint)
-        if alert is None:
-            raise errors.NotFound(NONE)
-        if name_of(alert) == WATCHDOG:
-            raise errors.Conflict(f"{WATCHDOG} shows that alerts arrive, so it must go on firing.")
-        return alert
-
-    async def _firing(self, fingerprint: str) -> am.Alert | None:
-        return next((a for a in await self._alertmanager.alerts() if a.fingerprint == fingerprint), None)
-
-    async def _held(self, tx: Statements, alert: am.Alert) -> Acknowledgement | None:
-        """What holds the alert already."""
-        silence = longest_of(alert, await silences_of(self._alertmanager, [alert]))
-        if silence is None:
-            return None
-        return _acknowledgement(alert, silence, (await _ours(tx, [silence.id])).get(silence.id))
-
-    async def _silence(
-        self, alert: am.Alert, wish: Acknowledge, comment: str, user_id: UUID, username: str
-    ) -> Acknowledgement:
-        now = datetime.now(UTC)
-        ends = now + timedelta(seconds=wish.expires_in_seconds)
-        id = await self._alertmanager.create_silence(
-            _matchers(alert), starts_at=now, ends_at=ends, author=username, comment=comment
-        )
-        return Acknowledgement(alert.fingerprint, id, username, user_id, comment, now, ends)
-
-    async def _undo(self, silence_id: str) -> None:
-        """A silence that is on nobody's record holds nothing."""
-        try:
-            await self._alertmanager.expire_silence(silence_id)
-        except errors.Unavailable:
-            log.exception("alerts.silence_left", extra={"silence": silence_id})
-
-    async def withdraw(self, fingerprint: str) -> None:
-        """Ends what holds an alert, so that it is told of again; one made in Alertmanager too if it is for this alert
-        alone. Raises `errors.NotFound` where nothing holds it, and `errors.Conflict` where only a silence for further
-        alerts does."""
-        async with self._db.transaction() as tx:
-            await tx.value(q.lock_alert, fingerprint=fingerprint)
-            ids = {row["silence_id"] for row in await tx.many(q.withdraw, fingerprint=fingerprint) if row["holds"]}
-            alert = await self._firing(fingerprint)
-            silences = await silences_of(self._alertmanager, [alert] if alert else [])
-            ids |= {s.id for s in silences.values() if alert and s.only_labels == alert.labels}
-            if not ids:
-                raise _not_acknowledged(silences.values())
-            facts: dict[str, Any] = {"alert": name_of(alert)} if alert else {}
-            await audit.record(tx, "alert_acknowledgement_ended", object=("alert", fingerprint), **facts)
-            for id in ids:
-                await self._alertmanager.expire_silence(id)
-
-    async def restore(self, found: Sequence[am.Alert]) -> None:
-        """Makes the silences of acknowledgements again that Alertmanager has lost, as by a crash of it. One that
-        somebody ended there is withdrawn. `found` are alerts of this moment."""
-        loud = {alert.fingerprint: alert for alert in found if not alert.status.silenced_by}
-        for row in (await self._db.many(q.holding, fingerprints=list(loud)))[:MOST_RESTORED]:
-            silence = await self._alertmanager.silence(row["silence_id"])
-            if silence is None:
-                await self._restore(row, loud[row["fingerprint"]])
-            elif silence.status.state == "expired" and await self._db.exec(q.withdraw_one, id=row["id"]):
-                log.info("alerts.withdrawn_elsewhere", extra={"fingerprint": row["fingerprint"]})
-
-    async def retire(self) -> None:
-        """Ends acknowledgements whose alerts have ended for good: of the next time nobody knows yet."""
-        for row in await self._db.many(q.over, seconds=OVER_SECONDS, limit=MOST_RESTORED):
-            async with self._db.transaction() as tx:
-                if await tx.exec(q.withdraw_one, id=row["id"]):
-                    await self._alertmanager.expire_silence(row["silence_id"])
-            log.info("alerts.acknowledgement_over", extra={"fingerprint": row["fingerprint"]})
-
-    async def _restore(self, row: Row, alert: am.Alert) -> None:
-        async with AsyncExitStack() as undo:
-            async with self._db.transaction() as tx:
-                if await tx.maybe(q.holds, id=row["id"], silence_id=row["silence_id"]) is None:
-                    return
-                id = await self._alertmanager.create_silence(
-                    _matchers(alert), starts_at=datetime.now(UTC), ends_at=row["expires_at"], author=row["author"],
-                    comment=row["comment"],
-                )  # fmt: skip
-                undo.push_async_callback(self._undo, id)
-                await tx.exec(q.name_silence, id=row["id"], silence_id=id)
-            undo.pop_all()
-        log.info("alerts.silenced_again", extra={"fingerprint": alert.fingerprint, "silence": id})
-
 
 def _place(cursor: str | None) -> tuple[datetime | str, UUID]:
     """After which alert a page begins."""
@@ -304,20 +184,6 @@ def _place(cursor: str | None) -> tuple[datetime | str, UUID]:
         return datetime.strptime(at, _CURSOR_TIME).replace(tzinfo=UTC), UUID(id)
     except ValueError:
         raise errors.invalid("cursor", "is not one that this list gave") from None
-
-
-async def _keep(tx: Statements, alert: am.Alert, made: Acknowledgement) -> None:
-    # Whose time is over stands there until the next one.
-    await tx.many(q.withdraw, fingerprint=alert.fingerprint)
-    fields = {name: getattr(made, name) for name in made.__struct_fields__}
-    await tx.exec(q.acknowledge, id=uuid.uuid7(), **fields)
-    record = recorded(alert) | {"acknowledged_at": made.created_at, "acknowledged_by": made.author, "waits": False}
-    await tx.many(q.seen, alerts=Jsonb([record]))
-    seconds = round((made.expires_at - made.created_at).total_seconds())
-    await audit.record(
-        tx, "alert_acknowledged", object=("alert", alert.fingerprint), alert=name_of(alert),
-        severity=severity_of(alert), seconds=seconds,
-    )  # fmt: skip
 
 
 def recorded(alert: am.Alert, silence: Silence | None = None) -> dict[str, Any]:
@@ -343,10 +209,6 @@ def _storable(text: str) -> str:
     return text.replace("\0", "\ufffd")
 
 
-def _matchers(alert: am.Alert) -> list[Matcher]:
-    return [Matcher(name, value) for name, value in alert.labels.items()]
-
-
 def _view(alert: am.Alert, row: Row, held: Acknowledgement | None) -> Alert:
     return Alert(
         fingerprint=alert.fingerprint,
@@ -366,25 +228,16 @@ def _view(alert: am.Alert, row: Row, held: Acknowledgement | None) -> Alert:
     )
 
 
-def _acknowledgement(alert: am.Alert, silence: Silence, user_id: UUID | None) -> Acknowledgement:
+def acknowledgement_of(alert: am.Alert, silence: Silence, user_id: UUID | None) -> Acknowledgement:
     return Acknowledgement(
         alert.fingerprint, silence.id, silence.created_by, user_id, silence.comment, silence.starts_at, silence.ends_at
     )
 
 
-async def _ours(db: Statements, silence_ids: Iterable[str]) -> dict[str, UUID | None]:
+async def ours(db: Statements, silence_ids: Iterable[str]) -> dict[str, UUID | None]:
     """Whose acknowledgements silences are; those that are none are not among them."""
     rows = await db.many(q.of_silences, silence_ids=list(silence_ids))
     return {row["silence_id"]: row["user_id"] for row in rows}
-
-
-def _not_acknowledged(silences: Iterable[Silence]) -> errors.Error:
-    others = sorted({silence.created_by for silence in silences})
-    if not others:
-        return errors.NotFound("That alert is not acknowledged.")
-    return errors.Conflict(
-        f"The alert is held by a silence for further alerts, of {', '.join(others)}; end that in Alertmanager."
-    )
 
 
 async def sweep(db: Statements) -> int:

@@ -16,12 +16,14 @@ from aiohttp import web
 from ytdl import __version__, audit, crypto, embedded, errors, metrics, sealed, tracing, users, vault
 from ytdl import db as database
 from ytdl.accounts import Accounts
+from ytdl.acknowledgements import Acknowledgements
 from ytdl.alert_history import AlertHistory
 from ytdl.alertmanager import Alertmanager
 from ytdl.alerts import Alerts
 from ytdl.api import http, middleware, openapi
 from ytdl.api.keys import (
     ACCOUNTS,
+    ACKNOWLEDGEMENTS,
     ALERTMANAGER,
     ALERTS,
     API_KEYS,
@@ -149,8 +151,9 @@ async def _start(app: web.Application, stack: AsyncExitStack) -> None:
 
     alertmanager = app[ALERTMANAGER] = Alertmanager(config.alertmanager_url)
     stack.push_async_callback(alertmanager.close)
-    alerts = app[ALERTS] = Alerts(db, alertmanager)
-    history = AlertHistory(db, alertmanager, alerts, config.alert_check_interval)
+    app[ALERTS] = Alerts(db, alertmanager)
+    acknowledgements = app[ACKNOWLEDGEMENTS] = Acknowledgements(db, alertmanager)
+    history = AlertHistory(db, alertmanager, acknowledgements, config.alert_check_interval)
     await history.start()
     stack.push_async_callback(history.stop)
     prometheus = Prometheus(config.prometheus_url)

@@ -142,7 +142,10 @@ class NotificationRoute(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
 class QuietHours(
     msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename={"from_": "from"}
 ):  # fmt: skip
-    """`from` and `until` are times of the day such as 20:00, each day; with `weekends` all of Saturday and Sunday."""
+    """`from` and `until` are times of the day such as 20:00, each day; with `weekends` all of Saturday and Sunday.
+
+    Taken as a whole: what is left out of it is as it is at the beginning, not as it was set before.
+    """
 
     from_: Annotated[str, Meta(max_length=5)] = "20:00"
     until: Annotated[str, Meta(max_length=5)] = "08:00"
@@ -152,7 +155,10 @@ class QuietHours(
 
 class Pace(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """In seconds: how long the first alert of a group waits for others, how long news of a group wait for more, and
-    after how long what goes on is told of again."""
+    after how long what goes on is told of again.
+
+    Taken as a whole: what is left out of it is as it is at the beginning, not as it was set before.
+    """
 
     wait_seconds: Annotated[int, Meta(ge=0, le=600)] = 30
     interval_seconds: Annotated[int, Meta(ge=1, le=3600)] = 300
@@ -225,10 +231,13 @@ def _refuse_elsewhere(
 
 
 def mask(name: str, secret: str) -> str:
-    """Of an address the server is shown."""
+    """Of an address the server is shown; what is no address is nothing but a secret, and is refused by `check`."""
     if name != "url":
         return MASK
-    parts = urlsplit(secret)
+    try:
+        parts = urlsplit(secret)
+    except ValueError:
+        return MASK
     return f"{parts.scheme}://{parts.netloc}/{MASK}"
 
 

@@ -7,8 +7,9 @@ nowhere else. Rows are wrapped by hand, to be read as a table.
 from typing import Any
 
 from ytdl.accounts import Account, AccountChange, AccountFilter, AccountPage
+from ytdl.acknowledgements import Acknowledge
 from ytdl.alert_history import AlertStats, AlertWindow
-from ytdl.alerts import Acknowledge, Acknowledgement, AlertFilter, AlertList
+from ytdl.alerts import Acknowledgement, AlertFilter, AlertList
 from ytdl.api import (
     accounts,
     alerts,

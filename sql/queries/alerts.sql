@@ -57,9 +57,9 @@ SELECT name, severity,
     coalesce(sum(greatest(extract(epoch FROM acknowledged_at - started_at), 0))
         FILTER (WHERE acknowledged_at >= %(since)s AND acknowledged_at < %(until)s), 0)::float8 AS seconds_to_acknowledge
 FROM alerts
-WHERE (started_at >= %(since)s::timestamptz AND started_at < %(until)s::timestamptz)
+WHERE name <> ALL(%(without)s::text[]) AND ((started_at >= %(since)s::timestamptz AND started_at < %(until)s::timestamptz)
     OR (ended_at >= %(since)s::timestamptz AND ended_at < %(until)s::timestamptz)
-    OR (acknowledged_at >= %(since)s::timestamptz AND acknowledged_at < %(until)s::timestamptz)
+    OR (acknowledged_at >= %(since)s::timestamptz AND acknowledged_at < %(until)s::timestamptz))
 GROUP BY name, severity;
 
 -- name: lock_alert :value
@@ -74,8 +74,9 @@ VALUES (
 );
 
 -- name: name_silence :exec
--- The silence that stands for an acknowledgement now.
-UPDATE acknowledgements SET silence_id = %(silence_id)s WHERE id = %(id)s;
+-- The silence that stands for an acknowledgement now, unless another was named meanwhile, or it was taken back.
+UPDATE acknowledgements SET silence_id = %(silence_id)s
+WHERE id = %(id)s AND silence_id = %(former)s AND withdrawn_at IS NULL AND expires_at > now();
 
 -- name: of_silences :many
 -- Which of some silences are acknowledgements of users of the service.
@@ -95,11 +96,14 @@ UPDATE acknowledgements SET withdrawn_at = now() WHERE id = %(id)s AND withdrawn
 SELECT * FROM acknowledgements
 WHERE fingerprint = ANY(%(fingerprints)s) AND withdrawn_at IS NULL AND expires_at > now();
 
--- name: holds :maybe
--- One that is in force, for whoever makes its silence again; no row while another does, or once it has.
-SELECT * FROM acknowledgements
-WHERE id = %(id)s AND silence_id = %(silence_id)s AND withdrawn_at IS NULL AND expires_at > now()
-FOR UPDATE SKIP LOCKED;
+-- name: holding_all :many
+-- The acknowledgements in force, newest first, with the labels of their alerts as they were last seen.
+SELECT a.*, seen.labels
+FROM acknowledgements a CROSS JOIN LATERAL (
+    SELECT labels FROM alerts WHERE fingerprint = a.fingerprint ORDER BY seen_at DESC LIMIT 1
+) AS seen
+WHERE a.withdrawn_at IS NULL AND a.expires_at > now()
+ORDER BY a.created_at DESC LIMIT %(limit)s;
 
 -- name: over :many
 -- Acknowledgements in force of alerts that ended so many seconds ago.

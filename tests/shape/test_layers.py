@@ -20,7 +20,7 @@ LAYERS = (
     ("collectors",),
     ("run",),
     (
-        *("accounts", "alert_history", "alerts", "apikeys"),
+        *("accounts", "acknowledgements", "alert_history", "alerts", "apikeys"),
         *("attempts", "auth", "blocks", "checkup", "cookies", "disk", "downloads"),
         *("egress", "health", "lockout", "monitoring", "monitoring_forms", "monitoring_report"),
         *("notifications", "offences", "queue", "ratelimit", "security"),

@@ -5,10 +5,11 @@ import re
 from aiohttp import web
 
 from ytdl import alert_history, errors
+from ytdl.acknowledgements import Acknowledge
 from ytdl.alert_history import AlertStats, AlertWindow
-from ytdl.alerts import FINGERPRINT, Acknowledge, Acknowledgement, AlertFilter, AlertList
+from ytdl.alerts import FINGERPRINT, Acknowledgement, AlertFilter, AlertList
 from ytdl.api.http import who
-from ytdl.api.keys import ALERTMANAGER, ALERTS, DB
+from ytdl.api.keys import ACKNOWLEDGEMENTS, ALERTMANAGER, ALERTS, DB
 
 
 async def page(request: web.Request, query: AlertFilter) -> AlertList:
@@ -32,12 +33,12 @@ async def acknowledge(request: web.Request, body: Acknowledge) -> Acknowledgemen
     half an hour becomes a critical alert.
     """
     caller = who(request)
-    return await request.app[ALERTS].acknowledge(body, user_id=caller.user_id, username=caller.username)
+    return await request.app[ACKNOWLEDGEMENTS].acknowledge(body, user_id=caller.user_id, username=caller.username)
 
 
 async def withdraw(request: web.Request) -> None:
     """Give an alert back: its silence ends, so that it is told of again, and may become a critical one."""
-    await request.app[ALERTS].withdraw(_fingerprint(request.match_info["fingerprint"]))
+    await request.app[ACKNOWLEDGEMENTS].withdraw(_fingerprint(request.match_info["fingerprint"]))
 
 
 def _fingerprint(text: str) -> str:

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from ytdl.accounts import Accounts
+    from ytdl.acknowledgements import Acknowledgements
     from ytdl.alertmanager import Alertmanager
     from ytdl.alerts import Alerts
     from ytdl.apikeys import ApiKeys
@@ -50,6 +51,7 @@ OFFENCES: "web.AppKey[Offences]" = web.AppKey("offences")
 DENIALS: "web.AppKey[Denials]" = web.AppKey("denials")
 ALERTMANAGER: "web.AppKey[Alertmanager]" = web.AppKey("alertmanager")
 ALERTS: "web.AppKey[Alerts]" = web.AppKey("alerts")
+ACKNOWLEDGEMENTS: "web.AppKey[Acknowledgements]" = web.AppKey("acknowledgements")
 LIMITER: "web.AppKey[Limiter]" = web.AppKey("limiter")
 HEALTH: "web.AppKey[Health]" = web.AppKey("health")
 CHECKUP: "web.AppKey[Checkup]" = web.AppKey("checkup")
