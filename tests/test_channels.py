@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tests import watching
 from tests.conftest import Person
 from tests.instance import ROOT
-from ytdl import channels, errors, notifications, routing
+from ytdl import alertmanager_file, channels, errors, notifications, routing
 from ytdl.channels import MASK, Channel, DeadMan, NotificationRoute, Pace, QuietHours, Settings, Sms, Telegram, Webhook
 from ytdl.config import Config
 from ytdl.outbound import Outbound
@@ -209,7 +209,7 @@ def everything() -> str:
 @pytest.fixture
 def rendered(tmp_path: Path) -> Path:
     (tmp_path / "templates").mkdir()
-    for template in notifications.TEMPLATES.glob("*.tmpl"):
+    for template in alertmanager_file.TEMPLATES.glob("*.tmpl"):
         (tmp_path / "templates" / template.name).write_text(template.read_text())
     (tmp_path / "alertmanager.yml").write_text(everything())
     return tmp_path / "alertmanager.yml"

@@ -22,7 +22,7 @@ from tests.conftest import running
 from tests.fakes import chat, mail
 from tests.fakes.hook import Answers
 from tests.servers import Servers
-from ytdl import errors, notifications, routing, trials
+from ytdl import alertmanager_file, errors, notifications, routing, trials
 from ytdl.api.keys import DB, NOTIFICATIONS, VAULT
 from ytdl.channels import MASK, Settings
 from ytdl.vault import Vault
@@ -219,9 +219,9 @@ async def test_other_templates_come_into_force_without_a_restart(
     """As after an upgrade in which nothing but a sentence has changed."""
     await stage.set_all("slack")
     before, start = in_file(stage)[-1], '{{ define "ytdl.slack.title" -}}'
-    for template in notifications.TEMPLATES.glob("*.tmpl"):
+    for template in alertmanager_file.TEMPLATES.glob("*.tmpl"):
         (tmp_path / template.name).write_text(template.read_text().replace(start, start + "NEW "))
-    monkeypatch.setattr(notifications, "TEMPLATES", tmp_path)
+    monkeypatch.setattr(alertmanager_file, "TEMPLATES", tmp_path)
 
     async def taken() -> bool:
         return before not in await in_force(stage)
@@ -246,7 +246,9 @@ async def test_another_process_leaves_the_file_alone_while_one_changes_it(stage:
     await until(followed_it)
 
 
-@pytest.mark.parametrize("step", ["render", "_write", "_replace", "fsync", "_sync_folder", "reload", "reloaded"])
+@pytest.mark.parametrize(
+    "step", ["render", "write", "_replace", "fsync", "_set_aside", "_sync_folder", "reload", "reloaded", "settle"]
+)
 async def test_a_death_at_any_step_leaves_what_was_before(
     stage: Stage, step: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -257,7 +259,7 @@ async def test_a_death_at_any_step_leaves_what_was_before(
     class Death(BaseException):
         """Not an exception that anything would handle."""
 
-    def die(*_: Any) -> Any:
+    def die(*_: Any, **__: Any) -> Any:
         raise Death
 
     async def reload_and_die() -> None:
@@ -265,7 +267,9 @@ async def test_a_death_at_any_step_leaves_what_was_before(
         raise Death
 
     with monkeypatch.context() as patched:
-        owner = {"render": routing, "fsync": os, "reload": dying._alertmanager}.get(step, notifications)
+        owners = {"render": routing, "fsync": os, "reload": dying._alertmanager}
+        owners |= {"write": notifications, "settle": notifications}
+        owner = owners.get(step, alertmanager_file)
         if step == "reloaded":
             patched.setattr(dying._alertmanager, "reload", reload_and_die)
         else:
@@ -289,7 +293,8 @@ async def test_a_file_of_the_operators_is_kept(stage: Stage) -> None:
         return stage.file.read_text().startswith(routing.HEAD)
 
     await until(replaced)
-    assert stage.file.with_name("alertmanager.yml.before-ytdl").read_text().startswith("# mine")
+    kept = [file.read_text() for file in stage.file.parent.glob("alertmanager.yml.before-ytdl*")]
+    assert [text for text in kept if text.startswith("# mine")]
 
 
 async def test_what_the_settings_make_wrong_is_not_tried_for_ever(

@@ -8,10 +8,9 @@ the file and Alertmanager right. What may be written is `channels`' business, wh
 import asyncio
 import contextlib
 import logging
-import os
-import tempfile
+import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -25,6 +24,7 @@ from psycopg.types.json import Jsonb
 
 from ytdl import alertmanager, audit, channels, crypto, errors, loops, metrics, routing, sealed, sql, trials
 from ytdl.alertmanager import Alertmanager
+from ytdl.alertmanager_file import put_back, read_templates, settle, tells_somebody, write
 from ytdl.channels import (
     MOST_CHANNELS,
     MOST_ROUTES,
@@ -47,17 +47,23 @@ from ytdl.vault import Unopened, Vault
 log = logging.getLogger("ytdl.notifications")
 q = sql.load("notifications")
 
-TEMPLATES = Path(__file__).parent.parent / "alertmanager" / "templates"
 # Of the sealed value with all channels' secrets.
 PLACE = "notifications"
 OFF = "Notifications are not configured here: set ALERTMANAGER_CONFIG_FILE, and ALERTMANAGER_URL."
 STALE = "Somebody else has changed it meanwhile: it is version {} now. Read it again."
 REFUSED = "Alertmanager refuses this, and goes on with what it had: {}"
 AWAY = "Nothing was changed, as Alertmanager did not say that it took it: {}"
+ELSEWHERE = "Alertmanager does not read ALERTMANAGER_CONFIG_FILE: it was told to, and works by something else."
+UNREADABLE = "Nothing was changed: Alertmanager runs as another user than this service, and may not read its file."
+BUSY = "Nothing was changed: another change waits for Alertmanager."
+TESTING = "Nothing was changed: a test is under way, and takes some 40 seconds at most."
+# How long a change waits for another one of this process, which waits for Alertmanager.
+TURN_SECONDS = 5.0
 # What Alertmanager refuses it may take later, as when it may not read the file.
 REFUSED_SECONDS = 300.0
 # Pieces of a secret that are shorter could be any word.
 TELLING = 6
+_DENIED = re.compile(r"open \S+: permission denied")
 _encode = msgspec.json.Encoder().encode
 _secrets = msgspec.json.Decoder(Secrets)
 
@@ -84,7 +90,7 @@ class NotificationWish(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
 
 class NotificationState(msgspec.Struct, frozen=True, kw_only=True):
     """Secrets are masked; a channel that is sent back so keeps them. `in_force` is whether Alertmanager has taken it,
-    as far as this process knows, and null before it has looked."""
+    as far as this process knows, and null before it has looked or where it could not."""
 
     version: int
     updated_at: datetime | None
@@ -101,6 +107,10 @@ class NotificationAnswer(NotificationState, frozen=True, kw_only=True):
     """`tests` has each channel's outcome, where a test was asked for."""
 
     tests: list[Trial] = []
+
+
+class Elsewhere(errors.Unavailable):
+    """It has reloaded, and what it works by is not what was written."""
 
 
 @dataclass(frozen=True)
@@ -142,6 +152,8 @@ class Notifications:
         # The name of what Alertmanager would not take, and until when it is not asked for the same again.
         self._refused, self._refused_until = "", 0.0
         self._testing = asyncio.Lock()
+        # Whoever waits for Alertmanager holds a connection to PostgreSQL: one at a time, not the whole pool.
+        self._turn = asyncio.Lock()
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
@@ -161,17 +173,26 @@ class Notifications:
         `errors.Conflict` for a version that is not the newest, and `errors.Unavailable`; nothing is changed then.
         """
         self._path()
-        stored = await self._put(wish, user_id) if wish.parts else await read(self._db, self._vault)
-        tests = []
-        if wish.test:
-            # Counters tell of tests that ran; two at once would be taken for each other.
-            async with self._testing:
-                tests = await trials.run(self._alertmanager, stored.settings.channels)
-            outcomes = [trial.outcome for trial in tests]
-            await audit.record(
-                self._db, "notification_tested", object=("notifications", stored.version), outcomes=outcomes
-            )
-        return NotificationAnswer(**self._shown(stored), tests=tests)
+        if not wish.test:
+            return NotificationAnswer(**self._shown(await self._change(wish, user_id)))
+        # Counters tell of tests that ran; two at once would be taken for each other.
+        if self._testing.locked():
+            raise errors.Conflict(TESTING)
+        async with self._testing:
+            stored = await self._change(wish, user_id)
+            return NotificationAnswer(**self._shown(stored), tests=await self._test(stored))
+
+    async def _change(self, wish: NotificationWish, user_id: UUID) -> Stored:
+        if not wish.parts:
+            return await read(self._db, self._vault)
+        async with self._own_turn():
+            return await self._put(wish, user_id)
+
+    async def _test(self, stored: Stored) -> list[Trial]:
+        tests = await trials.run(self._alertmanager, stored.settings.channels)
+        outcomes = [trial.outcome for trial in tests]
+        await audit.record(self._db, "notification_tested", object=("notifications", stored.version), outcomes=outcomes)
+        return tests
 
     def _path(self) -> Path:
         if self._file is None or not self._alertmanager.configured:
@@ -186,6 +207,18 @@ class Notifications:
         }  # fmt: skip
 
     # changing
+
+    @contextlib.asynccontextmanager
+    async def _own_turn(self) -> AsyncIterator[None]:
+        try:
+            async with asyncio.timeout(TURN_SECONDS):
+                await self._turn.acquire()
+        except TimeoutError:
+            raise errors.Unavailable(BUSY, retry_after=5) from None
+        try:
+            yield
+        finally:
+            self._turn.release()
 
     async def _put(self, wish: NotificationWish, user_id: UUID) -> Stored:
         async with self._db.transaction() as tx:
@@ -239,31 +272,49 @@ class Notifications:
 
     async def _bring_in_force(self, settings: Settings, secrets: Secrets, before: Secrets) -> None:
         path = self._path()
-        templates = await asyncio.to_thread(_read_templates)
+        templates = await asyncio.to_thread(read_templates)
         text = routing.render(settings, secrets, self._around, templates)
-        former = await asyncio.to_thread(_write, path, text, templates)
+        await asyncio.to_thread(write, path, text, templates)
         try:
-            await self._reload()
+            await self._reload(routing.name_of(text))
         except errors.Unavailable as e:
-            await asyncio.to_thread(_write_back, path, former)
-            if isinstance(e, alertmanager.Refused):
-                raise errors.Invalid(REFUSED.format(scrub(e.said, before, secrets))) from None
-            raise errors.Unavailable(AWAY.format(e.message), retry_after=5) from None
+            await asyncio.to_thread(put_back, path)
+            raise _told_to_admin(e, before, secrets) from None
+        await asyncio.to_thread(settle, path)
 
-    async def _reload(self) -> None:
-        """Raises `alertmanager.Refused` where it does not take the file, else `errors.Unavailable`."""
+    async def _reload(self, name: str) -> None:
+        """Raises `alertmanager.Refused` where it does not take the file, `Elsewhere` where it works by another, else
+        `errors.Unavailable`."""
+        try:
+            await self._tell()
+            taken = await self._works_by(name)
+        except alertmanager.Refused:
+            metrics.notifications_reloads.labels("refused").inc()
+            raise
+        except errors.Unavailable:
+            self._in_force = None
+            metrics.notifications_reloads.labels("unreachable").inc()
+            raise
+        metrics.notifications_reloads.labels("ok" if taken else "elsewhere").inc()
+        self._in_force = taken
+        if not taken:
+            raise Elsewhere(ELSEWHERE)
+        self._refused = ""
+
+    async def _tell(self) -> None:
         try:
             await self._alertmanager.reload()
-        except errors.Unavailable as e:
+        except alertmanager.Refused as e:
             # Something between may answer in its place; only this status is a word about the file.
-            refused = isinstance(e, alertmanager.Refused) and e.status == 500
-            metrics.notifications_reloads.labels("refused" if refused else "unreachable").inc()
-            if refused:
-                raise
-            self._in_force = None
+            if e.status != 500:
+                raise errors.Unavailable(e.message) from e
+            raise
+
+    async def _works_by(self, name: str) -> bool:
+        try:
+            return name in await self._alertmanager.receivers()
+        except alertmanager.Refused as e:
             raise errors.Unavailable(e.message) from e
-        self._in_force, self._refused = True, ""
-        metrics.notifications_reloads.labels("ok").inc()
 
     # following
 
@@ -271,31 +322,55 @@ class Notifications:
         """One round: the file and Alertmanager are brought to what the database says, unless somebody changes it just
         now. Raises `errors.Unavailable`."""
         path = self._path()
-        async with self._db.transaction() as tx:
-            row = await tx.maybe(q.hold_free)
-            if row is None:
-                return
-            stored = _stored(row, await _read_secrets(tx, self._vault))
-            await self._follow(path, stored)
+        try:
+            async with self._turn, self._db.transaction() as tx:
+                row = await tx.maybe(q.hold_free)
+                if row is None:
+                    return
+                await self._follow(path, _stored(row, await _read_secrets(tx, self._vault)))
+        except Exception:
+            self._in_force = None
+            raise
         await self._db.exec(q.forget_texts)
 
     async def _follow(self, path: Path, stored: Stored) -> None:
-        templates = await asyncio.to_thread(_read_templates)
+        templates = await asyncio.to_thread(read_templates)
         text = routing.render(stored.settings, stored.secrets, self._around, templates)
         name = routing.name_of(text)
         if name == self._refused and time.monotonic() < self._refused_until:
-            return
-        former = await asyncio.to_thread(_write, path, text, templates)
-        if name in await self._alertmanager.receivers():
-            self._in_force = True
-            return
-        self._in_force = False
+            self._in_force = await self._works_by(name)
+        elif stored.version == 0 and await asyncio.to_thread(tells_somebody, path):
+            self._in_force = False
+            metrics.notifications_reloads.labels("withheld").inc()
+            log.error("notifications.withheld", extra={"file": str(path)})
+        else:
+            await asyncio.to_thread(write, path, text, templates)
+            try:
+                self._in_force = await self._works_by(name)
+                if not self._in_force:
+                    await self._bring_back(path, name, stored.secrets)
+            finally:
+                await asyncio.to_thread(settle, path)
+
+    async def _bring_back(self, path: Path, name: str, secrets: Secrets) -> None:
+        """A reload begins all waits of Alertmanager's anew, so what it does not take is not tried in each round."""
         try:
-            await self._reload()
+            await self._reload(name)
         except alertmanager.Refused as e:
-            await asyncio.to_thread(_write_back, path, former)
+            await asyncio.to_thread(put_back, path)
             self._refused, self._refused_until = name, time.monotonic() + REFUSED_SECONDS
-            log.error("notifications.refused", extra={"said": scrub(e.said, stored.secrets)})
+            log.error("notifications.refused", extra={"said": scrub(e.said, secrets)})
+        except Elsewhere:
+            self._refused, self._refused_until = name, time.monotonic() + REFUSED_SECONDS
+            log.error("notifications.elsewhere", extra={"file": str(path)})
+
+
+def _told_to_admin(e: errors.Unavailable, before: Secrets, secrets: Secrets) -> errors.Error:
+    if not isinstance(e, alertmanager.Refused):
+        return errors.Unavailable(AWAY.format(e.message), retry_after=5)
+    if _DENIED.search(e.said):
+        return errors.Unavailable(UNREADABLE)
+    return errors.Invalid(REFUSED.format(scrub(e.said, before, secrets)))
 
 
 def _told(settings: Settings) -> dict[str, Any]:
@@ -312,75 +387,3 @@ def scrub(said: str, *secrets: Secrets) -> str:
         for length in range(len(telling), TELLING - 1, -1):
             said = said.replace(telling[:length], channels.MASK)
     return said
-
-
-def _write(path: Path, text: str, templates: Mapping[str, bytes]) -> bytes | None:
-    """Puts the text in the file's place, whole or not at all, and returns what was there; does nothing if it is that.
-
-    A file that this service did not make is kept beside it. Blocks for moments. Raises `errors.Unavailable`. The row
-    is held meanwhile, so nobody else writes here.
-    """
-    with _writable():
-        former = path.read_bytes() if path.exists() else None
-        _tidy(path)
-        _write_templates(path.parent / "templates", templates)
-        if former != text.encode():
-            if former is not None and not former.startswith(routing.HEAD.encode()):
-                _replace(path.with_name(path.name + ".before-ytdl"), former)
-            _replace(path, text.encode())
-            log.info("notifications.written", extra={"file": str(path)})
-    metrics.notifications_rendered.set(time.time())
-    return former
-
-
-def _write_back(path: Path, former: bytes | None) -> None:
-    """Without a former file the new one stays: Alertmanager does not start without any, and says what it lacks."""
-    if former is not None:
-        with _writable():
-            _replace(path, former)
-
-
-def _read_templates() -> dict[str, bytes]:
-    """Each time anew: what is written has to be what the configuration is named after."""
-    return {template.name: template.read_bytes() for template in TEMPLATES.glob("*.tmpl")}
-
-
-def _write_templates(folder: Path, templates: Mapping[str, bytes]) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, text in templates.items():
-        place = folder / name
-        if not place.exists() or place.read_bytes() != text:
-            _replace(place, text)
-
-
-def _tidy(path: Path) -> None:
-    """Removes what a process left that died while it wrote."""
-    for left in path.parent.glob(f".{path.name}.*"):
-        left.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def _writable() -> Iterator[None]:
-    try:
-        yield
-    except OSError as e:
-        raise errors.Unavailable(f"The file at ALERTMANAGER_CONFIG_FILE cannot be written: {e.strerror}.") from e
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """For the owner only, and on the disk before it has the name."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    with os.fdopen(handle, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    Path(name).replace(path)
-    _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

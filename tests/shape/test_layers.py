@@ -26,7 +26,7 @@ LAYERS = (
         *("notifications", "offences", "queue", "ratelimit", "security"),
         *("security_report", "sessions", "sms", "thresholds", "trials", "users", "validation"),
     ),
-    ("audit", "chain", "channels", "denials", "leases", "recent", "record", "routing", "sealed"),
+    ("alertmanager_file", "audit", "chain", "channels", "denials", "leases", "recent", "record", "routing", "sealed"),
     ("events", "loops", "scores"),
     (
         *("alertmanager", "crypto", "db", "embedded", "fetcher", "kv", "netscape", "outbound", "prometheus"),
