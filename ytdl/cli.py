@@ -9,6 +9,7 @@ import asyncio
 import http.client
 import json
 import logging
+import re
 import signal
 import sys
 from collections.abc import Sequence
@@ -72,6 +73,10 @@ def _parser() -> argparse.ArgumentParser:
     way.add_argument("--env", action="store_true", help="print .env.example")
     way.add_argument("--prometheus", action="store_true", help="print a prometheus.yml that fits them")
     way.add_argument("--alertmanager", action="store_true", help="print an alertmanager.yml to begin with")
+    settings.add_argument(
+        "--target", type=_target, action="append", default=[], metavar="HOST:PORT",
+        help="with --prometheus: an instance as Prometheus reaches it, more than once for several",
+    )  # fmt: skip
     kept = command("secrets", secrets.rotate, "Encrypt kept secrets anew with the newest key.", (
         "The newest key is ENCRYPTION_KEY, or the one that stands in for it; former keys still open what they closed. "
         "Safe while the service runs, and to be broken off: a second run goes on from there."
@@ -128,7 +133,16 @@ def _serve() -> int:
     return asyncio.run(server.serve(settings))
 
 
+def _target(text: str) -> str:
+    parts = re.fullmatch(r"(?:[\w.-]+|\[[0-9a-f:.]+\]):(\d{1,5})", text, re.ASCII | re.IGNORECASE)
+    if parts is None or not 0 < int(parts[1]) < 65536:
+        raise argparse.ArgumentTypeError(f"{text!r} is not HOST:PORT")
+    return text
+
+
 def show_config(arguments: argparse.Namespace) -> int:
+    if arguments.target and not arguments.prometheus:
+        return _complain("--target goes with --prometheus.", code=2)
     if arguments.markdown or arguments.env:
         from ytdl import config_pages
 
@@ -143,7 +157,7 @@ def show_config(arguments: argparse.Namespace) -> int:
     if arguments.prometheus:
         from ytdl import config_pages
 
-        print(config_pages.prometheus(settings), end="")
+        print(config_pages.prometheus(settings, arguments.target), end="")
         return 0
     if arguments.check:
         # Also reads every query file, the route table and the pages.

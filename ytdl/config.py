@@ -23,6 +23,7 @@ from ytdl import networks, passwords, samples
 HIDDEN = "********"
 # A window of a minute, the shortest in prometheus/rules, must hold two scrapes to tell anything.
 MOST_SCRAPE_SECONDS = 30.0
+MOST_ALERT_CHECK_SECONDS = 300.0
 PROXIES = ("http://", "https://", "socks4://", "socks4a://", "socks5://", "socks5h://")
 LISTS_OF_SECRETS = ("OUTBOUND_PROXY", "ENCRYPTION_KEY_PREVIOUS")
 # 32 bytes, see `vault.key_of`.
@@ -100,10 +101,10 @@ class Config:
     otel_exporter_otlp_endpoint: str = setting("", "Collector of traces that takes OTLP over HTTP, such as http://localhost:4318; empty tells none.", section="Observability")
     otel_traces_sample_ratio: float = setting(1.0, "Share of the traces that begin here, 0 to 1, that are told; one that a caller began is told as it says.", section="Observability", least=0)
     prometheus_url: str = setting("", "Prometheus that watches the service, for what is asked about the course of metrics, such as http://localhost:9090; empty switches that off.", section="Observability", secret=True)
-    grafana_url: str = setting("", "Where Grafana with the service's dashboards can be reached, for links in alerts and reports.", section="Observability")
-    runbooks_url: str = setting("", "Where docs/runbooks can be read, for links in alerts, such as https://git.example.org/ytdl/docs/runbooks; empty links to the files by their path.", section="Observability")
+    grafana_url: str = setting("", "Where Grafana with the service's dashboards can be reached, for links in alerts and reports; empty leaves them out of messages.", section="Observability")
+    runbooks_url: str = setting("", "Where docs/runbooks can be read, for links in alerts, such as https://git.example.org/ytdl/docs/runbooks; empty has messages name the files by their path.", section="Observability")
     alertmanager_url: str = setting("", "Alertmanager, for what is asked and told about alerts, such as http://localhost:9093; empty switches that off.", section="Observability", secret=True)
-    alert_check_interval: float = setting(30.0, "Seconds between two looks at the alerts of Alertmanager, and how often Prometheus is to try the rules.", section="Observability", least=0.1)
+    alert_check_interval: float = setting(30.0, "Seconds between two looks at the alerts of Alertmanager, at most 300, and between two times that Prometheus tries the rules, for which 60 is the most.", section="Observability", least=0.1)
     alertmanager_config_file: str = setting("", "File that Alertmanager reads its configuration from, to be written by the service from what admins set; its templates go beside it. Empty leaves it to the operator. Needs ALERTMANAGER_URL.", section="Observability")
     alertmanager_service_url: str = setting("", "Where Alertmanager reaches the service, for text messages; empty means PUBLIC_URL.", section="Observability")
     alertmanager_ca_file: str = setting("", "Certificate authorities that Alertmanager trusts when it sends notifications, in place of its system's; the path is as Alertmanager sees it.", section="Observability")
@@ -234,6 +235,7 @@ def _combined(c: Config) -> list[str]:
     rules = (
         (c.port > 65535, "PORT must be at most 65535."),
         (c.otel_traces_sample_ratio > 1, "OTEL_TRACES_SAMPLE_RATIO must be at most 1."),
+        (c.alert_check_interval > MOST_ALERT_CHECK_SECONDS, f"ALERT_CHECK_INTERVAL must be at most {MOST_ALERT_CHECK_SECONDS:.0f}."),
         (c.log_level not in ("DEBUG", "INFO", "WARNING", "ERROR"), "LOG_LEVEL must be DEBUG, INFO, WARNING or ERROR."),
         (c.jwt_algorithm not in ("HS256", "HS384", "HS512"), "JWT_ALGORITHM must be HS256, HS384 or HS512."),
         (bool(c.database_url) and not c.jwt_secret_key, "JWT_SECRET_KEY must be set when DATABASE_URL is set."),

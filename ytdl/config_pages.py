@@ -6,12 +6,15 @@ reading the environment, are `config`'s.
 
 import json
 import re
+from collections.abc import Sequence
 from urllib.parse import urlsplit
 
 from ytdl.config import FIELDS, Config, scrape_seconds, text_of
 
-# By these names the parts know each other where each is a container of one network.
-GRAFANA, PROMETHEUS, ALERTMANAGER = "http://localhost:3000", "http://prometheus:9090", "http://alertmanager:9093"
+# As rarely as Prometheus may try rules that look back a minute.
+MOST_EVALUATION_SECONDS = 60.0
+# Listens to the whole network. There the parts know each other by names, as containers do.
+ANYWHERE = ("", "0.0.0.0", "::")
 
 
 def sections() -> dict[str, list[str]]:
@@ -53,40 +56,75 @@ def env_example() -> str:
     return "\n".join(lines) + "\n"
 
 
-def prometheus(settings: Config) -> str:
+def prometheus(settings: Config, targets: Sequence[str] = ()) -> str:
     """The text of a prometheus.yml that lies beside the folder of the rules.
 
-    Whoever runs several instances adds them to the targets; what names and passwords the URLs have stays out of it.
+    `targets` are the instances, each `host:port` as Prometheus reaches it; without any it is one, where the settings
+    say. What names and passwords the URLs have stays out of the text, which says so.
     """
-    scheme, alertmanager, prefix = _target(settings.alertmanager_url or ALERTMANAGER)
-    alertmanagers = f"scheme: {scheme}, path_prefix: {_text(prefix + '/')}, {_static(alertmanager)}"
+    prometheus = settings.prometheus_url or f"http://{_beside(settings, 'prometheus')}:9090"
+    alertmanager = settings.alertmanager_url or f"http://{_beside(settings, 'alertmanager')}:9093"
+    scheme, _, prefix = _target(alertmanager)
+    alertmanagers = f"scheme: {scheme}, path_prefix: {_text(prefix + '/')}"
     return PROMETHEUS_YML.format(
         scrape=_duration(scrape_seconds(settings)),
-        evaluation=_duration(settings.alert_check_interval),
+        evaluation=_duration(min(settings.alert_check_interval, MOST_EVALUATION_SECONDS)),
         runbooks=_text((settings.runbooks_url or "docs/runbooks").rstrip("/")),
-        grafana=_text((settings.grafana_url or GRAFANA).rstrip("/")),
-        service=f"ytdl:{settings.port}",
-        prometheus=_job("prometheus", settings.prometheus_url or PROMETHEUS),
-        alertmanager=_job("alertmanager", settings.alertmanager_url or ALERTMANAGER),
-        alertmanagers=f"{{{alertmanagers}}}",
+        grafana=_text(settings.grafana_url.rstrip("/")),
+        service=_static(*(targets or [_service(settings)])),
+        prometheus=_job("prometheus", prometheus),
+        alertmanager=_job("alertmanager", alertmanager),
+        alertmanagers=_place(alertmanagers, "alertmanager", alertmanager),
     )
+
+
+def _beside(settings: Config, name: str) -> str:
+    """The host of a part that no URL tells of: this machine, or its name in the network."""
+    return "localhost" if _on_one_machine(settings) else name
+
+
+def _on_one_machine(settings: Config) -> bool:
+    """Whether Prometheus can only be where the service is: nobody else reaches the one, or the service the other."""
+    urls = (settings.prometheus_url, settings.alertmanager_url)
+    return _is_loopback(settings.host) or any(_is_loopback(urlsplit(url).hostname or "") for url in urls)
+
+
+def _service(settings: Config) -> str:
+    if settings.host not in ANYWHERE:
+        return _with_port(settings.host, settings.port)
+    return _with_port("localhost" if _on_one_machine(settings) else "ytdl", settings.port)
+
+
+def _is_loopback(host: str) -> bool:
+    return host in ("localhost", "::1") or re.fullmatch(r"127(\.\d+){3}", host) is not None
+
+
+def _with_port(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _target(url: str) -> tuple[str, str, str]:
     """Scheme, host with port, and path without its last slash."""
     parts = urlsplit(url)
     port = parts.port or (443 if parts.scheme == "https" else 80)
-    host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
-    return parts.scheme, f"{host}:{port}", parts.path.rstrip("/")
+    return parts.scheme, _with_port(parts.hostname or "", port), parts.path.rstrip("/")
 
 
 def _job(name: str, url: str) -> str:
-    scheme, target, prefix = _target(url)
-    return f"{{job_name: {name}, scheme: {scheme}, metrics_path: {_text(prefix + '/metrics')}, {_static(target)}}}"
+    scheme, _, prefix = _target(url)
+    return _place(f"job_name: {name}, scheme: {scheme}, metrics_path: {_text(prefix + '/metrics')}", name, url)
 
 
-def _static(target: str) -> str:
-    return f"static_configs: [{{targets: [{json.dumps(target)}]}}]"
+def _place(said: str, name: str, url: str) -> str:
+    """Where something is, with a hint where its URL has a name or a password."""
+    static = _static(_target(url)[1])
+    if "@" not in urlsplit(url).netloc:
+        return f"{{{said}, {static}}}"
+    return "\n     ".join([f"{{{said},", *CREDENTIALS.format(name=name, NAME=name.upper()).splitlines(), f"{static}}}"])
+
+
+def _static(*targets: str) -> str:
+    return f"static_configs: [{{targets: {json.dumps(targets)}}}]"
 
 
 def _text(text: str) -> str:
@@ -99,14 +137,20 @@ def _duration(seconds: float) -> str:
     return f"{seconds:.0f}s" if seconds == int(seconds) else f"{round(seconds * 1000)}ms"
 
 
+CREDENTIALS = """\
+# {NAME}_URL has a name or a password, which stay out of this file. Give them to Prometheus by the next line:
+# basic_auth: {{username: NAME, password_file: {name}.password}},
+"""
+
 PROMETHEUS_YML = """\
-# Made by `ytdl config --prometheus` from METRICS_COLLECTION_INTERVAL, ALERT_CHECK_INTERVAL, PROMETHEUS_URL,
-# ALERTMANAGER_URL, GRAFANA_URL and RUNBOOKS_URL. Start Prometheus with --storage.tsdb.retention.time=35d, as the
-# error budgets look back 30 days, and with --enable-feature=exemplar-storage, which keeps the traces of observations.
+# Made by `ytdl config --prometheus` from HOST, PORT, METRICS_COLLECTION_INTERVAL, ALERT_CHECK_INTERVAL, PROMETHEUS_URL,
+# ALERTMANAGER_URL, GRAFANA_URL and RUNBOOKS_URL; `--target HOST:PORT` names the service as Prometheus reaches it.
+# Start Prometheus with --storage.tsdb.retention.time=35d, as the error budgets look back 30 days, and with
+# --enable-feature=exemplar-storage, which keeps the traces of observations.
 global:
   scrape_interval: {scrape}
   evaluation_interval: {evaluation}
-  # Where the links in alerts lead to; alerts do not keep them as labels.
+  # Where the links in alerts lead to; alerts do not keep them as labels. Messages leave out what is empty.
   external_labels:
     runbooks: {runbooks}
     grafana: {grafana}
@@ -121,7 +165,7 @@ alerting:
 
 scrape_configs:
   # Every instance is a target of its own; the job is what the rules know the service by.
-  - {{job_name: ytdl, static_configs: [{{targets: ["{service}"]}}]}}
+  - {{job_name: ytdl, {service}}}
   - {prometheus}
   - {alertmanager}
 """
