@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 
 from tests.conftest import Person
+from tests.test_prometheus import asking, saying, series
 from tests.watched import Watched, until, watching
 from tests.watching import needs_prometheus
-from ytdl import metrics, readings
+from ytdl import errors, metrics, readings
 from ytdl.config import Config
-from ytdl.monitoring import _figures, _matchers
-from ytdl.prometheus import Series
+from ytdl.monitoring import Monitoring, StatsQuery, _figures, _matchers
+from ytdl.prometheus import NOT_ONE, Series
 
 METRICS = "/monitoring/metrics"
 
@@ -92,6 +93,8 @@ async def test_without_prometheus_its_setting_is_named(root: Person, path: str) 
         ({"where": "state"}, "where"),
         ({"where": "nothing=1"}, "where"),
         ({"where": "__name__=up"}, "where"),
+        ({"from": "2026-01-01T00:00:00Z", "to": "2026-01-01T00:00:00.0004Z"}, "from"),
+        ({"from": "2026-01-01T00:00:00Z", "to": "2026-01-01T00:00:00.999Z"}, "from"),
         ({"every": "1"}, "every"),
     ],
 )
@@ -99,6 +102,15 @@ async def test_a_wrong_question_is_refused_by_its_field(root: Person, query: dic
     answer = await root.get(f"{METRICS}/ytdl_queue_jobs", params=query)
     found = await answer.json()
     assert (answer.status, [e["field"] for e in found.get("errors", ())]) == (422, [field]), found
+
+
+@pytest.mark.parametrize("value", ["%FF", "%ED%A0%80", "%EF%BF%BD"])
+@pytest.mark.parametrize("path", ["ytdl_queue_jobs", "ytdl_queue_jobs/stats", "ytdl_http_request_seconds/stats"])
+async def test_what_is_no_text_is_refused_where_it_stands(root: Person, path: str, value: str) -> None:
+    """A text that Prometheus would take for broken."""
+    label = "route" if "http" in path else "state"
+    answer = await root.get(f"{METRICS}/{path}?where={label}={value}")
+    assert (answer.status, [e["field"] for e in (await answer.json()).get("errors", ())]) == (422, ["where"])
 
 
 def test_a_value_stays_a_value_whatever_is_in_it() -> None:
@@ -125,6 +137,19 @@ def test_figures_are_of_the_numbers_only() -> None:
     values = [math.nan, *map(float, range(101)), math.inf]
     found = _figures(Series({}, list(enumerate(values))))
     assert (found.min, found.max, found.mean, found.p50, found.p95, found.p99) == (0, 100, 50, 50, 95, 99)
+
+
+async def test_figures_of_nobody_knows_what_are_no_answer() -> None:
+    async with asking(series({"metric": {"route": "/"}, "value": [1, "1"]})) as prometheus:
+        with pytest.raises(errors.Unavailable, match=NOT_ONE):
+            await Monitoring(prometheus, interval=15).stats("ytdl_http_request_seconds", StatsQuery())
+
+
+async def test_a_time_too_long_to_work_out_is_a_fault_of_its_beginning() -> None:
+    async with asking(saying(422, errorType="execution")) as prometheus:
+        with pytest.raises(errors.Invalid) as raised:
+            await Monitoring(prometheus, interval=15).stats("ytdl_queue_jobs", StatsQuery())
+    assert [fault.field for fault in raised.value.faults] == ["from"]
 
 
 def test_nothing_has_no_figures() -> None:
@@ -186,16 +211,33 @@ async def test_prometheus_tells_course_and_figures(watched: Watched) -> None:
 
 @needs_prometheus
 @pytest.mark.slow
-async def test_too_many_series_are_refused_and_fewer_are_told(watched: Watched) -> None:
+async def test_of_too_many_series_the_greatest_are_told_and_a_choice_of_too_many_is_refused(watched: Watched) -> None:
     for n in range(120):
         metrics.blocks_offences.labels(f"offence{n}").inc()
+        metrics.queue_jobs.labels(f"state{n}").set(n)
     await until(watched.prometheus, "count(rate(ytdl_blocks_offences_total[1s])) > 120")
+    for n in range(70, 120):
+        metrics.blocks_offences.labels(f"offence{n}").inc(5)
+    await until(watched.prometheus, "count(increase(ytdl_blocks_offences_total[10s]) > 4) >= 50")
+    window = {name: text for name, text in lately().items() if name != "step"}
+    for name, label in (("ytdl_blocks_offences_total", "offence"), ("ytdl_queue_jobs", "state")):
+        path = f"{METRICS}/{name}"
+        course = (await json_of(watched.root, path, **lately()))["course"]
+        told = {line["labels"][label] for line in course["series"]}
+        assert (
+            len(told) == 100
+            and {f"{label}{n}" for n in range(70, 120)} <= told
+            and "topk(100, " in course["expression"]
+        )
+        found = await json_of(watched.root, f"{path}/stats", **window)
+        assert len(found["series"]) == 100 and found["expression"] == course["expression"]
+        answer = await watched.root.get(path, params=lately() | {"by": label})
+        assert (answer.status, [e["field"] for e in (await answer.json())["errors"]]) == (422, ["by"])
     path = f"{METRICS}/ytdl_blocks_offences_total"
-    answer = await watched.root.get(path, params=lately())
-    assert (answer.status, [e["field"] for e in (await answer.json())["errors"]]) == (422, ["by"])
     assert len((await json_of(watched.root, path, by="job", **lately()))["course"]["series"]) == 1
     for n in range(120):
         metrics.blocks_offences.remove(f"offence{n}")
+        metrics.queue_jobs.remove(f"state{n}")
 
 
 @needs_prometheus

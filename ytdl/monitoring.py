@@ -7,7 +7,8 @@ and values as quoted texts.
 
 import asyncio
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Literal
 
@@ -15,11 +16,13 @@ import msgspec
 from msgspec import Meta
 
 from ytdl import errors, readings
-from ytdl.prometheus import MAX_POINTS, Prometheus, Series, TooMuch, quoted
+from ytdl.prometheus import MAX_POINTS, MAX_SERIES, NOT_ONE, Prometheus, Series, TooLong, TooMuch, quoted
 from ytdl.readings import About, Metric, MetricList
 from ytdl.record import Moment
 
 LONGEST_WINDOW = timedelta(days=366)
+# Prometheus knows nothing below milliseconds, and is asked for something every second at most.
+SHORTEST_WINDOW = timedelta(seconds=1)
 # What the service is called in prometheus/prometheus.yml, and what Prometheus adds to each series.
 JOB = "ytdl"
 TARGET = ("instance", "job")
@@ -38,8 +41,8 @@ Of = Literal["values", "rate per second", "observations"]
 
 class StatsQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={"from_": "from"}):
     """`from` is an hour before `to` and `to` is now where they are left out. `by` are the labels to keep: without it
-    each of the metric's, and of a histogram none; of a gauge `instance` in any case. `where` are labels with a value,
-    as `status=500`."""
+    each of the metric's, and of a histogram none; of a gauge `instance` in any case. Where these come to more series
+    than are read, the answer has those with the most of it. `where` are labels with a value, as `status=500`."""
 
     from_: Moment | None = None
     to: Moment | None = None
@@ -120,9 +123,7 @@ class Monitoring:
     async def _course(self, metric: Metric, query: CourseQuery) -> Course:
         since, until = window(query.from_, query.to, usual=timedelta(hours=1))
         step = self._step(since, until, query.step)
-        labels, matchers = _labels(metric, query.by), _matchers(metric, query.where)
-        expression = self._expression(metric, labels, matchers, step)
-        found = await self._asked(expression, since, until, step)
+        expression, found = await self._asked(metric, query, since, until, step)
         lines = await asyncio.to_thread(_lines, found)
         return Course(_of(metric), expression, since, until, step, lines)
 
@@ -130,14 +131,13 @@ class Monitoring:
         """Raises `errors.NotFound`, `errors.Invalid` and `errors.Unavailable`."""
         metric = await _find(name)
         since, until = window(query.from_, query.to, usual=timedelta(hours=1))
-        labels, matchers = _labels(metric, query.by), _matchers(metric, query.where)
         if metric.type == "histogram":
+            labels, matchers = _labels(metric, query.by), _matchers(metric, query.where)
             expression = _distribution(metric.name, labels, matchers, until - since)
             figures = _put_together(await self._once(expression, until))
         else:
             step = self._step(since, until, None, points=MAX_POINTS)
-            expression = self._expression(metric, labels, matchers, step)
-            found = await self._asked(expression, since, until, step)
+            expression, found = await self._asked(metric, query, since, until, step)
             figures = await asyncio.to_thread(_all_figures, found)
         about = {name: getattr(metric, name) for name in About.__struct_fields__}
         return MetricStats(**about, of=_of(metric), expression=expression, from_=since, to=until, series=figures)
@@ -162,18 +162,36 @@ class Monitoring:
         buckets = f"sum by ({', '.join([*labels, 'le'])}) (rate({metric.name}_bucket{matchers}[{over}]))"
         return _named("quantile", {str(q): f"histogram_quantile({q}, {buckets})" for q in QUANTILES.values()})
 
-    async def _asked(self, expression: str, since: datetime, until: datetime, step: float) -> list[Series]:
-        try:
-            return await self._prometheus.query_range(expression, since, until, step)
-        except TooMuch as e:
-            raise errors.invalid("by", f"{e}; `by` and `where` say which") from None
+    async def _asked(
+        self, metric: Metric, query: StatsQuery, since: datetime, until: datetime, step: float
+    ) -> tuple[str, list[Series]]:
+        """With the expression that it is the answer to. Only who chose labels is told to choose fewer."""
+        labels, matchers = _labels(metric, query.by), _matchers(metric, query.where)
+        expression = self._expression(metric, labels, matchers, step)
+        with _refusing():
+            try:
+                return expression, await self._prometheus.query_range(expression, since, until, step)
+            except TooLong:
+                raise
+            except TooMuch:
+                if query.by or metric.type == "histogram":
+                    raise
+            expression += f" and {_greatest(metric, labels, matchers, until - since)}"
+            return expression, await self._prometheus.query_range(expression, since, until, step)
 
     async def _once(self, expression: str, at: datetime) -> list[Series]:
-        most = 100 * len(Figures.__struct_fields__)
-        try:
-            return await self._prometheus.query(expression, at, most=most)
-        except TooMuch as e:
-            raise errors.invalid("by", f"{e}; `by` and `where` say which") from None
+        with _refusing():
+            return await self._prometheus.query(expression, at, most=MAX_SERIES * len(Figures.__struct_fields__))
+
+
+@contextmanager
+def _refusing() -> Iterator[None]:
+    try:
+        yield
+    except TooLong as e:
+        raise errors.invalid("from", f"is too early: the answer {e}") from None
+    except TooMuch as e:
+        raise errors.invalid("by", f"{e}; `by` and `where` say which") from None
 
 
 def window(since: datetime | None, until: datetime | None, *, usual: timedelta) -> tuple[datetime, datetime]:
@@ -185,6 +203,8 @@ def window(since: datetime | None, until: datetime | None, *, usual: timedelta) 
         raise errors.invalid("to", "is too near to the first moment there is") from None
     if since >= until:
         raise errors.invalid("from", "must be before to")
+    if until - since < SHORTEST_WINDOW:
+        raise errors.invalid("from", f"must be at least {SHORTEST_WINDOW.seconds} second before to")
     if until - since > LONGEST_WINDOW:
         raise errors.invalid("from", f"must be at most {LONGEST_WINDOW.days} days before to")
     return since, until
@@ -216,11 +236,21 @@ def _matchers(metric: Metric, where: Iterable[str]) -> str:
         label, equals, value = text.partition("=")
         if label not in known or not equals:
             raise errors.invalid("where", f"must be label=value, with a label of {', '.join(known)}")
+        # What was read for bytes that are no text. Prometheus takes it for a broken text, even where it was meant.
+        if "\ufffd" in value:
+            raise errors.invalid("where", "must be in UTF-8, without the character U+FFFD")
         found.append(f"{label}={quoted(value)}")
     # Prometheus and Alertmanager have metrics of these names too.
     if not metric.name.startswith("ytdl_") and not any(text.startswith("job=") for text in found):
         found.append(f"job={quoted(JOB)}")
     return f"{{{', '.join(found)}}}" if found else ""
+
+
+def _greatest(metric: Metric, labels: Sequence[str], matchers: str, length: timedelta) -> str:
+    """As many series as are read: those of a counter that counted most until the end, and the highest of a gauge."""
+    over = _duration(length.total_seconds())
+    put, function = ("sum", "increase") if metric.type == "counter" else (_together(metric), "max_over_time")
+    return f"topk({MAX_SERIES}, {put} by ({', '.join(labels)}) ({function}({metric.name}{matchers}[{over}] @ end())))"
 
 
 def _of(metric: Metric) -> Of:
@@ -265,7 +295,10 @@ def _put_together(found: list[Series]) -> list[Figures]:
     rows: dict[frozenset[tuple[str, str]], dict[str, float | None]] = {}
     for series in found:
         labels = dict(series.labels)
-        stat = labels.pop("stat")
+        stat = labels.pop("stat", "")
+        if not stat:
+            # Each expression that is asked gives its series one.
+            raise errors.Unavailable(NOT_ONE)
         rows.setdefault(frozenset(labels.items()), {})[stat] = _number(series.points[0][1])
     names = [name for name in Figures.__struct_fields__ if name != "labels"]
     return [Figures(dict(labels), **{name: row.get(name) for name in names}) for labels, row in rows.items()]

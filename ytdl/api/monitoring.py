@@ -29,7 +29,7 @@ async def metric(request: web.Request, query: CourseQuery) -> Answer:
 
     The course is there where `from`, `to`, `step` or another parameter asks for it. It comes from Prometheus and tells
     of all processes: of a gauge its values, of a counter the rate per second, of a histogram three quantiles. 1,000
-    points of 100 series at most.
+    points of 100 series at most; where the metric has more and `by` is left out, the greatest, as `expression` says.
     """
     return await _encoded(await request.app[MONITORING].metric(request.match_info["metric_name"], query))
 
@@ -68,7 +68,7 @@ async def set_threshold(request: web.Request, body: NewThreshold) -> Threshold:
     """Set the value above which a figure is an alert.
 
     Above `warning` or `critical` for `for_seconds`. It is in force with Prometheus' next look at the service. Both left
-    out or null removes what was set; what alerts for it ends within a minute or two.
+    out or null removes what was set, which counts for another minute; what alerts for it ends within two.
     """
     name, user = request.match_info["metric_name"], who(request).user_id
     return await request.app[THRESHOLDS].set(name, body, user_id=user)
