@@ -14,9 +14,10 @@ import pytest
 
 from tests.conftest import Person
 from tests.instance import ROOT
+from tests.test_prometheus import asking, saying, series
 from tests.watched import Watched, until, watching
 from tests.watching import PROMTOOL, needs_prometheus, prometheus
-from ytdl import metrics
+from ytdl import errors, metrics
 from ytdl.config import Config
 from ytdl.monitoring_forms import csv_of, markdown_of
 from ytdl.monitoring_report import (
@@ -31,7 +32,7 @@ from ytdl.monitoring_report import (
     _literally,
     _objective,
 )
-from ytdl.prometheus import Prometheus
+from ytdl.prometheus import NOT_ONE, Prometheus
 from ytdl.thresholds import METRICS
 
 RULES = [ROOT / "prometheus/rules" / name for name in ("objectives.yml", "thresholds.yml")]
@@ -102,6 +103,61 @@ async def closing(asked: Prometheus) -> AsyncIterator[Prometheus]:
     await asked.close()
 
 
+def _redeploys(until: int, names: int) -> str:
+    """Instances with all figures, of which the later ones were watched longer."""
+    lines = []
+    for n in range(names):
+        times = range(until - 60 * (n + 2), until + 1, 60)
+        lines += [f'up{{job="ytdl",instance="a{n:03}"}} 1 {at}' for at in times]
+    for metric in METRICS:
+        for n in range(names):
+            times = range(until - 60 * (n + 2), until + 1, 60)
+            series = f'ytdl:measure{{job="ytdl",instance="a{n:03}",metric="{metric}"}}'
+            lines += [f"{series} {n} {at}" for at in times]
+    lines += [f'ALERTS{{alertname="A{n:03}",alertstate="firing",severity="info"}} 1 {until}' for n in range(120)]
+    return "\n".join([*lines, "# EOF\n"])
+
+
+@needs_prometheus
+@pytest.mark.slow
+async def test_a_report_has_room_for_many_redeploys_and_an_end_of_them(tmp_path: Path) -> None:
+    until = int(datetime.now(UTC).timestamp()) // 60 * 60 - 60
+    await asyncio.to_thread(_backfill, tmp_path / "p/data", _redeploys(until, 60))
+    async with prometheus(tmp_path / "p", {}) as watcher, closing(Prometheus(watcher.url)) as asked:
+        to = datetime.fromtimestamp(until, UTC)
+        wish = MonitoringWish(from_=to - timedelta(hours=2), to=to)
+        found = await Reporter(asked, interval=15, grafana="").report(wish)
+    longest = [f"a{n:03}" for n in range(10, 60)]
+    assert [row.instance for row in found.instances] == longest
+    assert [row.instance for row in found.figures if row.metric_name == "queue_length"] == longest
+    assert len(found.figures) == len(METRICS) * len(longest) and len(found.alerts) == 100
+    assert csv_of(found) and markdown_of(found)
+
+
+REPORT = MonitoringWish(from_=datetime(2026, 5, 1, tzinfo=UTC), to=datetime(2026, 5, 2, tzinfo=UTC))
+
+
+@pytest.mark.parametrize("labels", [{}, {"instance": "a"}, {"metric": "queue_length"}, {"metric": "x", "stat": "y"}])
+async def test_a_report_lives_with_series_without_the_names_it_knows(labels: dict[str, str]) -> None:
+    async with asking(series({"metric": labels, "value": [1, "1"]})) as prometheus:
+        found = await Reporter(prometheus, interval=15, grafana="").report(REPORT)
+    assert found.instances == [Instance(labels.get("instance", ""), 1)]
+
+
+async def test_more_rows_than_were_asked_for_are_no_fault_of_the_wish() -> None:
+    many = [{"metric": {"n": str(n)}, "value": [1, "1"]} for n in range(1001)]
+    async with asking(series(*many)) as prometheus:
+        with pytest.raises(errors.Unavailable, match=NOT_ONE):
+            await Reporter(prometheus, interval=15, grafana="").report(REPORT)
+
+
+async def test_a_time_too_long_to_work_out_is_a_fault_of_its_beginning() -> None:
+    async with asking(saying(422, errorType="execution")) as prometheus:
+        with pytest.raises(errors.Invalid) as raised:
+            await Reporter(prometheus, interval=15, grafana="").report(REPORT)
+    assert [fault.field for fault in raised.value.faults] == ["from"]
+
+
 def _overlap(since: float, until: float, outages: list[tuple[float, float]]) -> float:
     return sum(max(0.0, min(until, last) - max(since, first)) for first, last in outages)
 
@@ -158,6 +214,7 @@ async def test_without_prometheus_its_setting_is_named(root: Person) -> None:
     [
         ({"from": "2030-01-01T00:00:00Z"}, "from"),
         ({"from": "2020-01-01T00:00:00Z"}, "from"),
+        ({"from": "2026-01-01T00:00:00Z", "to": "2026-01-01T00:00:00.0004Z"}, "from"),
         ({"format": "pdf"}, "format"),
         ({"to": "now"}, "to"),
     ],

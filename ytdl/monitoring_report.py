@@ -13,12 +13,18 @@ from typing import Literal
 import msgspec
 
 from ytdl import errors
-from ytdl.prometheus import MAX_POINTS, Prometheus, Series, TooMuch, quoted
+from ytdl.monitoring import SHORTEST_WINDOW
+from ytdl.prometheus import MAX_POINTS, NOT_ONE, Prometheus, Series, TooLong, TooMuch, quoted
 from ytdl.record import Moment
 from ytdl.thresholds import METRICS
 
 LONGEST = timedelta(days=31)
 TOP = 10
+# Each start of a container may be an instance of its own, and each has its row in two tables.
+INSTANCES = 50
+ALERTS = 100
+# More than any table has; what answers more was not asked for it.
+MAX_ROWS = 1000
 # For all questions together; one after the other, so that others get their turn between them.
 REPORT_SECONDS = 20.0
 # The rules record what came in so many seconds (rate5m): looked at less often, what came in between is not seen.
@@ -87,8 +93,9 @@ class RouteRow(msgspec.Struct, frozen=True):
 
 
 class MonitoringReport(msgspec.Struct, frozen=True, rename={"from_": "from"}):
-    """Counts are Prometheus' estimates over the time. The ten routes with most requests, and the ten reasons for which
-    most attempts failed. `dashboard_url` is empty where GRAFANA_URL is not set."""
+    """Counts are Prometheus' estimates over the time. The ten routes with most requests, the ten reasons for which most
+    attempts failed, the 50 instances that were watched longest, and the 100 alerts that fired longest. `dashboard_url`
+    is empty where GRAFANA_URL is not set."""
 
     from_: Moment
     to: Moment
@@ -117,13 +124,17 @@ class Reporter:
         """One at a time. Raises `errors.Invalid` and `errors.Unavailable`."""
         if wish.from_ >= wish.to:
             raise errors.invalid("from", "must be before to")
+        if wish.to - wish.from_ < SHORTEST_WINDOW:
+            raise errors.invalid("from", f"must be at least {SHORTEST_WINDOW.seconds} second before to")
         if wish.to - wish.from_ > LONGEST:
             raise errors.invalid("from", f"must be at most {LONGEST.days} days before to")
         try:
             async with asyncio.timeout(REPORT_SECONDS), self._one:
                 return await self._made(wish)
-        except TooMuch as e:
+        except TooLong as e:
             raise errors.invalid("from", f"is too early: the answer {e}") from None
+        except TooMuch:
+            raise errors.Unavailable(NOT_ONE) from None
         except TimeoutError:
             raise errors.Unavailable(
                 f"Prometheus needs longer than {REPORT_SECONDS:g} seconds for this; ask for a shorter time.",
@@ -167,8 +178,9 @@ class Look:
         self._often = f"[{round(seconds * 1000)}ms:{round(self.step * 1000)}ms]"
 
     async def instances(self) -> list[Instance]:
-        found = await self._ask(f'avg_over_time(up{{job="ytdl"}}{self._over})')
-        return sorted((Instance(s.labels["instance"], _value(s)) for s in found), key=lambda i: i.instance)
+        up = f'up{{job="ytdl"}}{self._over}'
+        found = await self._ask(f"avg_over_time({up}) and topk({INSTANCES}, count_over_time({up}))")
+        return sorted((Instance(s.labels.get("instance", ""), _value(s)) for s in found), key=lambda i: i.instance)
 
     async def objectives(self) -> list[Objective]:
         targets = await self._by("objective", f"max by (objective) (last_over_time(ytdl:objective:target{self._over}))")
@@ -180,8 +192,8 @@ class Look:
 
     async def alerts(self) -> list[Fired]:
         firing = 'count by (alertname, severity) (ALERTS{alertstate="firing", alertname!="Watchdog"})'
-        now = {_alert(series) for series in await self._ask(firing)}
-        long = await self._ask(f"count_over_time(({firing}){self._often}) * {self.step:g}")
+        now = {_alert(series) for series in await self._ask(f"topk({MAX_ROWS}, {firing})")}
+        long = await self._ask(f"topk({ALERTS}, count_over_time(({firing}){self._often}) * {self.step:g})")
         found = [Fired(*_alert(series), _value(series) or 0.0, _alert(series) in now) for series in long]
         return sorted(found, key=lambda fired: (-fired.firing_seconds, fired.name))
 
@@ -190,10 +202,12 @@ class Look:
             "min": "min_over_time(", "mean": "avg_over_time(", "p95": "quantile_over_time(0.95, ",
             "max": "max_over_time(",
         }  # fmt: skip
+        measure = f"ytdl:measure{self._over}"
+        these = f"topk({INSTANCES}, sum by (instance) (count_over_time({measure})))"
         rows: dict[tuple[str, str], dict[str, float | None]] = {}
         for stat, function in stats.items():
-            for series in await self._ask(f"{function}ytdl:measure{self._over})"):
-                key = (series.labels["metric"], series.labels.get("instance", ""))
+            for series in await self._ask(f"{function}{measure}) and on (instance) {these}"):
+                key = (series.labels.get("metric", ""), series.labels.get("instance", ""))
                 rows.setdefault(key, {})[stat] = _value(series)
         order = list(METRICS)
         known = sorted((key for key in rows if key[0] in METRICS), key=lambda key: (order.index(key[0]), key[1]))
@@ -229,7 +243,7 @@ class Look:
         return {name: value for name, value in found if value is not None}
 
     async def _ask(self, expression: str) -> list[Series]:
-        return await self._prometheus.query(expression, self._until)
+        return await self._prometheus.query(expression, self._until, most=MAX_ROWS)
 
 
 def _objective(name: str, target: float, events: float, failures: float) -> Objective:
