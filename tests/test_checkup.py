@@ -198,9 +198,12 @@ async def answering(handler: Any) -> AsyncIterator[str]:
         await runner.cleanup()
 
 
-async def test_what_is_no_prometheus_is_told_apart(config: Config) -> None:
+@pytest.mark.parametrize(
+    ("status", "text"), [(200, "<html>"), (422, "{}"), (200, '{"x":' + "[" * 9999), (200, " " * 9 * 2**20)]
+)
+async def test_what_is_no_prometheus_is_told_apart(config: Config, status: int, text: str) -> None:
     async def other(request: web.Request) -> web.Response:
-        return web.Response(text="<html>")
+        return web.Response(text=text, status=status)
 
     async with answering(other) as url:
         config = dataclasses.replace(config, prometheus_url=url)
