@@ -28,6 +28,7 @@ inhibit_rules:
 """
 AUDIT = Query("test.audit", "many", "", b"SELECT * FROM audit_events WHERE type LIKE 'alert_%%' ORDER BY at, id")
 ENDED = Query("test.ended", "exec", "", b"UPDATE alerts SET ended_at = now()")
+HISTORY = Query("test.history", "many", "", b"SELECT * FROM alerts")
 LATER = Query("test.later", "exec", "", b"UPDATE acknowledgements SET expires_at = created_at + interval '1 us'")
 
 
@@ -220,6 +221,12 @@ async def test_the_dead_mans_switch_cannot_be_silenced(service: Service, root: P
     await fire(service, labelled("Watchdog", "info"))
     await acknowledge(root, (await the(root, "Watchdog"))["fingerprint"], 409)
     assert not await service.app[ALERTMANAGER].silences()
+
+
+async def test_a_test_of_a_channel_is_not_to_be_taken_up(service: Service, root: Person) -> None:
+    await fire(service, labelled("NotificationTest", "info"))
+    await acknowledge(root, (await the(root, "NotificationTest"))["fingerprint"], 409)
+    assert not await service.app[DB].many(HISTORY)
 
 
 async def test_a_silence_of_amtools_counts_with_its_author(server: Watcher, service: Service, root: Person) -> None:

@@ -22,7 +22,7 @@ from psycopg.types.json import Jsonb
 from ytdl import alertmanager as am
 from ytdl import alerts, audit, errors, sql, texts
 from ytdl.alertmanager import Alertmanager, Matcher, Silence
-from ytdl.alerts import FINGERPRINT, WATCHDOG, Acknowledgement
+from ytdl.alerts import FINGERPRINT, TRIED, WATCHDOG, Acknowledgement
 from ytdl.db import DB, Row, Statements
 
 log = logging.getLogger("ytdl.alerts")
@@ -60,7 +60,7 @@ class Acknowledgements:
 
     async def acknowledge(self, wish: Acknowledge, *, user_id: UUID, username: str) -> Acknowledgement:
         """What holds already is the answer, whoever it is of. Raises `errors.NotFound` where no such alert fires,
-        `errors.Conflict` for the one that must go on, and `errors.Invalid`."""
+        `errors.Conflict` for the one that must go on and for tests, and `errors.Invalid`."""
         comment = wish.comment.strip()
         if faults := texts.faults(comment, COMMENT_LENGTH):
             raise errors.invalid("comment", "; ".join(faults))
@@ -93,6 +93,8 @@ class Acknowledgements:
             raise errors.NotFound(NONE)
         if alerts.name_of(alert) == WATCHDOG:
             raise errors.Conflict(f"{WATCHDOG} shows that alerts arrive, so it must go on firing.")
+        if alerts.name_of(alert) == TRIED:
+            raise errors.Conflict("That is the test of a channel, which ends by itself.")
         return alert
 
     async def _firing(self, fingerprint: str) -> am.Alert | None:
