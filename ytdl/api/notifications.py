@@ -26,7 +26,7 @@ async def change(request: web.Request, body: NotificationWish) -> NotificationAn
 
     Alertmanager's configuration is made of it, and Alertmanager works by it when this is answered; what it refuses is
     not kept. What is left out stays as it is, and so do a channel's secrets. With `test` each channel is sent a
-    message, and the answer says what became of it.
+    message, and the answer says what became of it; while another test runs nothing is done, which a conflict says.
     """
     return await request.app[NOTIFICATIONS].change(body, who(request).user_id)
 
