@@ -175,6 +175,7 @@ class Alerts:
             views.append(_view(alert, known.get(alert.fingerprint, {}), held))
         return views
 
+
 def _place(cursor: str | None) -> tuple[datetime | str, UUID]:
     """After which alert a page begins."""
     if cursor is None:
