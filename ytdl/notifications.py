@@ -222,6 +222,7 @@ class Notifications:
 
     async def _put(self, wish: NotificationWish, user_id: UUID) -> Stored:
         async with self._db.transaction() as tx:
+            await tx.exec(q.make)
             former = _stored(await tx.one(q.hold), await self._kept(tx))
             if wish.version is not None and wish.version != former.version:
                 raise errors.Conflict(STALE.format(former.version), version=former.version)
@@ -324,6 +325,7 @@ class Notifications:
         path = self._path()
         try:
             async with self._turn, self._db.transaction() as tx:
+                await tx.exec(q.make)
                 row = await tx.maybe(q.hold_free)
                 if row is None:
                     return

@@ -1,7 +1,11 @@
 -- name: settings :one
--- Who is told of alerts.
-SELECT version, settings, updated_at, updated_by
-FROM notification_settings;
+-- Who is told of alerts; version 0 until somebody has set that.
+SELECT coalesce(n.version, 0) AS version, coalesce(n.settings, '{}') AS settings, n.updated_at, n.updated_by
+FROM (VALUES (1)) AS one LEFT JOIN notification_settings n ON true;
+
+-- name: make :exec
+-- There is a row to be held. Not made by a migration, as a backup of data alone could then not be put back.
+INSERT INTO notification_settings DEFAULT VALUES ON CONFLICT DO NOTHING;
 
 -- name: hold :one
 -- The same, for whoever changes it and brings it into force: one at a time.

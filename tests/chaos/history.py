@@ -25,6 +25,7 @@ from tests.fakes.youtube_media import Cupboard, lengthened
 from tests.fakes.youtube_videos import BY_ITAG, find
 from tests.instance import FILMS
 
+ENDED_EARLY = "ytdl: Stopped, with nothing running."
 JOBS = "SELECT id, subject, state, fence, tries, crashes FROM jobs ORDER BY id"
 DOWNLOADS = """
     SELECT d.id, u.username, d.job_id, d.video_id, d.status, d.quality, d.format, d.file_name, d.file_bytes,
@@ -123,7 +124,8 @@ def read_logs(members: list[Member], faults: list[Fault]) -> tuple[Counter[str],
 
 
 def _is_exception(line: dict[str, Any]) -> bool:
-    return "traceback" in line or line.get("event") == "unreadable"
+    """A service that is told to end before it logs says so in a sentence."""
+    return "traceback" in line or (line.get("event") == "unreadable" and line["text"] != ENDED_EARLY)
 
 
 def unexplained(lines: Rows, faults: list[Fault]) -> Iterator[str]:

@@ -61,6 +61,12 @@ def test_words_without_a_time_came_between_those_that_have_one() -> None:
     assert len(list(unexplained([line(1100), words], [fault]))) == 1
 
 
+def test_an_end_before_the_start_is_no_exception() -> None:
+    words = {"event": "unreadable", "text": "ytdl: Stopped, with nothing running."}
+    assert list(unexplained([line(990), words, line(995)], [])) == []
+    assert len(list(unexplained([line(990), words | {"text": "ytdl: Stopped."}, line(995)], []))) == 1
+
+
 def report(seconds: float = 300, **changes: Any) -> Report:
     """One of a run in which every kind of fault met something, 396 in all."""
     whole = Report(
