@@ -55,7 +55,7 @@ REFUSED = "Alertmanager refuses this, and goes on with what it had: {}"
 AWAY = "Nothing was changed, as Alertmanager did not say that it took it: {}"
 ELSEWHERE = "Alertmanager does not read ALERTMANAGER_CONFIG_FILE: it was told to, and works by something else."
 UNREADABLE = "Nothing was changed: Alertmanager runs as another user than this service, and may not read its file."
-BUSY = "Nothing was changed: another change waits for Alertmanager."
+BUSY = "Nothing was changed: Alertmanager has yet to answer to another change or to the regular look at it."
 TESTING = "Nothing was changed: a test is under way, and takes some 40 seconds at most."
 # How long a change waits for another one of this process, which waits for Alertmanager.
 TURN_SECONDS = 5.0
