@@ -11,6 +11,7 @@ CREATE TABLE notification_settings (
     updated_at timestamptz,
     updated_by uuid CONSTRAINT notification_settings_updated_by_fkey REFERENCES users ON DELETE SET NULL
 );
+INSERT INTO notification_settings DEFAULT VALUES;
 
 -- Text messages that were sent lately, so that none goes twice when Alertmanager asks again: a hash over the channel, the
 -- number and what is told. Numbers and texts are not kept.
