@@ -154,6 +154,19 @@ async def test_a_second_test_is_told_of_the_first(stage: Stage, monkeypatch: pyt
     assert (await own(stage).state()).version == answer["version"]
 
 
+async def test_a_change_that_was_made_is_told_so_though_its_test_was_cut_off(stage: Stage) -> None:
+    stage.chat.silent = {"telegram"}
+    asking = asyncio.create_task(stage.set_all("hook", "telegram", test=True))
+    async with asyncio.timeout(5):
+        await stage.chat.until_asked("telegram")
+    await stage.alertmanager.kill()
+    answer = await asking
+    await stage.alertmanager.start()
+    await until(stage, True)
+    assert {trial["channel"]: trial["outcome"] for trial in answer["tests"]}["telegram"] == "unknown"
+    assert (await own(stage).state()).version == answer["version"]
+
+
 async def test_an_empty_database_silences_nobody(servers: Servers, tmp_path: Path) -> None:
     """As where its folder is lost: what the file says stays, until an admin says what is to be."""
     hook = Webhook(name="hook", url="https://hooks.example/***")

@@ -170,7 +170,8 @@ class Notifications:
 
     async def change(self, wish: NotificationWish, user_id: UUID) -> NotificationAnswer:
         """Returns once Alertmanager works by it. Raises `errors.Invalid` for a field, or where Alertmanager refuses it,
-        `errors.Conflict` for a version that is not the newest, and `errors.Unavailable`; nothing is changed then.
+        `errors.Conflict` for a version that is not the newest, and `errors.Unavailable`; nothing is changed then. What
+        a test comes to undoes nothing.
         """
         self._path()
         if not wish.test:

@@ -19,12 +19,13 @@ from ytdl.alertmanager import Alertmanager
 from ytdl.channels import Channel, kind_of
 from ytdl.routing import TEST_ALERT
 
-Outcome = Literal["accepted", "refused", "unclear", "silent", "not_tried"]
+Outcome = Literal["accepted", "refused", "unclear", "silent", "unknown", "not_tried"]
 DETAILS: dict[Outcome, str] = {
     "accepted": "Its server has taken the message.",
     "refused": "Its server did not take the message, or was not reached; Alertmanager's log says why.",
     "unclear": "Other messages went out by this kind of channel at the same time, and some of them failed.",
     "silent": "There was no word of the message within {} seconds; Alertmanager may still be trying.",
+    "unknown": "Alertmanager did not answer, so nobody knows what came of it. Test it again.",
     "not_tried": "There was no time left to try it.",
 }
 EACH_SECONDS = 10.0
@@ -53,7 +54,7 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def run(alertmanager: Alertmanager, channels: Sequence[Channel]) -> list[Trial]:
-    """In the order of the channels, within some 40 seconds. Raises `errors.Unavailable` without Alertmanager."""
+    """In the order of the channels, within some 40 seconds. That Alertmanager goes away is an outcome, too."""
     until = time.monotonic() + ALL_SECONDS
     kinds: dict[str, list[Channel]] = {}
     for channel in channels:
@@ -76,6 +77,14 @@ async def _try(alertmanager: Alertmanager, channel: Channel, until: float) -> Tr
     begun = time.monotonic()
     if begun + EACH_SECONDS > until:
         return _trial(channel, "not_tried", 0.0)
+    try:
+        outcome = await _outcome(alertmanager, channel, begun)
+    except errors.Unavailable:
+        outcome = "unknown"
+    return _trial(channel, outcome, time.monotonic() - begun)
+
+
+async def _outcome(alertmanager: Alertmanager, channel: Channel, begun: float) -> Outcome:
     integration = _integration(channel)
     before = await _counts(alertmanager, integration)
     alert = _alert(channel.name)
@@ -88,7 +97,7 @@ async def _try(alertmanager: Alertmanager, channel: Channel, until: float) -> Tr
             outcome = _compare(before, await _counts(alertmanager, integration))
     # Else it would be tried again, for whoever mends the channel a moment later to wonder about.
     await alertmanager.post_alerts([alert | {"endsAt": datetime.now(UTC)}])
-    return _trial(channel, outcome, time.monotonic() - begun)
+    return outcome
 
 
 def _alert(channel: str) -> dict[str, object]:
