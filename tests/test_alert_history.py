@@ -353,6 +353,25 @@ async def test_silences_that_could_not_be_made_again_are_made_in_the_next_round(
     assert await states(asked) == ["active"]
 
 
+async def test_an_alert_that_is_taken_up_during_a_look_has_not_ended(
+    db: DB, asked: Alertmanager, history: AlertHistory, features: Acknowledgements, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed = asked.alerts
+
+    async def and_then(*filters: Any) -> list[Any]:
+        """The list, and what comes right after it was asked for."""
+        found = await listed(*filters)
+        monkeypatch.setattr(asked, "alerts", listed)
+        await fire(asked, A)
+        await acknowledge(db, asked, features)
+        return found
+
+    monkeypatch.setattr(asked, "alerts", and_then)
+    await history.look()
+    [row] = await db.many(ROWS)
+    assert row["ended_at"] is None and row["acknowledged_by"] == "root"
+
+
 async def test_an_acknowledgement_ends_some_time_after_its_alert(
     db: DB, asked: Alertmanager, history: AlertHistory, features: Acknowledgements, monkeypatch: pytest.MonkeyPatch
 ) -> None:

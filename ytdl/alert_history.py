@@ -6,6 +6,7 @@ alert of what waits too long. When Alertmanager cannot be asked nothing is shown
 
 import asyncio
 import logging
+import time
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 
@@ -100,6 +101,7 @@ class AlertHistory:
 
     async def look(self) -> None:
         """One round."""
+        asked_at = time.monotonic()
         try:
             found = alerts.worst_first(a for a in await self._alertmanager.alerts() if alerts.name_of(a) != TRIED)
             running_since = (await self._alertmanager.status()).uptime
@@ -112,7 +114,7 @@ class AlertHistory:
         try:
             await self._restore_lost(running_since)
             await self._learn(found[:MOST])
-            self._waiting = await self._write(found, settled=settled)
+            self._waiting = await self._write(found, asked_at, settled=settled)
         finally:
             self._show_waiting(self._since(found))
         await self._acknowledgements.restore(found[:MOST])
@@ -132,7 +134,7 @@ class AlertHistory:
         unknown = [alert for alert in found if not self._silences.keys() & set(alert.status.silenced_by)]
         self._silences |= await alerts.silences_of(self._alertmanager, unknown)
 
-    async def _write(self, found: Sequence[am.Alert], *, settled: bool) -> dict[str, datetime]:
+    async def _write(self, found: Sequence[am.Alert], asked_at: float, *, settled: bool) -> dict[str, datetime]:
         """Since when which alert waits, by fingerprint."""
         if len(found) > MOST:
             log.warning("alerts.too_many", extra={"alerts": len(found), "written": MOST})
@@ -142,7 +144,9 @@ class AlertHistory:
                 records = Jsonb([alerts.recorded(a, alerts.longest_of(a, self._silences)) for a in written])
                 await tx.exec(q.ended_between, alerts=records)
                 if settled:
-                    await tx.exec(q.gone, fingerprints=[alert.fingerprint for alert in found])
+                    # Somebody may have taken up one that came after the list was asked for.
+                    seconds = time.monotonic() - asked_at
+                    await tx.exec(q.gone, fingerprints=[alert.fingerprint for alert in found], seconds=seconds)
                 rows = await tx.many(q.seen, alerts=records)
             else:
                 rows = await tx.many(q.firing, fingerprints=[alert.fingerprint for alert in written])

@@ -10,9 +10,10 @@ WHERE alerts.fingerprint = now_firing.fingerprint AND alerts.ended_at IS NULL
     AND now_firing.started_at > alerts.started_at AND now_firing.started_at > alerts.seen_at;
 
 -- name: gone :exec
--- Ends what fires no more.
+-- Ends what fires no more: what was not among those that fired so many seconds ago, and is not known only since then.
 UPDATE alerts SET ended_at = greatest(now(), started_at), waiting_since = NULL
-WHERE ended_at IS NULL AND fingerprint <> ALL(%(fingerprints)s::text[]);
+WHERE ended_at IS NULL AND fingerprint <> ALL(%(fingerprints)s::text[])
+    AND seen_at < now() - make_interval(secs => %(seconds)s);
 
 -- name: seen :many
 -- Writes what fires: new alerts, and of known ones whether they wait for somebody and who took them up first.
