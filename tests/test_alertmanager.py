@@ -78,8 +78,7 @@ async def test_an_alert_comes_back_as_it_was_posted(asked: Alertmanager) -> None
     [alert] = await asked.alerts()
     assert (alert.labels, alert.annotations, alert.status.state) == (LABELS, {"summary": "No room."}, "active")
     assert abs(alert.starts_at - datetime.now(UTC)) < HOUR and len(alert.fingerprint) == 16
-    assert [group.labels for group in await asked.groups()] == [{"job": "ytdl"}]
-    assert counted("ok") == before + 3
+    assert counted("ok") == before + 2
 
 
 @needs_alertmanager
@@ -94,13 +93,15 @@ async def test_a_filter_takes_any_value_literally(asked: Alertmanager) -> None:
 async def test_a_silence_begins_holds_its_alert_alone_and_ends(asked: Alertmanager) -> None:
     await asked.post_alerts([{"labels": LABELS}, {"labels": LABELS | {"instance": "b"}}])
     id = await silence(asked, LABELS)
-    [held] = await asked.alerts(active=False)
-    assert held.labels == LABELS and held.status.silenced_by == [id]
+    assert [(a.labels, a.status.silenced_by) for a in await asked.alerts() if a.status.state == "suppressed"] == [
+        (LABELS, [id])
+    ]
     [one] = await asked.silences()
     assert (one.id, one.only_labels, one.created_by, one.status.state) == (id, LABELS, "root", "active")
     assert await asked.expire_silence(id)
     ended = await asked.silence(id)
-    assert ended and ended.status.state == "expired" and not await asked.alerts(active=False)
+    assert ended and ended.status.state == "expired"
+    assert {a.status.state for a in await asked.alerts()} == {"active"}
 
 
 @needs_alertmanager
@@ -137,7 +138,7 @@ async def test_a_wrong_configuration_is_refused_and_the_former_goes_on(server: W
 @needs_alertmanager
 async def test_it_says_since_when_it_runs_also_after_a_restart(server: Watcher, asked: Alertmanager) -> None:
     first = await asked.status()
-    assert abs(first.uptime - datetime.now(UTC)) < HOUR and first.version_info.version
+    assert abs(first.uptime - datetime.now(UTC)) < HOUR
     await server.kill()
     with pytest.raises(errors.Unavailable, match="cannot be reached; look at ALERTMANAGER_URL"):
         await asked.ready()

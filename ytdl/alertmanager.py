@@ -95,23 +95,10 @@ class Silence(msgspec.Struct, frozen=True, rename="camel"):
         return {m.name: m.value for m in self.matchers} if plain else None
 
 
-class Version(msgspec.Struct, frozen=True):
-    version: str = ""
-
-
-class State(msgspec.Struct, frozen=True, rename="camel"):
+class State(msgspec.Struct, frozen=True):
     """`uptime` is when it was started, for so it calls that."""
 
     uptime: Moment
-    version_info: Version = Version()
-
-
-class Group(msgspec.Struct, frozen=True):
-    """Alerts that are told of together."""
-
-    labels: dict[str, str]
-    receiver: Receiver
-    alerts: list[Alert]
 
 
 class _Created(msgspec.Struct):
@@ -119,7 +106,6 @@ class _Created(msgspec.Struct):
 
 
 _ALERTS = msgspec.json.Decoder(list[Alert])
-_GROUPS = msgspec.json.Decoder(list[Group])
 _SILENCE = msgspec.json.Decoder(Silence)
 _SILENCES = msgspec.json.Decoder(list[Silence])
 _STATE = msgspec.json.Decoder(State)
@@ -162,18 +148,11 @@ class Alertmanager:
     async def status(self) -> State:
         return _read(_STATE, await self._ask("GET", "/api/v2/status"))
 
-    async def alerts(
-        self, filters: Sequence[str] = (), *, active: bool = True, silenced: bool = True, inhibited: bool = True
-    ) -> list[Alert]:
-        """Those that have not ended. `filters` are matchers as `equals` makes them, and all have to be met."""
+    async def alerts(self, filters: Sequence[str] = ()) -> list[Alert]:
+        """Those that have not ended, silenced and inhibited ones too. `filters` are matchers as `equals` makes them, and
+        all have to be met."""
         query = [("filter", text) for text in filters]
-        kinds = {"active": active, "silenced": silenced, "inhibited": inhibited}
-        query += [(name, str(wanted).lower()) for name, wanted in kinds.items()]
         return _read(_ALERTS, await self._ask("GET", "/api/v2/alerts", query=query))
-
-    async def groups(self, filters: Sequence[str] = ()) -> list[Group]:
-        query = [("filter", text) for text in filters]
-        return _read(_GROUPS, await self._ask("GET", "/api/v2/alerts/groups", query=query))
 
     async def receivers(self) -> list[str]:
         """The names of those in the configuration that is in force."""
