@@ -653,6 +653,8 @@ CREATE INDEX download_logs_download_id ON public.download_logs USING btree (down
 
 CREATE INDEX download_logs_user_id ON public.download_logs USING btree (user_id, id DESC);
 
+CREATE INDEX downloads_by_status ON public.downloads USING btree (status) INCLUDE (file_bytes);
+
 CREATE INDEX downloads_by_user ON public.downloads USING btree (user_id, id DESC);
 
 CREATE INDEX downloads_file_name ON public.downloads USING btree (file_name) WHERE (file_name IS NOT NULL);

@@ -3,6 +3,8 @@
 import asyncio
 import contextlib
 import dataclasses
+import os
+import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from ytdl import checkup
 from ytdl.api.keys import CHECKUP, HEALTH, KV
 from ytdl.api.keys import DB as DB_KEY
 from ytdl.config import Config
+from ytdl.fetcher import forkserver
 
 OFF = {"prometheus": "off", "alertmanager": "off"}
 
@@ -107,6 +110,25 @@ async def test_a_worker_runs_its_programs(downloading: Service) -> None:
     )
     assert condition["javascript"]["detail"].endswith("ran a script")
     assert condition["ffmpeg"]["detail"].endswith("ran")
+    assert condition["ytdlp"]["detail"].endswith("forked a job")
+
+
+async def test_a_fork_server_that_hangs_is_found_by_trying(
+    downloading: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A look would be content with what it said when it was warm."""
+    fetcher = downloading.app[HEALTH]._fetcher
+    assert fetcher and fetcher.zygote_pid
+    async with downloading.person("root", role="admin") as root:
+        os.kill(fetcher.zygote_pid, signal.SIGSTOP)
+        with monkeypatch.context() as patch:
+            patch.setattr(forkserver, "TRY_SECONDS", 0.5)
+            hung = await tried(root)
+        assert (await looked(root))["ytdlp"]["status"] == "ok"
+        os.kill(fetcher.zygote_pid, signal.SIGCONT)
+        assert (await tried(root))["ytdlp"]["status"] == "ok"
+    assert (hung["status"], hung["ytdlp"]["status"]) == ("degraded", "failing")
+    assert hung["ytdlp"]["detail"] == "The fork server does not start a job when asked."
 
 
 async def test_an_ffmpeg_that_does_not_run_any_more_is_found_by_trying(downloading: Service, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -26,7 +27,8 @@ from tests.fetching import (
     stop,
     until,
 )
-from ytdl.fetcher import Fetcher, FetchFailed, Metadata, Progress, Usage, runs, watch
+from ytdl.child.frames import Ended, Try, decode_report, encode
+from ytdl.fetcher import Fetcher, FetchFailed, Metadata, Progress, Usage, forkserver, runs, watch
 from ytdl.fetcher.forkserver import ROOT
 
 SERVICE = """
@@ -41,6 +43,15 @@ async def main():
         print(fetcher.zygote_pid, getattr(frame, "stage", ""), flush=True)
     await fetcher.run(Order("9.1", url, "best", "mp3", work), show)
 asyncio.run(main())
+"""
+# A fork server on a system that has no room for another process. A limit would not hold for root.
+CROWDED = """
+import errno, os, socket, sys
+from ytdl.child.zygote import Zygote
+def fork():
+    raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+os.fork = fork
+Zygote(socket.socket(fileno=int(sys.argv[1])), print).serve()
 """
 
 
@@ -173,7 +184,7 @@ async def test_a_fork_server_that_hangs_is_replaced(
 ) -> None:
     hung = await _hang(fetcher, monkeypatch)
     assert (await fail(fetcher, order_for(youtube, tmp_path))).failure.code == "child_crashed"
-    await until(lambda: fetcher.zygote_pid not in (None, hung))
+    await until(lambda: fetcher.zygote_pid not in (None, hung), 20)
     done, _, _ = await fetch(fetcher, order_for(youtube, tmp_path / "next"))
     assert done.height == 1080
 
@@ -186,6 +197,53 @@ async def test_a_cancel_does_not_wait_for_a_fork_server_that_hangs(
     await _hang(fetcher, monkeypatch)
     assert await cancel(task) < 3
     await until(lambda: not any(map(is_alive, children)))
+
+
+async def test_a_fork_server_is_tried_with_a_job_that_leaves_nothing(fetcher: Fetcher) -> None:
+    assert await fetcher.try_forking()
+    descriptors = Path(f"/proc/{fetcher.zygote_pid}/fd")
+    before = len(list(descriptors.iterdir()))
+    assert await asyncio.gather(*(fetcher.try_forking() for _ in range(5))) == [True] * 5
+    assert len(list(descriptors.iterdir())) == before and descendants(fetcher) == []
+
+
+async def test_a_fork_server_that_hangs_does_not_pass_the_trial_and_goes_on_as_if_nothing_had_been(
+    fetcher: Fetcher, youtube: YouTube, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hung = await _hang(fetcher, monkeypatch)
+    with monkeypatch.context() as patch:
+        patch.setattr(forkserver, "TRY_SECONDS", 0.3)
+        assert not await fetcher.try_forking()
+    os.kill(hung, signal.SIGCONT)
+    assert await fetcher.try_forking()
+    await fetch(fetcher, order_for(youtube, tmp_path))
+    assert (fetcher.zygote_pid, fetcher.restarts, descendants(fetcher)) == (hung, 0, [])
+
+
+async def test_a_fork_server_that_dies_meanwhile_does_not_pass_the_trial(
+    fetcher: Fetcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hung = await _hang(fetcher, monkeypatch)
+    trial = asyncio.create_task(fetcher.try_forking())
+    await asyncio.sleep(0.1)
+    os.kill(hung, signal.SIGKILL)
+    assert not await trial
+    assert not await fetcher.try_forking()
+
+
+def test_a_fork_server_that_cannot_fork_says_so_and_lives() -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    command = [sys.executable, "-c", CROWDED, str(theirs.fileno())]
+    with subprocess.Popen(command, cwd=ROOT, pass_fds=[theirs.fileno()], stderr=subprocess.PIPE) as crowded, ours:
+        theirs.close()
+        ours.settimeout(10)
+        for number in (1, 2):
+            ours.send(encode(Try(number)))
+            ended = decode_report(ours.recv(4096))
+            assert isinstance(ended, Ended) and ended.number == number and ended.status
+        ours.shutdown(socket.SHUT_RDWR)
+        assert b"Resource temporarily unavailable" in crowded.communicate(timeout=10)[1]
+        assert crowded.returncode == 0
 
 
 async def test_a_killed_service_leaves_neither_children_nor_ffmpeg(

@@ -2,8 +2,11 @@
 
 import asyncio
 import dataclasses
+import os
+import signal
 import time
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -14,14 +17,25 @@ from tests.conftest import Person, Service, running
 from tests.fakes.youtube import YouTube
 from tests.following import fetched
 from tests.redises import OwnRedis
+from tests.test_system import Card
 from ytdl import errors, metrics
 from ytdl.api.keys import DB as DB_KEY
-from ytdl.collectors import Follower, PostgresCollector, RedisCollector, persists, released
+from ytdl.api.keys import WORKER
+from ytdl.collectors import (
+    Follower,
+    MachineCollector,
+    PostgresCollector,
+    RedisCollector,
+    persists,
+    released,
+    tell_version,
+)
 from ytdl.config import Config
 from ytdl.db import DB
 from ytdl.kv import KV
 from ytdl.sampler import Sampler
 from ytdl.sql import Query
+from ytdl.system import Machine
 
 
 def value(name: str, **labels: str) -> float:
@@ -64,14 +78,24 @@ async def test_a_collector_that_fails_is_counted_and_keeps_none_of_the_others() 
     assert succeeded("redis") < begun <= succeeded("host")
 
 
+async def test_a_round_in_which_everything_still_hangs_is_none_that_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ytdl.sampler.ROUND_SECONDS", 0.5)
+    sampler, before = Sampler({"redis": hanging}, seconds=9), failures("redis")
+    await sampler.sample()
+    await sampler.sample()
+    await sampler.stop()
+    assert (failures("redis"), value("worker_collection_seconds") < 0.5) == (before + 1, True)
+
+
 async def test_a_collector_that_hangs_holds_up_one_round_and_is_not_begun_twice(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("ytdl.sampler.ROUND_SECONDS", 0.1)
+    monkeypatch.setattr("ytdl.sampler.ROUND_SECONDS", 0.5)
     sampler, before, begun = Sampler({"redis": hanging, "host": nothing}, seconds=9), failures("redis"), time.time()
     await sampler.sample()
-    assert value("worker_collection_seconds") >= 0.1
+    assert value("worker_collection_seconds") >= 0.5
     await sampler.sample()
+    assert value("worker_collection_seconds") < 0.5
     await sampler.stop()
     assert (failures("redis"), succeeded("host") >= begun) == (before + 1, True)
     assert not [task for task in asyncio.all_tasks() if task.get_name() == "collect redis"]
@@ -153,6 +177,34 @@ async def test_yt_dlp_says_when_it_was_released_and_javascript_is_ready(sampled:
     assert time.time() - value("fetcher_ytdlp_released_timestamp_seconds") < 5 * 366 * 86_400
 
 
+def versions() -> list[str]:
+    """Of yt-dlp, one a series."""
+    return [sample.labels["ytdlp"] for family in metrics.build_info.collect() for sample in family.samples]
+
+
+async def test_another_yt_dlp_takes_the_place_of_the_former_and_the_same_one_is_no_other(sampled: Service) -> None:
+    fetcher = sampled.app[WORKER]._fetcher
+    assert fetcher._server and fetcher.zygote_pid
+    [own] = versions()
+    assert time.time() > released(own) > 0
+    fetcher._server.tools["yt_dlp"] = "2099.01.02"
+    await seen(lambda: versions() == ["2099.01.02"])
+    os.kill(fetcher.zygote_pid, signal.SIGKILL)
+    told = ["2099.01.02"]
+    async with asyncio.timeout(20):
+        while told[-1] != own:
+            await asyncio.sleep(0.02)
+            told += versions()
+    assert set(told) == {"2099.01.02", own}
+
+
+async def test_a_fork_server_that_is_warm_late_is_named_then() -> None:
+    metrics.build_info.clear()
+    for tools, version in (({}, "none"), ({"yt_dlp": "2098.01.02"}, "2098.01.02"), ({}, "2098.01.02")):
+        tell_version(tools)
+        assert versions() == [version]
+
+
 @pytest.mark.parametrize(
     ("version", "seconds"),
     [("2026.10.26", 1_792_972_800), ("2026.10.26.231500.dev0", 1_792_972_800), ("None", 0), ("", 0), ("2026.13.1", 0)],
@@ -223,3 +275,26 @@ def test_a_counter_follows_another_from_when_it_was_first_seen(
     for total in totals:
         follower.see(total)
     assert counter._value.get() == counted
+
+
+def test_a_card_that_goes_takes_nothing_along_and_one_that_comes_counts_from_then(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = (
+        {"eth0": Card(1_000, 10), "eth1": Card(900_000, 90)},
+        {"eth0": Card(1_001, 12)},
+        {"eth0": Card(1_003, 12), "eth2": Card(5_000_000, 7)},
+        {"eth0": Card(1_003, 12), "eth2": Card(5_000_010, 8), "eth1": Card(900_500, 95)},
+        # eth0 began anew.
+        {"eth0": Card(5, 0), "eth2": Card(5_000_010, 8), "eth1": Card(900_500, 95)},
+    )
+    cards = iter(looks)
+    monkeypatch.setattr(psutil, "net_io_counters", lambda pernic: next(cards))
+    asked_for_nothing: Any = None
+    collector = MachineCollector(Config(data_dir=tmp_path), asked_for_nothing)
+    collector._machine = Machine(tmp_path)
+    before = [value("system_network_bytes_total", direction=way) for way in ("received", "sent")]
+    for _ in looks:
+        collector._look()
+    after = [value("system_network_bytes_total", direction=way) for way in ("received", "sent")]
+    assert [now - then for now, then in zip(after, before, strict=True)] == [1 + 2 + 10 + 5, 2 + 1]

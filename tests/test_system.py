@@ -135,12 +135,12 @@ def test_a_byte_that_passes_a_bridge_counts_once(tmp_path: Path, monkeypatch: py
     cards = {"lo": Card(1000, 1000), "eth0": Card(10, 20), "br0": Card(10, 20), "veth1": Card(10, 20)}
     monkeypatch.setattr(psutil, "net_io_counters", lambda pernic: cards)
     write(tmp_path, sys__class__net__eth0__device="")
-    assert Machine(tmp_path).network() == (10, 20)
+    assert Machine(tmp_path).network() == {"eth0": (10, 20)}
 
 
 def test_where_there_is_no_device_all_but_loopback_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(psutil, "net_io_counters", lambda pernic: {"lo": Card(1000, 1000), "eth0": Card(10, 20)})
-    assert Machine(tmp_path).network() == (10, 20)
+    assert Machine(tmp_path).network() == {"eth0": (10, 20)}
 
 
 # the instance

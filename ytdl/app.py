@@ -13,7 +13,7 @@ from contextlib import AsyncExitStack
 
 from aiohttp import web
 
-from ytdl import __version__, audit, crypto, embedded, errors, metrics, sealed, tracing, users, vault
+from ytdl import __version__, audit, crypto, embedded, errors, sealed, tracing, users, vault
 from ytdl import db as database
 from ytdl.accounts import Accounts
 from ytdl.acknowledgements import Acknowledgements
@@ -58,6 +58,7 @@ from ytdl.auth import Auth
 from ytdl.blocks import Blocks
 from ytdl.chain import Linker
 from ytdl.checkup import Checkup
+from ytdl.collectors import tell_version
 from ytdl.config import Config, proxies_of, scrape_seconds
 from ytdl.cookies import Cookies
 from ytdl.crypto import Hasher
@@ -202,8 +203,7 @@ async def _start(app: web.Application, stack: AsyncExitStack) -> None:
     if config.download_concurrency:
         await fetcher.start()
         stack.push_async_callback(fetcher.stop)
-    tools = await fetcher.probe_tools()
-    metrics.build_info.labels(__version__, str(tools.get("yt_dlp", "none"))).set(1)
+    tell_version(await fetcher.probe_tools())
     queue = Queue(
         db,
         kv,

@@ -85,7 +85,7 @@ class Checkup:
                 "disk": self._try_disk,
             }
             if self._fetcher is not None:
-                tried |= {"javascript": self._try_javascript, "ffmpeg": self._try_ffmpeg}
+                tried |= {"ytdlp": self._try_ytdlp, "javascript": self._try_javascript, "ffmpeg": self._try_ffmpeg}
             asks = self._health.asks | tried | self._watchers()
             return self._judged(await self._health.ask(asks, seconds=LIMIT_SECONDS))
 
@@ -134,6 +134,12 @@ class Checkup:
         except OSError as e:
             raise Failing(f"A file cannot be written: {e.strerror}.") from e
         return f"written and read back, {looked}"
+
+    async def _try_ytdlp(self) -> str:
+        found = await self._health.asks["ytdlp"]()
+        if self._fetcher is not None and not await self._fetcher.try_forking():
+            raise Failing("The fork server does not start a job when asked.")
+        return f"{found}: forked a job"
 
     async def _try_javascript(self) -> str:
         found = await self._health.asks["javascript"]()

@@ -7,12 +7,13 @@ import asyncio
 import datetime
 import re
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from prometheus_client import Counter
 
-from ytdl import metrics, sql
+from ytdl import __version__, metrics, sql
 from ytdl.config import Config
 from ytdl.cookies import Cookies
 from ytdl.db import DB
@@ -39,6 +40,25 @@ class Follower:
         self._seen = total
 
 
+class Traffic:
+    """What went over the network, each interface by itself: a sum falls when one of them goes, too. One that comes, or
+    comes back, counts from when it is seen."""
+
+    def __init__(self) -> None:
+        self._cards: dict[str, tuple[Follower, Follower]] = {}
+
+    def see(self, totals: Mapping[str, tuple[int, int]]) -> None:
+        """Bytes received and sent, by interface."""
+        self._cards = {name: self._cards.get(name) or self._card() for name in totals}
+        for name, card in self._cards.items():
+            for follower, total in zip(card, totals[name], strict=True):
+                follower.see(total)
+
+    def _card(self) -> tuple[Follower, Follower]:
+        counter = metrics.system_network_bytes
+        return Follower(counter.labels("received")), Follower(counter.labels("sent"))
+
+
 class MachineCollector:
     """The machine and its disk."""
 
@@ -46,8 +66,7 @@ class MachineCollector:
         self._machine = Machine()
         self._disk = disk
         self._folder = config.data_dir
-        self._received = Follower(metrics.system_network_bytes.labels("received"))
-        self._sent = Follower(metrics.system_network_bytes.labels("sent"))
+        self._traffic = Traffic()
 
     async def collect(self) -> None:
         await self._disk.may_lease()
@@ -60,9 +79,7 @@ class MachineCollector:
         metrics.system_memory_available_bytes.set(memory.available_bytes)
         metrics.system_cpu_usage_ratio.set(self._machine.cpu_usage())
         metrics.system_load_average.set(self._machine.load())
-        received, sent = self._machine.network()
-        self._received.see(received)
-        self._sent.see(sent)
+        self._traffic.see(self._machine.network())
         metrics.instance_memory_limit_bytes.set(self._machine.memory_limit())
 
 
@@ -92,6 +109,7 @@ class InstanceCollector:
 
     async def _look_at_fetcher(self) -> None:
         tools = await self._fetcher.probe_tools()
+        tell_version(tools)
         metrics.fetcher_ready.set(self._fetcher.zygote_pid is not None)
         metrics.fetcher_javascript_ready.set(bool(tools.get("deno_supported") and tools.get("ejs")))
         metrics.fetcher_ytdlp_released.set(released(str(tools.get("yt_dlp", ""))))
@@ -167,7 +185,8 @@ class ContentsCollector:
         downloads = {row["status"]: row["downloads"] for row in rows}
         for status in metrics.STATUSES:
             metrics.downloads_state.labels(status).set(downloads.get(status, 0))
-        metrics.storage_kept_files.set(sum(row["files"] for row in rows))
+        # Nothing else has a file.
+        metrics.storage_kept_files.set(downloads.get("completed", 0))
         metrics.storage_kept_bytes.set(sum(row["bytes"] for row in rows))
 
     async def _count_accounts(self) -> None:
@@ -176,6 +195,17 @@ class ContentsCollector:
             metrics.users_accounts.labels(role, "yes").set(found.get((role, True), 0))
             metrics.users_accounts.labels(role, "no").set(found.get((role, False), 0))
         metrics.auth_sessions_open.set(await self._db.value(q.open_sessions))
+
+
+def tell_version(tools: Mapping[str, Any]) -> None:
+    """One series, whichever yt-dlp it was before. What a fork server said stands while another one starts, so that only
+    another version looks like one; where none has said anything it is `none`."""
+    told = {sample.labels["ytdlp"] for family in metrics.build_info.collect() for sample in family.samples}
+    version = str(tools.get("yt_dlp") or next(iter(told), "none"))
+    metrics.build_info.labels(__version__, version).set(1)
+    # The former goes last, as a scrape in between must find one.
+    for former in told - {version}:
+        metrics.build_info.remove(__version__, former)
 
 
 def released(version: str) -> float:

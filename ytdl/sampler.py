@@ -64,18 +64,24 @@ class Sampler:
         await loops.stop(list(self._collecting.values()))
 
     async def sample(self) -> None:
-        """One round. A collector that still hangs from an earlier one is left to that, which counts as a failure."""
+        """One round. A collector that still hangs from an earlier one is left to that, which counts as a failure, and
+        is not waited for."""
         loop = asyncio.get_running_loop()
-        begun = loop.time()
+        begun, fresh = loop.time(), []
         for name, collect in self._collectors.items():
             if name in self._collecting:
                 metrics.worker_loop_errors.labels(name).inc()
                 log.warning("sampler.hangs", extra={"collector": name})
             else:
-                task = self._collecting[name] = asyncio.create_task(loops.once(name, collect), name=f"collect {name}")
-                task.add_done_callback(partial(self._forget, name))
-        await asyncio.wait(list(self._collecting.values()), timeout=ROUND_SECONDS)
+                fresh.append(self._begin(name, collect))
+        if fresh:
+            await asyncio.wait(fresh, timeout=ROUND_SECONDS)
         metrics.worker_collection_seconds.set(loop.time() - begun)
+
+    def _begin(self, name: str, collect: Collect) -> asyncio.Task[bool]:
+        task = self._collecting[name] = asyncio.create_task(loops.once(name, collect), name=f"collect {name}")
+        task.add_done_callback(partial(self._forget, name))
+        return task
 
     def _forget(self, name: str, _: asyncio.Task[bool]) -> None:
         del self._collecting[name]

@@ -148,13 +148,13 @@ class Machine:
         """Processes that ran or waited to, on the average of the last minute; the whole machine's."""
         return os.getloadavg()[0]
 
-    def network(self) -> tuple[int, int]:
-        """Bytes received and sent since the machine began. Over devices; where there are none, as in a container, over
-        all interfaces but loopback: a bridge would count once more what passes it."""
+    def network(self) -> dict[str, tuple[int, int]]:
+        """Bytes received and sent since the machine began, by interface. Of devices; where there are none, as in a
+        container, of all but loopback: a bridge would count once more what passes it."""
         cards = psutil.net_io_counters(pernic=True)
         devices = [name for name in cards if (self._root / "sys/class/net" / name / "device").exists()]
-        chosen = [cards[name] for name in devices or (name for name in cards if name != "lo")]
-        return sum(card.bytes_recv for card in chosen), sum(card.bytes_sent for card in chosen)
+        chosen = devices or [name for name in cards if name != "lo"]
+        return {name: (cards[name].bytes_recv, cards[name].bytes_sent) for name in chosen}
 
 
 @dataclass

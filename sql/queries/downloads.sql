@@ -185,7 +185,5 @@ WHERE d.id = ANY(%(ids)s::uuid[])
 SELECT DISTINCT subject FROM jobs WHERE subject = ANY(%(ids)s::uuid[]) AND state = 'running';
 
 -- name: by_status :many
--- Downloads by status with the files that are kept for them, for the gauges.
-SELECT status, count(*) AS downloads, count(file_name) AS files,
-    coalesce(sum(file_bytes) FILTER (WHERE file_name IS NOT NULL), 0)::float8 AS bytes
-FROM downloads GROUP BY status;
+-- Downloads by status with the size of their files, for the gauges: a look at one index, as it goes over all there are.
+SELECT status, count(*) AS downloads, coalesce(sum(file_bytes), 0)::float8 AS bytes FROM downloads GROUP BY status;

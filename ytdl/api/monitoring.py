@@ -53,8 +53,8 @@ async def health(request: web.Request) -> Condition:
 async def check(request: web.Request) -> Condition:
     """Check everything that the service needs by using it.
 
-    Writes and reads back in PostgreSQL, in Redis and on the disk, runs a script and ffmpeg where this process runs
-    downloads, and asks Prometheus and Alertmanager. Takes 10 seconds at most.
+    Writes and reads back in PostgreSQL, in Redis and on the disk, and asks Prometheus and Alertmanager. Where this
+    process runs downloads it also starts a job that does nothing, a script and ffmpeg. Takes 10 seconds at most.
     """
     return await request.app[CHECKUP].try_all()
 

@@ -173,6 +173,12 @@ class Start(msgspec.Struct, frozen=True, tag="start"):
     order: Order
 
 
+class Try(msgspec.Struct, frozen=True, tag="try"):
+    """Fork a job that does nothing. That it is `Ended`, with a status of 0, says that others can be forked as well."""
+
+    number: int
+
+
 class Kill(msgspec.Struct, frozen=True, tag="kill"):
     """Kill a job's whole process group; unknown numbers are ignored, they have ended."""
 
@@ -201,7 +207,7 @@ class Ended(msgspec.Struct, frozen=True, tag="ended"):
     cpu_seconds: float
 
 
-Request = Setup | Start | Kill
+Request = Setup | Start | Try | Kill
 Report = Ready | Started | Ended
 
 _encode = msgspec.json.Encoder().encode

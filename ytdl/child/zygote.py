@@ -24,11 +24,14 @@ from ytdl.child.frames import (
     Setup,
     Start,
     Started,
+    Try,
     decode_request,
     encode,
 )
 
 MAX_REQUEST_BYTES = 64 * 1024
+BROKEN = 70
+"""Exit code of a child that came to no end of its own, and of one that could not be forked."""
 Perform = Callable[[Order, int, int], None]
 
 
@@ -82,32 +85,36 @@ class Zygote:
         if not data:
             return False
         request = decode_request(data)
-        if isinstance(request, Start):
+        if isinstance(request, (Start, Try)):
             self._fork(request, fds)
         elif isinstance(request, Kill) and (job := self._by_number.get(request.number)):
             _kill_group(job.pid)
         return True
 
-    def _fork(self, request: Start, fds: list[int]) -> None:
-        frames, stderr, go = fds
+    def _fork(self, request: Start | Try, fds: list[int]) -> None:
         mother = os.getpid()
-        pid = os.fork()
+        pid = _fork_if_there_is_room()
         if pid == 0:
-            self._become_job(request.order, frames, stderr, go, mother)
+            self._become_job(request, fds, mother)
         for fd in fds:
             os.close(fd)
+        if pid is None:
+            self._report(Ended(request.number, BROKEN << 8, 0, 0.0))
+            return
         self._by_number[request.number] = self._by_pid[pid] = _Job(request.number, pid)
         self._report(Started(request.number, pid))
 
-    def _become_job(self, order: Order, frames: int, stderr: int, go: int, mother: int) -> None:
+    def _become_job(self, request: Start | Try, fds: list[int], mother: int) -> None:
         """Runs in the child and never returns into the fork server's loop."""
-        code = 70
+        code = BROKEN
         try:
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             self._channel.close()
-            confine.take_own_group(mother, stderr)
-            self._perform(order, frames, go)
+            if isinstance(request, Start):
+                frames, stderr, go = fds
+                confine.take_own_group(mother, stderr)
+                self._perform(request.order, frames, go)
             code = 0
         except BaseException:
             sys.excepthook(*sys.exc_info())
@@ -156,6 +163,15 @@ class Zygote:
         with contextlib.suppress(ChildProcessError):
             while True:
                 os.wait()
+
+
+def _fork_if_there_is_room() -> int | None:
+    """As `os.fork`. Without room for another process that job has ended, and not the others with the fork server."""
+    try:
+        return os.fork()
+    except OSError as error:
+        print(f"no job can be forked: {error}", file=sys.stderr, flush=True)
+        return None
 
 
 def _kill_group(pid: int) -> None:

@@ -13,12 +13,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ytdl.child.frames import Ended, Kill, Order, Ready, Request, Setup, Start, Started, decode_report, encode
+from ytdl.child.frames import Ended, Kill, Order, Ready, Request, Setup, Start, Started, Try, decode_report, encode
 
 logger = logging.getLogger(__name__)
 MAX_REPORT_BYTES = 64 * 1024
 SEND_RETRY_SECONDS = 0.01
 STOP_SECONDS = 3.0
+# Less than whoever tries everything may take, so that this is what it finds.
+TRY_SECONDS = 5.0
 ROOT = Path(__file__).parent.parent.parent
 
 
@@ -67,14 +69,28 @@ class ForkServer:
 
     async def begin(self, number: int, order: Order, frames: int, stderr: int, go: int) -> asyncio.Future[Ended | None]:
         """Ask for a job. The future gets its end, or None when the fork server died with it."""
+        return await self._ask(Start(number, order), [frames, stderr, go])
+
+    async def try_forking(self, number: int) -> bool:
+        """Whether it forks a job, and says in time that this has ended; what it says later is nobody's."""
+        try:
+            async with asyncio.timeout(TRY_SECONDS):
+                ended = await (await self._ask(Try(number)))
+        except (ForkServerGone, TimeoutError):
+            return False
+        finally:
+            self._ended.pop(number, None)
+        return ended is not None and ended.status == 0
+
+    async def _ask(self, request: Start | Try, fds: list[int] | None = None) -> asyncio.Future[Ended | None]:
         if self.gone.is_set():
             raise ForkServerGone
         ended: asyncio.Future[Ended | None] = asyncio.get_running_loop().create_future()
-        self._ended[number] = ended
+        self._ended[request.number] = ended
         try:
-            await self._send(Start(number, order), [frames, stderr, go])
+            await self._send(request, fds)
         except BaseException:
-            self._ended.pop(number, None)
+            self._ended.pop(request.number, None)
             raise
         return ended
 

@@ -1,7 +1,6 @@
 """Running jobs: one `run` is one child process from its order to its end.
 
-It keeps the fork server alive, watches every job's progress, and does not return before no process of the
-job is left.
+It keeps the fork server alive, watches every job's progress, and does not return before no process of the job is left.
 """
 
 import asyncio
@@ -125,6 +124,10 @@ class Fetcher:
     async def try_ffmpeg(self) -> str | None:
         """Its version when it runs, asked anew."""
         return await ask_ffmpeg_version(self._settings.ffmpeg)
+
+    async def try_forking(self) -> bool:
+        """Whether the fork server forks a job that does nothing; takes some milliseconds."""
+        return self._server is not None and await self._server.try_forking(next(self._numbers))
 
     async def _run(self, order: Order, on_frame: OnFrame, admit: Admit, lend: Lend) -> tuple[Done, Usage]:
         outcome: Done | Fault | None = None
