@@ -19,7 +19,7 @@ from ytdl.db import DB, Row
 from ytdl.events import Events
 from ytdl.fetcher import Failed, Progress
 from ytdl.kv import KV
-from ytdl.queue import Queue
+from ytdl.queue import MAX_CRASHES, Queue
 from ytdl.reasons import REASONS, USERS_OWN
 from ytdl.record import view
 
@@ -115,8 +115,26 @@ async def test_a_job_whose_download_was_deleted_is_ended_and_not_begun(bench: Be
     assert await bench.attempts.lease([s.claim.job]) == []
     row = await bench.queue.outcome(dataclasses.replace(s.claim, fence=s.claim.fence + 1))
     assert row and row["state"] == "cancelled"
+    before = count(metrics.queue_stale)
     await bench.attempts.drop_stale([s.claim.job], [])
     assert await bench.queue.index.claim(5) == []
+    assert count(metrics.queue_stale) == before + 1
+
+
+async def test_jobs_that_wait_for_each_other_are_not_stale(bench: Bench) -> None:
+    """Refused while another one runs whose next crash is its last, they are suggested again until they are taken."""
+    suspects = [(await bench.started()).claim.job for _ in range(3)]
+    await bench.let_expire()
+    await bench.attempts.reap()
+    await statement(bench.db, "UPDATE jobs SET crashes = %s", MAX_CRASHES - 1)
+    before = count(metrics.queue_stale)
+    suggested = await bench.queue.index.claim(5)
+    started = await bench.attempts.lease(suggested)
+    await bench.attempts.drop_stale(suggested, started)
+    assert (sorted(suggested), [s.claim.job for s in started]) == (suspects, suspects[:1])
+    assert count(metrics.queue_stale) == before
+    await asyncio.sleep(1.1)
+    assert sorted(await bench.queue.index.claim(5)) == suspects[1:]
 
 
 async def test_an_attempt_that_is_put_off_leaves_its_reason_and_costs_no_try(bench: Bench) -> None:

@@ -60,11 +60,10 @@ class Attempts:
         return [_started(claim, rows[claim.job]) for claim in claims if claim.job in rows]
 
     async def drop_stale(self, suggested: Sequence[int], started: Sequence[Started]) -> None:
-        """Takes out of the index what PostgreSQL refused, but for what it will not refuse later."""
+        """Takes out of the index what PostgreSQL refused. What it will not refuse later comes again and was not stale:
+        jobs that wait for each other would make it look as if the two disagreed."""
         taken = {s.claim.job for s in started}
-        stale = [job for job in suggested if job not in taken]
-        metrics.queue_stale.inc(len(stale))
-        await self._queue.refused(stale)
+        metrics.queue_stale.inc(await self._queue.refused([job for job in suggested if job not in taken]))
 
     async def begun(self, s: Started) -> None:
         """Tells readers that the attempt is under way."""

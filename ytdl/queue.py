@@ -264,15 +264,21 @@ class Queue:
         except errors.Unavailable:
             log.warning("queue.not_given_back", extra={"jobs": list(jobs)})
 
-    async def refused(self, jobs: Sequence[int]) -> None:
-        """Best effort, after a claim: what it did not get leaves the index, or comes again a little later."""
+    async def refused(self, jobs: Sequence[int]) -> int:
+        """Best effort, after a claim: what it did not get leaves the index, or comes again a little later.
+
+        How many of them left it for good, as far as that could be asked.
+        """
         if not jobs:
-            return
+            return 0
         try:
             await self.index.drop(jobs)
-            await self.index.ensure(await self._db.many(q.refused, ids=list(jobs)))
+            waiting = await self._db.many(q.refused, ids=list(jobs))
+            await self.index.ensure(waiting)
         except errors.Unavailable:
             log.warning("queue.not_dropped", extra={"jobs": list(jobs)})
+            return 0
+        return len(jobs) - len(waiting)
 
     async def claim(self, tx: Statements, jobs: Sequence[int]) -> list[Claim]:
         rows = await tx.many(

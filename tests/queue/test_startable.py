@@ -10,7 +10,7 @@ from ytdl import metrics
 from ytdl import sql as queries
 from ytdl.db import DB
 from ytdl.kv import KV
-from ytdl.queue import Claim, Queue
+from ytdl.queue import MAX_CRASHES, Claim, Queue
 
 q = queries.load("queue")
 
@@ -69,6 +69,46 @@ async def test_a_users_own_limit_counts_instead_of_the_usual_one(jobs: Queue, db
     await claimed(jobs, db, user=user)
     await aged(db, (await submit(jobs, db, user))["id"], 40)
     assert await oldest(db, user_cap=1) == pytest.approx(40, abs=5)
+
+
+async def crashed(jobs: Queue, db: DB, times: int, age: float = 0, user: UUID = ANN) -> int:
+    """A job that has lost its worker so often, and has been due for so many seconds since."""
+    id = int((await submit(jobs, db, user))["id"])
+    for _ in range(times):
+        await take(jobs, db, id)
+        await crash(jobs, db, id)
+    await aged(db, id, age)
+    return id
+
+
+async def test_of_those_whose_next_crash_is_the_last_none_waits_for_the_service_while_one_runs(
+    jobs: Queue, db: DB
+) -> None:
+    """A worker has one of them at a time, so that is what the others wait for."""
+    first = await crashed(jobs, db, MAX_CRASHES - 1)
+    await crashed(jobs, db, MAX_CRASHES - 1, 90)
+    await crashed(jobs, db, MAX_CRASHES - 1, 60, BEN)
+    assert await oldest(db, user_cap=5) == pytest.approx(90, abs=5)
+    [running] = await take(jobs, db, first)
+    assert await oldest(db, user_cap=5) == 0
+    await complete(jobs, db, running)
+    assert await oldest(db, user_cap=5) == pytest.approx(90, abs=5)
+
+
+async def test_whoever_has_a_crash_left_waits_for_the_service_all_the_same(jobs: Queue, db: DB) -> None:
+    await take(jobs, db, await crashed(jobs, db, MAX_CRASHES - 1))
+    await crashed(jobs, db, MAX_CRASHES - 1, 90)
+    await crashed(jobs, db, MAX_CRASHES - 2, 40)
+    assert await oldest(db, user_cap=5) == pytest.approx(40, abs=5)
+
+
+async def test_the_first_whose_next_crash_is_the_last_waits_for_the_service_whatever_else_runs(
+    jobs: Queue, db: DB
+) -> None:
+    await claimed(jobs, db)
+    await take(jobs, db, await crashed(jobs, db, MAX_CRASHES - 2))
+    await crashed(jobs, db, MAX_CRASHES - 1, 90)
+    assert await oldest(db, user_cap=5) == pytest.approx(90, abs=5)
 
 
 async def observed(jobs: Queue, db: DB, job: int) -> float:
