@@ -19,7 +19,7 @@ from prometheus_client.metrics import MetricWrapperBase
 from tests import dashboards
 from tests.dashboards import DASHBOARDS, panels
 from tests.instance import ROOT
-from tests.watching import PROMTOOL
+from tests.watching import PROMTOOL, needs_promtool
 from ytdl import metrics
 from ytdl.config import Config
 from ytdl.routes import ROUTES
@@ -242,6 +242,12 @@ def test_what_is_counted_is_seen_as_growth(name: str, title: str, expression: st
             assert len(re.findall(rf"\b(?:rate|irate|increase)\({series}\b", expression)) == asked
 
 
+@every_expression
+def test_failures_are_asked_of_a_series_that_is_there_before_them(name: str, title: str, expression: str) -> None:
+    """That of a status begins with its first answer, which no growth sees."""
+    assert not re.search(r'status=~?"5', expression)
+
+
 @every_panel
 def test_a_histogram_that_names_traces_is_asked_for_them(name: str, panel: dict[str, Any]) -> None:
     """Where a line or a cell has a place on the time axis, so that they can stand beside it."""
@@ -259,7 +265,7 @@ def test_the_source_leads_from_a_trace_to_where_traces_are_read() -> None:
     assert (leads["name"], leads["url"]) == ("trace_id", "$GRAFANA_TRACES_URL$${__value.raw}")
 
 
-@pytest.mark.skipif(PROMTOOL is None, reason="promtool is missing: tests/install.sh unpacks it")
+@needs_promtool
 def test_prometheus_understands_every_expression(tmp_path: Path) -> None:
     rules = [
         {"record": f"panel:{n}", "expr": dashboards.prom(expression)}
@@ -285,7 +291,7 @@ def test_every_metric_is_on_a_dashboard_or_in_a_rule() -> None:
 
 
 def test_panels_that_may_be_empty_exist() -> None:
-    assert set(dashboards.QUIET) <= {(name, panel["title"]) for name, panel in PANELS}
+    assert {*dashboards.QUIET, *dashboards.VARYING} <= {(name, panel["title"]) for name, panel in PANELS}
 
 
 def test_data_sources_are_those_that_dashboards_name_and_hold_no_secret() -> None:

@@ -97,6 +97,20 @@ async def test_a_threshold_alerts_and_the_report_tells_of_it(watched: Watched) -
     await until(watched.prometheus, f"absent({firing})")
 
 
+@needs_prometheus
+@pytest.mark.slow
+async def test_a_report_counts_the_first_failures_of_a_route(watched: Watched) -> None:
+    """The series of their status begins with them, so its growth is none."""
+    route = "/api/v1/monitoring/alerts"
+    counted = f'ytdl_http_failures_total{{route="{route}"}}[1m]'
+    await until(watched.prometheus, f"count_over_time({counted})", seconds=60)
+    for _ in range(5):
+        assert (await watched.root.get("/monitoring/alerts")).status == 503
+    await until(watched.prometheus, f"increase({counted}) >= 5", seconds=60)
+    [row] = [row for row in (await report(watched.root, a_minute()))["routes"] if row["route"] == route]
+    assert row["requests"] == row["failed"] == pytest.approx(5, abs=1.5)
+
+
 @contextlib.asynccontextmanager
 async def closing(asked: Prometheus) -> AsyncIterator[Prometheus]:
     yield asked

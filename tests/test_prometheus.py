@@ -145,6 +145,17 @@ async def test_nothing_is_too_much_for_who_asks_for_the_version(handler: Handler
             await prometheus.version()
 
 
+async def test_a_page_of_another_server_counts_as_no_answer() -> None:
+    async def page(request: web.Request) -> web.Response:
+        return web.Response(text="<html>It works!</html>", content_type="text/html")
+
+    refused, ok = counted("refused"), counted("ok")
+    async with asking(page) as prometheus:
+        with pytest.raises(errors.Unavailable, match=NOT_ONE):
+            await prometheus.version()
+    assert (counted("refused"), counted("ok")) == (refused + 1, ok)
+
+
 async def test_what_is_nested_without_end_is_no_prometheus() -> None:
     async def nested(request: web.Request) -> web.Response:
         return web.Response(text='{"x":' + "[" * 100_000, content_type="application/json")

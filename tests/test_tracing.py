@@ -6,7 +6,7 @@ import logging
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -81,8 +81,8 @@ async def fetching(downloading_config: Config, collector: Collector) -> AsyncIte
         yield service
 
 
-async def ask(person: Person, youtube: YouTube, video: str, status: str) -> str:
-    asked = await person.post("/downloads", {"url": youtube.url(video), "quality": "360p"}, headers=SAMPLED)
+async def ask(person: Person, youtube: YouTube, video: str, status: str, headers: Mapping[str, str] = SAMPLED) -> str:
+    asked = await person.post("/downloads", {"url": youtube.url(video), "quality": "360p"}, headers=headers)
     id = str((await asked.json())["id"])
     async with asyncio.timeout(30):
         while (await (await person.get(f"/downloads/{id}")).json())["status"] != status:  # noqa: ASYNC110 - it is asked over HTTP
@@ -131,9 +131,30 @@ async def test_a_download_that_another_life_of_the_service_fetches_is_in_the_sam
 async def test_histograms_name_a_trace_for_who_asks_for_openmetrics(traced: Service) -> None:
     async with traced.person("carl") as carl:
         await carl.get("/auth/profile", headers=SAMPLED)
-    async with traced.client.get("/metrics", headers={"Accept": "application/openmetrics-text"}) as answer:
-        told = [line for line in (await answer.text()).splitlines() if f'# {{trace_id="{TRACE}"}}' in line]
+    told = await naming(traced, TRACE)
     assert any(line.startswith("ytdl_http_request_seconds_bucket{") and "/auth/profile" in line for line in told)
+
+
+async def naming(service: Service, trace: str) -> list[str]:
+    """What a scrape has with that trace beside it."""
+    async with service.client.get("/metrics", headers={"Accept": "application/openmetrics-text"}) as answer:
+        return [line for line in (await answer.text()).splitlines() if f'# {{trace_id="{trace}"}}' in line]
+
+
+async def test_a_wait_names_a_trace_that_began_here(fetching: Service, youtube: YouTube, collector: Collector) -> None:
+    """Its flags say more than that it is sampled, as its id is random."""
+    async with fetching.person("dora") as dora:
+        await ask(dora, youtube, "ordinary", "completed", {})
+    await collector.until("POST /api/v1/downloads", "attempt")
+    trace = collector.one("POST /api/v1/downloads").trace
+    assert any(line.startswith("ytdl_queue_wait_seconds_bucket{") for line in await naming(fetching, trace))
+
+
+@pytest.mark.parametrize(("flags", "told"), [("00", False), ("01", True), ("02", False), ("03", True), ("10", False)])
+async def test_of_what_a_trace_is_flagged_with_one_bit_says_that_it_is_told(
+    traced: Service, flags: str, told: bool
+) -> None:
+    assert tracing.exemplar_of(f"00-{TRACE}-{PARENT}-{flags}") == ({"trace_id": TRACE} if told else None)
 
 
 @needs_prometheus

@@ -31,7 +31,8 @@ REPORT_SECONDS = 20.0
 RECORDED_SECONDS = 300.0
 # Probes and scrapes would hide what users get.
 USERS_ROUTES = 'route!~"unmatched|/healthz|/readyz|/metrics"'
-FAILED = ', status=~"5.."'
+# A series of a status begins with its first answer, which no growth sees, so what failed is counted by itself.
+ANSWERED = 'status!~"5.."'
 _PLAIN = re.compile(r"[\w/ -]")
 
 Form = Literal["json", "csv", "markdown"]
@@ -217,13 +218,15 @@ class Look:
         ]
 
     async def routes(self) -> list[RouteRow]:
-        counted = f"increase(ytdl_http_requests_total{{{USERS_ROUTES}%s}}{self._over})"
-        requests = await self._by("route", f"topk({TOP}, sum by (route) ({counted % ''}) > 0)")
+        answered = f"increase(ytdl_http_requests_total{{{USERS_ROUTES}, {ANSWERED}}}{self._over})"
+        failures = f"increase(ytdl_http_failures_total{{{USERS_ROUTES}%s}}{self._over})"
+        # No two of them have the same labels, so `or` leaves out none.
+        requests = await self._by("route", f"topk({TOP}, sum by (route) ({answered} or {failures % ''}) > 0)")
         if not requests:
             return []
         # The names are Prometheus' own labels; they are quoted like anybody's text all the same.
         these = f", route=~{quoted('|'.join(map(_literally, requests)))}"
-        failed = await self._by("route", f"sum by (route) ({counted % (these + FAILED)})")
+        failed = await self._by("route", f"sum by (route) ({failures % these})")
         buckets = f"increase(ytdl_http_request_seconds_bucket{{{USERS_ROUTES}{these}}}{self._over})"
         slow = await self._by("route", f"histogram_quantile(0.95, sum by (route, le) ({buckets}))")
         rows = [RouteRow(route, n, failed.get(route, 0.0), slow.get(route)) for route, n in requests.items()]

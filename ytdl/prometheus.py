@@ -141,7 +141,8 @@ class Prometheus:
         try:
             async with asyncio.timeout(ANSWER_SECONDS):
                 reply = await self._request(method, path, wanted)
-            outcome = "ok" if reply.status == 200 else "refused"
+            # A page that some other server has there is no answer.
+            outcome = "ok" if reply.status == 200 and reply.body.startswith(b"{") else "refused"
         except TimeoutError:
             outcome = "timeout"
             raise errors.Unavailable(

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 MOST_WAITING = 2048
 EXPORT_SECONDS = 5.0
 STOP_SECONDS = 3.0
+# W3C Trace Context: the bit of a traceparent's flags that says that the trace is told.
+SAMPLED = 0x01
 INSTALL = "pip install -r requirements-tracing.txt"
 
 Facts = Mapping[str, str | int | float]
@@ -211,4 +213,7 @@ def exemplar() -> dict[str, str] | None:
 
 def exemplar_of(traceparent: str | None) -> dict[str, str] | None:
     """The same of a trace that was kept."""
-    return {"trace_id": traceparent[3:35]} if tracer is not None and traceparent and traceparent.endswith("1") else None
+    if tracer is None or not traceparent:
+        return None
+    # Beside the flag `sampled` there may be others, as that the id is random.
+    return {"trace_id": traceparent[3:35]} if int(traceparent[-2:], 16) & SAMPLED else None

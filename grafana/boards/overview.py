@@ -113,8 +113,10 @@ SIGNALS = Row("Golden signals", [
     lines(
         "Traffic", "Requests in a second, by class of status.", "mostly 2xx.",
         "many 4xx come from a broken client or from somebody who guesses; 5xx are faults of the service.",
-        Prom('sum by (class) (label_replace(rate(ytdl_http_requests_total[$__rate_interval]), "class", "${1}xx", "status", "(.)..")'
+        Prom('sum by (class) (label_replace(rate(ytdl_http_requests_total{status!~"5.."}[$__rate_interval]), "class", "${1}xx", "status", "(.)..")'
              ")", "{{class}}"),
+        # A series of a status begins with its first answer, which no rate sees.
+        Prom("sum(rate(ytdl_http_failures_total[$__rate_interval]))", "5xx"),
         unit="reqps", stacked=True, see="http",
     ),
     lines(

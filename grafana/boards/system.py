@@ -117,8 +117,8 @@ WATCHING = Row("What watches", [
     ),
     lines(
         "Requests to Prometheus and Alertmanager", "Requests that the service made to them in a minute, by what came of them.", "ok.",
-        "unreachable: see PROMETHEUS_URL and ALERTMANAGER_URL.",
-        Prom("60 * sum by (server, outcome) (rate(ytdl_monitoring_requests_total[$__rate_interval]))", "{{server}} {{outcome}}"), unit="none",
+        "unreachable: see PROMETHEUS_URL and ALERTMANAGER_URL. Refused alone is mostly a question that was too large.",
+        Prom("60 * sum by (server, outcome) (rate(ytdl_monitoring_requests_total[$__rate_interval]))", "{{server}} {{outcome}}"), unit="none", runbook=("monitoring#PrometheusNotReached",),
     ),
     lines(
         "Reloads of Alertmanager", "Times that Alertmanager was told of a new configuration in the window behind each point, by what came of it.", "ok, after a change.",
@@ -128,7 +128,7 @@ WATCHING = Row("What watches", [
     lines(
         "Traces", "Spans in a second that were exported, or dropped for want of somebody who takes them.", "none dropped; none at all while tracing is off.",
         "see whether the collector at OTEL_EXPORTER_OTLP_ENDPOINT answers.",
-        Prom("sum by (outcome) (rate(ytdl_tracing_spans_total[$__rate_interval]))", "{{outcome}}"), unit="ops",
+        Prom("sum by (outcome) (rate(ytdl_tracing_spans_total[$__rate_interval]))", "{{outcome}}"), unit="ops", runbook=("monitoring#TracesDropped",),
     ),
     bars(
         "Since the notifications' configuration was written", "Time since an instance wrote Alertmanager's configuration.", "since the last change or start.",
