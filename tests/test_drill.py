@@ -13,6 +13,7 @@ import pytest
 from tests import promql
 from tests.drill import scaling
 from tests.drill.faults import FAULTS
+from tests.drill.inbox import KINDS
 from tests.drill.report import line, table
 from tests.drill.run import Course
 from tests.drill.scaling import SECONDS_IN, Scale
@@ -39,11 +40,13 @@ UNTRIED = {
     "MetricsStale": "what stops the refresh from outside stops the scrape as well",
     "NotificationsBudgetBurn": "one channel of six that fails for some seconds does not spend the budget",
     "OffencesNotScored": "needs thousands of addresses",
+    "PrometheusNotReached": "the service asks the same Prometheus that has to see it",
     "PrometheusStorageFailing": "needs a disk of its own for Prometheus",
     "ScrapeSlow": "a scrape that takes a second is given up where scrapes come twice a second",
     "ServiceCpuHigh": MACHINE,
     "StreamsDropping": "needs hundreds of slow readers",
     "TooManySeries": "the number of series is bounded by the declarations",
+    "TracesDropped": "the drill has no collector of traces",
     "VersionsDiffer": TWO,
     "Watchdog": "always fires; the drill counts how often it is heard",
     "YtdlpOld": "needs a yt-dlp of two months ago",
@@ -68,7 +71,15 @@ def test_an_alert_that_does_not_end_is_no_success() -> None:
     course = Course(FAULTS["redis-down"], alert_seconds=1.0, message_seconds=2.0)
     assert not course.ok and line(course).startswith("FAIL redis-down") and "over never" in line(course)
     course.end_seconds = 3.0
+    course.channels = dict.fromkeys(KINDS, 2.0)
     assert course.ok
+
+
+@pytest.mark.parametrize(("fault", "ok"), [("service-killed", True), ("redis-down", False)])
+def test_a_channel_is_silent_only_where_something_on_its_way_is_broken(fault: str, ok: bool) -> None:
+    course = Course(FAULTS[fault], alert_seconds=1.0, message_seconds=2.0, end_seconds=3.0)
+    course.channels = dict.fromkeys(KINDS - {"twilio"}, 2.0)
+    assert course.ok is ok and (", but no twilio" in line(course)) is not ok
 
 
 def test_a_row_that_came_again_takes_the_place_of_the_former_one() -> None:

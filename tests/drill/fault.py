@@ -4,7 +4,6 @@ A fault is a context: entering it breaks something, leaving it mends it. It may 
 """
 
 import asyncio
-import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
@@ -13,7 +12,7 @@ import psycopg
 from redis.exceptions import RedisError
 
 from tests.drill.ground import Ground
-from tests.drill.people import FAILURES, Admin
+from tests.drill.people import FAILURES, Admin, repeat
 
 Breaking = Callable[[Ground, Admin], AbstractAsyncContextManager[None]]
 
@@ -21,7 +20,8 @@ Breaking = Callable[[Ground, Admin], AbstractAsyncContextManager[None]]
 @dataclass(frozen=True)
 class Fault:
     """`labels` tell the alert from others of its name; what is broken `apart` would end other alerts too early.
-    The alerts in `also` must fire as well before anything is mended.
+    The alerts in `also` must fire as well before anything is mended. Channels in `silent` may say nothing, because what
+    is broken is on their way.
     """
 
     name: str
@@ -31,6 +31,7 @@ class Fault:
     labels: dict[str, str] = field(default_factory=dict)
     apart: bool = False
     also: tuple[str, ...] = ()
+    silent: tuple[str, ...] = ()
 
     @property
     def alerts(self) -> set[str]:
@@ -41,10 +42,17 @@ FAULTS: dict[str, Fault] = {}
 
 
 def fault(
-    name: str, what: str, alert: str, *, apart: bool = False, also: tuple[str, ...] = (), **labels: str
+    name: str,
+    what: str,
+    alert: str,
+    *,
+    apart: bool = False,
+    also: tuple[str, ...] = (),
+    silent: tuple[str, ...] = (),
+    **labels: str,
 ) -> Callable[[Callable[[Ground, Admin], AsyncIterator[None]]], None]:
     def keep(breaking: Callable[[Ground, Admin], AsyncIterator[None]]) -> None:
-        FAULTS[name] = Fault(name, what, alert, asynccontextmanager(breaking), labels, apart, also)
+        FAULTS[name] = Fault(name, what, alert, asynccontextmanager(breaking), labels, apart, also, silent)
 
     return keep
 
@@ -52,14 +60,7 @@ def fault(
 @asynccontextmanager
 async def again(work: Callable[[], Awaitable[object]], seconds: float) -> AsyncIterator[None]:
     """Does the harm again and again; that it fails is no news while something is broken."""
-
-    async def repeat() -> None:
-        while True:
-            with contextlib.suppress(*FAILURES, RedisError, psycopg.Error):
-                await work()
-            await asyncio.sleep(seconds)
-
-    task = asyncio.create_task(repeat())
+    task = asyncio.create_task(repeat(work, seconds, (*FAILURES, RedisError, psycopg.Error)))
     try:
         yield
     finally:

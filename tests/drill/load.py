@@ -5,14 +5,13 @@ what admins do. It goes round until it is told to stop.
 """
 
 import asyncio
-import contextlib
 import itertools
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from tests.cookiefiles import signed_in
 from tests.drill.ground import Ground
-from tests.drill.people import FAILURES, Admin, addresses
+from tests.drill.people import Admin, addresses, repeat
 from ytdl.api.http import Route
 from ytdl.routes import ROUTES
 from ytdl.thresholds import METRICS
@@ -117,17 +116,10 @@ async def mixed(ground: Ground, admin: Admin) -> AsyncIterator[None]:
         (load.look, 1.0), (load.administer, 4.0), (load.follow, 0.2),
     )  # fmt: skip
     await load.set_thresholds()
-    tasks = [asyncio.create_task(_repeat(work, seconds)) for work, seconds in parts]
+    tasks = [asyncio.create_task(repeat(work, seconds)) for work, seconds in parts]
     try:
         yield
     finally:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-
-
-async def _repeat(work: Callable[[], Awaitable[None]], seconds: float) -> None:
-    while True:
-        with contextlib.suppress(*FAILURES):
-            await work()
-        await asyncio.sleep(seconds)

@@ -1,12 +1,14 @@
 """People who use the service while it is watched: the admin, and somebody who lists and downloads all the time.
 
-They put up with whatever goes wrong; what the service answers is not what is tried here.
+They put up with whatever goes wrong; what the service answers is not what is tried here. What was downloaded a while
+ago is deleted, as the drill's disk is small.
 """
 
 import asyncio
 import contextlib
 import itertools
-from collections.abc import AsyncIterator, Iterator
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -16,6 +18,8 @@ from tests.drill.ground import PASSWORD, Ground
 from tests.drill.inbox import HOOK
 
 ANSWER_SECONDS = 10.0
+# Downloads that the visitor keeps, of some 100 kB each.
+KEPT = 60
 
 
 class Refused(Exception):
@@ -85,9 +89,10 @@ class Admin:
 @asynccontextmanager
 async def visited(admin: Admin, list_seconds: float = 0.1, download_seconds: float = 1.0) -> AsyncIterator[None]:
     """Somebody lists downloads and asks for new ones, that far apart, until the end of the block."""
+    kept: deque[str] = deque()
     tasks = [
-        asyncio.create_task(_again(list_seconds, admin, "list")),
-        asyncio.create_task(_again(download_seconds, admin, "download")),
+        asyncio.create_task(repeat(lambda: admin.request("GET", "/downloads"), list_seconds)),
+        asyncio.create_task(repeat(lambda: _download(admin, kept), download_seconds)),
     ]
     try:
         yield
@@ -97,10 +102,22 @@ async def visited(admin: Admin, list_seconds: float = 0.1, download_seconds: flo
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _again(seconds: float, admin: Admin, what: str) -> None:
+async def _download(admin: Admin, kept: deque[str]) -> None:
+    """One more; beyond `KEPT` the oldest goes. One whose deletion fails is tried again next time."""
+    status, made = await admin.download()
+    if status == 202:
+        kept.append(made["id"])
+    if len(kept) > KEPT and (await admin.request("DELETE", f"/downloads/{kept[0]}"))[0] in (204, 404):
+        kept.popleft()
+
+
+async def repeat(
+    work: Callable[[], Awaitable[object]], seconds: float, failures: tuple[type[Exception], ...] = FAILURES
+) -> None:
+    """Does it again and again, so far apart, until it is cancelled; a failure is no news where things break."""
     while True:
-        with contextlib.suppress(*FAILURES):
-            await (admin.download() if what == "download" else admin.request("GET", "/downloads"))
+        with contextlib.suppress(*failures):
+            await work()
         await asyncio.sleep(seconds)
 
 

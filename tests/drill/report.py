@@ -4,12 +4,11 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 
 from tests.drill.faults import FAULTS
+from tests.drill.inbox import KINDS
 from tests.drill.run import Course
-from tests.fakes import chat
 from tests.instance import ROOT
 from tests.rules import ALERTS
 
-KINDS = {"mail", *chat.KINDS}
 HEAD = ["Broken", "Alert", "Severity", "`for`", "Alert after", "Message after", "Channels", "Over after", "Fired too"]
 FILE = ROOT / "docs/MONITORING.md"
 BEGIN, END = "<!-- Made by `make drill DRILL=--write`. -->", "<!-- The end of the drill. -->"
@@ -30,7 +29,7 @@ def line(course: Course) -> str:
     if course.skipped:
         return f"skip {course.fault.name:<20} {course.fault.alert:<28} {course.skipped}"
     told = f"message {seconds(course.message_seconds)} by {channels(course)}"
-    told += "".join(f", but no {name}" for name in course.missing)
+    told += "".join(f", but no {name}" for name in course.missing + course.unheard)
     steps = f"alert {seconds(course.alert_seconds)}, {told}, over {seconds(course.end_seconds)}"
     return f"{'ok  ' if course.ok else 'FAIL'} {course.fault.name:<20} {course.fault.alert:<28} {steps}"
 

@@ -10,12 +10,13 @@ from typing import Any
 
 from tests.drill.fault import Fault
 from tests.drill.ground import Ground, Skipped
-from tests.drill.inbox import Message
+from tests.drill.inbox import KINDS, Message
 from tests.drill.people import Admin
 
 POLL_SECONDS = 0.2
-# How long the slowest channel may take after the webhook.
-CHANNEL_SECONDS = 8.0
+# How long the slowest channel may take after the webhook, and how long one is waited for that may be silent.
+CHANNEL_SECONDS = 30.0
+SILENT_SECONDS = 8.0
 # Alerts that are always there.
 STANDING = {"Watchdog"}
 
@@ -39,7 +40,12 @@ class Course:
     @property
     def ok(self) -> bool:
         steps = (self.alert_seconds, self.message_seconds, self.end_seconds)
-        return bool(self.skipped) or (None not in steps and not self.missing)
+        return bool(self.skipped) or (None not in steps and not self.missing and not self.unheard)
+
+    @property
+    def unheard(self) -> list[str]:
+        """Channels that brought no message, and should have."""
+        return sorted(KINDS - set(self.channels) - set(self.fault.silent))
 
 
 class Drill:
@@ -104,7 +110,8 @@ async def _see(ground: Ground, course: Course, began: float, patience: float) ->
     message = await ground.inbox.arrival(lambda m: _is(m, fault, "firing", began), patience)
     if message:
         course.message_seconds = message.at - began
-        heard = await ground.inbox.everywhere(fault.alert, began, CHANNEL_SECONDS)
+        seconds = SILENT_SECONDS if fault.silent else CHANNEL_SECONDS
+        heard = await ground.inbox.everywhere(fault.alert, began, seconds)
         course.channels = {kind: at - began for kind, at in heard.items()}
         course.missing = await _also(ground, fault, patience)
     course.others = others(await ground.alerts(), fault, course.since)

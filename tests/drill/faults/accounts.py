@@ -59,6 +59,7 @@ async def _audit_changed(ground: Ground, admin: Admin) -> AsyncIterator[None]:
     "The service starts with another key while it keeps secrets of users",
     "CookiesUnreadable",
     apart=True,
+    silent=("twilio",),
     also=("SecretsUnopened",),
 )
 async def _key_lost(ground: Ground, admin: Admin) -> AsyncIterator[None]:

@@ -14,7 +14,7 @@ from tests.drill.people import Admin
 LATE_SECONDS = 0.2
 
 
-@fault("postgres-down", "PostgreSQL is stopped", "PostgresDown", apart=True)
+@fault("postgres-down", "PostgreSQL is stopped", "PostgresDown", apart=True, silent=("twilio",))
 async def _down(ground: Ground, admin: Admin) -> AsyncIterator[None]:
     await ground.stop_postgres()
     yield
@@ -28,7 +28,9 @@ async def _slow(ground: Ground, admin: Admin) -> AsyncIterator[None]:
     ground.gate.delay = 0.0
 
 
-@fault("table-locked", "Somebody locks the table of downloads while many list them", "PoolExhausted")
+@fault(
+    "table-locked", "Somebody locks the table of downloads while many list them", "PoolExhausted", silent=("twilio",)
+)
 async def _locked(ground: Ground, admin: Admin) -> AsyncIterator[None]:
     async with AsyncExitStack() as stack:
         db = await stack.enter_async_context(ground.database())

@@ -46,7 +46,9 @@ async def _exceeded(admin: Admin, critical: float | None = None) -> AsyncIterato
     await admin.request("POST", path, {"warning": None, "critical": None})
 
 
-@fault("channel-down", "Slack answers with errors", "NotificationChannelFailing", integration="slack")
+@fault(
+    "channel-down", "Slack answers with errors", "NotificationChannelFailing", silent=("slack",), integration="slack"
+)
 async def _channel_down(ground: Ground, admin: Admin) -> AsyncIterator[None]:
     ground.inbox.chat.status["slack"] = 500
     # There must be something to tell.
@@ -56,7 +58,7 @@ async def _channel_down(ground: Ground, admin: Admin) -> AsyncIterator[None]:
     del ground.inbox.chat.status["slack"]
 
 
-@fault("texts-refused", "Twilio does not take text messages", "TextMessagesFailing")
+@fault("texts-refused", "Twilio does not take text messages", "TextMessagesFailing", silent=("twilio",))
 async def _texts_refused(ground: Ground, admin: Admin) -> AsyncIterator[None]:
     ground.inbox.chat.status["twilio"] = 401
     async with _exceeded(admin):
