@@ -27,6 +27,20 @@ NUMBER, OTHER_NUMBER = "+15550100201", "+15550100202"
 PACE = {"wait_seconds": 0, "interval_seconds": 1, "repeat_seconds": 60, "critical_repeat_seconds": 60}
 
 
+def channels(url: str) -> list[dict[str, Any]]:
+    """One of each kind, with all its secrets, for the stand-ins at `url`."""
+    return [
+        {"kind": "email", "name": "mail", "to": ["ops@example.org"]},
+        {"kind": "webhook", "name": "hook", "url": url + chat.WEBHOOK_PATH, "token": chat.WEBHOOK_TOKEN},
+        {"kind": "slack", "name": "slack", "url": url + chat.SLACK_PATH},
+        {"kind": "discord", "name": "discord", "url": url + chat.DISCORD_PATH},
+        {"kind": "telegram", "name": "telegram", "token": chat.TELEGRAM_TOKEN, "chat_id": chat.TELEGRAM_CHAT,
+         "api_url": url},
+        {"kind": "sms", "name": "sms", "account_sid": chat.TWILIO_SID, "auth_token": chat.TWILIO_TOKEN,
+         "from": "+15550100200", "to": [NUMBER]},
+    ]  # fmt: skip
+
+
 @dataclass
 class Stage:
     """Everything that takes part."""
@@ -42,18 +56,7 @@ class Stage:
     number: int = 0
 
     def channels(self) -> list[dict[str, Any]]:
-        """One of each kind, with all its secrets."""
-        url = self.chat.url
-        return [
-            {"kind": "email", "name": "mail", "to": ["ops@example.org"]},
-            {"kind": "webhook", "name": "hook", "url": url + chat.WEBHOOK_PATH, "token": chat.WEBHOOK_TOKEN},
-            {"kind": "slack", "name": "slack", "url": url + chat.SLACK_PATH},
-            {"kind": "discord", "name": "discord", "url": url + chat.DISCORD_PATH},
-            {"kind": "telegram", "name": "telegram", "token": chat.TELEGRAM_TOKEN, "chat_id": chat.TELEGRAM_CHAT,
-             "api_url": url},
-            {"kind": "sms", "name": "sms", "account_sid": chat.TWILIO_SID, "auth_token": chat.TWILIO_TOKEN,
-             "from": "+15550100200", "to": [NUMBER]},
-        ]  # fmt: skip
+        return channels(self.chat.url)
 
     async def forget(self) -> None:
         """All that a test has set, and whatever is still on its way."""

@@ -16,11 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import pytest
 
 from tests.instance import free_port, last_words
 
 NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
 KIND = "nginx" if NGINX else "client"
+needs_nginx = pytest.mark.skipif(NGINX is None, reason="nginx is missing: tests/install.sh installs it")
 NOBODY = 65534
 START_SECONDS = 5.0
 TEMPORARY = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
@@ -37,7 +39,6 @@ def config_for(folder: Path, port: int, urls: Sequence[str], before: str = "", c
     temporary = "\n".join(f"{kind}_temp_path {folder}/{kind};" for kind in TEMPORARY)
     changed = {
         "worker_processes auto;": "daemon off;\nworker_processes 1;",
-        "error_log stderr warn;": f"error_log {folder}/error.log warn;",
         "pid /tmp/nginx.pid;": f"pid {folder}/nginx.pid;",
         "access_log off;": f"access_log off;\n{temporary}",
         "server ytdl:8000 max_fails=0;": servers,
@@ -58,9 +59,13 @@ def config_for(folder: Path, port: int, urls: Sequence[str], before: str = "", c
 
 @dataclass
 class Front:
-    """Where clients go: one address that is nginx, or those of the processes themselves, in turn."""
+    """Where clients go: one address that is nginx, or those of the processes themselves, in turn.
+
+    `log` is the file of all that nginx has written.
+    """
 
     addresses: Sequence[str]
+    log: Path = Path(os.devnull)
     _turn: "itertools.count[int]" = field(default_factory=itertools.count)
 
     async def ask(self, session: aiohttp.ClientSession, method: str, path: str, **more: Any) -> aiohttp.ClientResponse:
@@ -94,24 +99,24 @@ async def fronting(urls: Sequence[str], before: str = "", connections: int = 200
     with tempfile.TemporaryDirectory(prefix="ytdl-nginx-") as name:
         folder, port = Path(name), free_port()
         (folder / "nginx.conf").write_text(config_for(folder, port, urls, before, connections))
-        async with _nginx(NGINX, folder, port):
-            yield Front([f"http://127.0.0.1:{port}"])
+        async with _nginx(NGINX, folder, port) as log:
+            yield Front([f"http://127.0.0.1:{port}"], log)
 
 
 @asynccontextmanager
-async def _nginx(program: str, folder: Path, port: int) -> AsyncIterator[None]:
+async def _nginx(program: str, folder: Path, port: int) -> AsyncIterator[Path]:
     """nginx without any privilege, even where the tests have all of them; it ends with the tests."""
-    error_log = folder / "error.log"
+    log = folder / "nginx.log"
     if os.geteuid() == 0:
         os.chown(folder, NOBODY, NOBODY)
-    process = await asyncio.create_subprocess_exec(
-        *_leash(), program, "-p", str(folder), "-c", str(folder / "nginx.conf"),
-        stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL,
-        start_new_session=True,
-    )  # fmt: skip
+    with log.open("wb") as out:
+        process = await asyncio.create_subprocess_exec(
+            *_leash(), program, "-p", str(folder), "-c", str(folder / "nginx.conf"),
+            stdin=asyncio.subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True,
+        )  # fmt: skip
     try:
-        await _listening(process, port, error_log)
-        yield
+        await _listening(process, port, log)
+        yield log
     finally:
         if process.returncode is None:
             process.terminate()
@@ -126,9 +131,9 @@ def _leash() -> list[str]:
     return ["setpriv", *drop, "--pdeathsig", "TERM", "--"]
 
 
-async def _listening(process: asyncio.subprocess.Process, port: int, error_log: Path) -> None:
+async def _listening(process: asyncio.subprocess.Process, port: int, log: Path) -> None:
     for _ in range(int(START_SECONDS / 0.02)):
-        assert process.returncode is None, last_words(error_log) if error_log.exists() else "nginx did not start"
+        assert process.returncode is None, last_words(log) or "nginx did not start"
         try:
             _, writer = await asyncio.open_connection("127.0.0.1", port)
         except ConnectionRefusedError:

@@ -1,9 +1,10 @@
 """What went wrong in yt-dlp and in services like this one, each as a test that would have caught it here.
 
-Against the stand-in, the real yt-dlp and the running service. PyJWT's are in `test_tokens`, request smuggling is tried
-through nginx.
+Against the stand-in, the real yt-dlp and the running service. PyJWT's are in `test_tokens`, request smuggling, which is
+CVE-2026-69243 of aiohttp, is in `test_smuggling`.
 """
 
+import ast
 import asyncio
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from yt_dlp.utils import smuggle_url
 from tests.conftest import Person, Service
 from tests.fakes.youtube import YouTube
 from tests.fetching import fetch, order_for, settings_for
+from tests.shape.source import modules
 from ytdl import urls
 from ytdl.child import options
 from ytdl.child.formats import CONTENT_TYPES, PROTOCOLS, choose
@@ -318,7 +320,16 @@ async def test_reclip_78_an_option_is_no_address(alice: Person) -> None:
         assert response.status == 422 and (await response.json())["errors"][0]["field"] == "url"
 
 
-# The releases that mended what cannot be seen from here.
+# CVE-2026-59881 of aiohttp: its client unpacked frames of a WebSocket although nobody had agreed to packing.
+
+
+def test_cve_2026_59881_the_service_opens_no_websocket_as_a_client() -> None:
+    used = {node.attr for tree in modules().values() for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    assert "WebSocketResponse" in used and "ws_connect" not in used
+
+
+# The releases that mended what cannot be seen from here. Of aiohttp that is CVE-2026-69244, by which its parser reads
+# beyond the end of a broken answer: what is known to lead there gives the same error in releases with and without it.
 
 FLOORS = {"yt-dlp": (2026, 10, 26), "aiohttp": (3, 14, 3), "PyJWT": (2, 15, 1)}
 

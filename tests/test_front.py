@@ -1,16 +1,18 @@
-"""Whose address counts behind nginx: the client's, and never one that a client claims to have."""
+"""Whose address counts behind nginx: the client's, and never one that a client claims to have. What nginx writes."""
 
 import dataclasses
+import io
 
 import aiohttp
 import pytest
 
 from tests.conftest import PASSWORD, Person, Service
-from tests.front import NGINX, fronting
+from tests.front import fronting, needs_nginx
+from tests.instance import free_port
 from tests.test_apikeys import recorded
 from ytdl.config import Config
 
-pytestmark = pytest.mark.skipif(NGINX is None, reason="nginx is not installed")
+pytestmark = needs_nginx
 # All of 127.0.0.0/8 is this machine, so a client can be told from nginx, which is 127.0.0.1.
 CLIENT, BEFORE = "127.0.0.2", "127.0.0.3"
 
@@ -40,3 +42,15 @@ async def test_where_tls_ends_before_nginx_it_is_who_came_there(service: Service
     assert await address_of(service, BEFORE, claims, before=BEFORE) == "198.51.100.7"
     # Whoever goes round it is believed nothing.
     assert await address_of(service, CLIENT, claims, before=BEFORE) == CLIENT
+
+
+async def test_nginx_writes_no_query_string_whatever_fails() -> None:
+    """No service answers, a body is too large, and there is no room for one that is not."""
+    ticket = "/api/v1/downloads/events?ticket=THE-SECRET-TICKET"
+    nobody = f"http://127.0.0.1:{free_port()}"
+    async with fronting([nobody]) as front, aiohttp.ClientSession(front.addresses[0]) as client:
+        front.log.with_name("client_body").rmdir()
+        for size, status in ((0, 502), (2**21, 413), (2**19, 500)):
+            async with client.post(ticket, data=io.BytesIO(b"x" * size)) as answer:
+                assert answer.status == status
+        assert "TICKET" not in front.log.read_text()

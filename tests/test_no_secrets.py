@@ -1,77 +1,50 @@
 """Nothing that a whole run writes has a secret in it: not the log, the tables, Redis, the files, the figures, a problem
 document, or what the machine shows of the processes.
 
-The run has a distinct secret wherever there can be one, and clients that put them where they do not belong. By design
-secrets stand in three places, which are left out: the answers that hand a token or a key to its owner, the folder
-data/secrets, and the embedded servers' own folders; here the servers are ours, and the keys are given.
+The run has a distinct secret in every setting that is one, in a channel of each kind by which people are told of alerts
+and in what clients hold, and clients that put them where they do not belong. By design secrets stand in four places,
+which are left out: the answers that hand a token or a key to its owner, the folder data/secrets, Alertmanager's file
+(for its owner only, which is looked at), and the embedded servers' own folders; here the servers are ours, and the keys
+are given.
 """
 
 import asyncio
 import base64
 import contextlib
+import json
 import re
 import secrets
-from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass, field
+import stat
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 import aiohttp
-import psycopg
 import pytest
+import yaml
 from redis.asyncio import Redis
 
-from tests import cookiefiles, instance
+from tests import alerting, cookiefiles, instance, watching
+from tests.fakes import chat, mail
+from tests.fakes.chat import Chat
+from tests.fakes.mail import Post
 from tests.fakes.youtube import YouTube
 from tests.redises import OwnRedis
+from tests.written import Run, files_in, keys_of, password, shown_of_processes, tables_of
+from ytdl import routing
+from ytdl.config import FIELDS
 
 # A run that leaves these empty would prove nothing.
 FILLED = (
     "sessions", "refresh_tokens", "tickets", "api_keys", "audit_events", "audit_chain", "sealed_values", "cookies",
-    "downloads", "download_logs",
+    "downloads", "download_logs", "notification_settings", "notification_texts",
 )  # fmt: skip
 RECORDED = (
     "authn_login_success", "authn_login_fail", "authn_token_reuse", "authn_token_created", "authn_password_change",
-    "authn_password_change_fail", "authz_fail", "sys_startup", "sys_shutdown",
+    "authn_password_change_fail", "authz_fail", "notification_tested", "sys_startup", "sys_shutdown",
 )  # fmt: skip
 PLANTED = "password of the service's own test"
-
-
-def password() -> str:
-    """One that the rules of passwords take."""
-    return f"Aa1!{secrets.token_urlsafe(18)}"
-
-
-@dataclass
-class Run:
-    """The secrets by name, and what the run left behind, by place."""
-
-    secrets: dict[str, str] = field(default_factory=dict)
-    written: dict[str, str] = field(default_factory=dict)
-
-    def make(self, name: str) -> str:
-        return self.secrets.setdefault(name, password())
-
-    def found(self) -> list[str]:
-        """Which secret stands where, with what is around it."""
-        forms = {name: list(_forms(text)) for name, text in self.secrets.items()}
-        return [
-            f"{name} in {place}: {text[max(0, at - 60) : at]}<HERE>"
-            for place, text in self.written.items()
-            for name, known in forms.items()
-            for form in known
-            if (at := text.find(form)) >= 0
-        ]
-
-
-def _forms(secret: str) -> Iterator[str]:
-    """As text, in an address, in JSON, as the bytes of a column, and in base64 wherever that begins."""
-    raw = secret.encode()
-    yield from {secret, quote(secret, safe=""), secret.replace("/", "\\/"), raw.hex()}
-    for skip in range(3):
-        encoded = base64.b64encode(b"\0" * skip + raw).decode()
-        yield encoded[4 * (skip > 0) : len(encoded) // 4 * 4 - 4]
 
 
 @pytest.fixture
@@ -84,6 +57,7 @@ async def redis(own_redis: OwnRedis) -> AsyncIterator[tuple[OwnRedis, str]]:
 
 
 @pytest.mark.slow
+@watching.needs_alertmanager
 async def test_no_secret_is_ever_written(
     database_url: str, redis: tuple[OwnRedis, str], youtube: YouTube, tmp_path: Path
 ) -> None:
@@ -91,8 +65,10 @@ async def test_no_secret_is_ever_written(
     own_redis, redis_password = redis
     run.secrets["REDIS_URL"] = redis_password
     settings = settings_of(run, database_url, own_redis.url, youtube, tmp_path)
-    async with instance.serving(tmp_path, **settings) as service:
+    async with telling(run, settings, tmp_path) as chats, instance.serving(tmp_path, **settings) as service:
+        assert without_a_secret(run, settings) == []
         await use(run, service, youtube)
+        await tell(run, service, chats, Path(settings["ALERTMANAGER_CONFIG_FILE"]))
         run.written["/metrics"] = await text_at(service, "/metrics")
         run.written["processes"] = shown_of_processes(service.pid)
         run.written |= await keys_of(own_redis.url, redis_password)
@@ -109,22 +85,32 @@ async def test_no_secret_is_ever_written(
         assert event in run.written["table audit_events"] and event in run.written["log"], event
 
 
+def without_a_secret(run: Run, settings: dict[str, str]) -> list[str]:
+    """Settings that are secrets and are none here: one that is new is to be set as well."""
+    kept = [name for name, field in FIELDS.items() if field.metadata["secret"]]
+    made = run.secrets.values()
+    return [name for name in kept if not any(secret in unquote(settings.get(name, "")) for secret in made)]
+
+
 def settings_of(run: Run, database: str, redis: str, youtube: YouTube, folder: Path) -> dict[str, str]:
     """With a password in every address and a token in every argument; one of the two proxies is not there."""
     cookies = folder / "cookies.txt"
     cookies.write_text(cookiefiles.signed_in(run.make("cookie of the operator")))
-    proxies = [youtube.proxy_url, "http://127.0.0.1:9"]
+    nobody = "http://127.0.0.1:9"
+    proxies = [youtube.proxy_url, nobody]
     token = run.secrets["YTDLP_EXTRACTOR_ARGS"] = secrets.token_urlsafe(48)
     return {
         "DATABASE_URL": database.replace("postgres@", f"postgres:{quote(run.make('DATABASE_URL'), safe='')}@"),
         "REDIS_URL": redis.replace("unix://", f"unix://:{run.secrets['REDIS_URL']}@"),
         "JWT_SECRET_KEY": run.make("JWT_SECRET_KEY") + "x" * 32,
         "ENCRYPTION_KEY": run.secrets.setdefault("ENCRYPTION_KEY", secrets.token_hex(32)),
+        "JWT_SECRET_KEY_PREVIOUS": run.make("JWT_SECRET_KEY_PREVIOUS") + "x" * 32,
+        "ENCRYPTION_KEY_PREVIOUS": run.secrets.setdefault("ENCRYPTION_KEY_PREVIOUS", secrets.token_hex(32)),
         "ADMIN_PASSWORD": run.make("ADMIN_PASSWORD"),
-        "OUTBOUND_PROXY": ",".join(
-            proxy.replace("://", f"://user:{quote(run.make(f'OUTBOUND_PROXY {n}'), safe='')}@")
-            for n, proxy in enumerate(proxies)
-        ),
+        "OUTBOUND_PROXY": ",".join(with_password(run, f"OUTBOUND_PROXY {n}", url) for n, url in enumerate(proxies)),
+        # Asked, and not there: what is said of that has their addresses at hand.
+        "PROMETHEUS_URL": with_password(run, "PROMETHEUS_URL", nobody),
+        "OTEL_EXPORTER_OTLP_ENDPOINT": with_password(run, "OTEL_EXPORTER_OTLP_ENDPOINT", nobody),
         "OUTBOUND_CA_FILE": str(youtube.ca_file),
         "YTDLP_EXTRACTOR_ARGS": f"{youtube.account_args};po_token=web.gvs+{token}",
         "YTDLP_COOKIES_FILE": str(cookies),
@@ -135,6 +121,34 @@ def settings_of(run: Run, database: str, redis: str, youtube: YouTube, folder: P
         "RATE_LIMIT_PER_MINUTE": "60000",
         "TMPDIR": str(folder),
     }
+
+
+def with_password(run: Run, name: str, url: str) -> str:
+    """The address with a new secret of that name in it."""
+    return url.replace("://", f"://user:{quote(run.make(name), safe='')}@")
+
+
+@contextlib.asynccontextmanager
+async def telling(run: Run, settings: dict[str, str], folder: Path) -> AsyncIterator[Chat]:
+    """Alertmanager, and a stand-in behind each kind of channel; adds the settings by which the service knows them."""
+    file, port = folder / "alertmanager" / "alertmanager.yml", str(instance.free_port())
+    file.parent.mkdir()
+    file.write_text(routing.shipped())
+    run.secrets["SMTP_PASSWORD"] = mail.PASSWORD
+    async with (
+        Chat() as chats,
+        Post.new(folder / "mail") as post,
+        watching.alertmanager(folder / "watched", file) as alertmanager,
+    ):
+        settings |= {
+            "ALERTMANAGER_URL": with_password(run, "ALERTMANAGER_URL", alertmanager.url),
+            "ALERTMANAGER_CONFIG_FILE": str(file), "ALERTMANAGER_CA_FILE": str(post.ca_file),
+            "ALERTMANAGER_SERVICE_URL": f"http://127.0.0.1:{port}", "PORT": port, "TWILIO_URL": chats.url,
+            "SMTP_HOST": mail.HOST, "SMTP_PORT": str(post.port), "SMTP_USER": mail.USER,
+            "SMTP_PASSWORD": mail.PASSWORD, "SMTP_FROM": "ytdl@example.org",
+            "ALLOWED_PRIVATE_NETWORKS": "127.0.0.0/8", "ALERT_CHECK_INTERVAL": "0.5",
+        }  # fmt: skip
+        yield chats
 
 
 class Client:
@@ -280,75 +294,49 @@ async def ended(alice: Client, path: str) -> dict[str, Any]:
 
 
 async def look_around(run: Run, admin: Client) -> None:
-    credentials = {"username": "admin", "password": run.secrets["ADMIN_PASSWORD"]}
-    tokens = await admin.ask("POST", "/api/v1/auth/login", 200, json=credentials)
-    run.secrets["admin's access token"] = tokens["access_token"].partition(".")[2]
-    run.secrets["admin's refresh token"] = tokens["refresh_token"]
-    admin.headers = {"Authorization": f"Bearer {tokens['access_token']}"}
+    await sign_in_as_admin(run, admin)
     for path in ("security/events?limit=200", "security/stats", "security/blocks", "auth/users", "auth/sessions"):
         await admin.ask("GET", f"/api/v1/{path}", 200)
     await admin.ask("GET", "/readyz", 200)
 
 
+async def sign_in_as_admin(run: Run, admin: Client) -> None:
+    credentials = {"username": "admin", "password": run.secrets["ADMIN_PASSWORD"]}
+    tokens = await admin.ask("POST", "/api/v1/auth/login", 200, json=credentials)
+    run.secrets["admin's access token"] = tokens["access_token"].partition(".")[2]
+    run.secrets["admin's refresh token"] = tokens["refresh_token"]
+    admin.headers = {"Authorization": f"Bearer {tokens['access_token']}"}
+
+
+async def tell(run: Run, service: instance.Instance, chats: Chat, file: Path) -> None:
+    """Sets a channel of each kind, and has a test go by each."""
+    run.secrets |= {secret: secret for secret in chat.SECRETS}
+    channels = alerting.channels(chats.url)
+    routes = [{"name": "all", "channels": [channel["name"] for channel in channels]}]
+    wish = {"channels": channels, "routes": routes, "pace": alerting.PACE, "test": True}
+    async with client_of(run, service) as admin:
+        await sign_in_as_admin(run, admin)
+        done = await admin.ask("POST", "/api/v1/monitoring/config/notifications", 200, json=wish)
+        run.written["answer about channels"] = json.dumps(done)
+        assert {test["outcome"] for test in done["tests"]} == {"accepted"}
+        for path in ("config/notifications", "alerts", "health"):
+            await admin.ask("GET", f"/api/v1/monitoring/{path}", 200)
+        await admin.ask("POST", "/api/v1/monitoring/health/check", 200)
+    run.secrets["Alertmanager's token"] = token_in(file)
+
+
+def token_in(file: Path) -> str:
+    """By which Alertmanager hands text messages to the service; it was made for that, and stands in this file."""
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    [hook] = [
+        r["webhook_configs"][0] for r in yaml.safe_load(file.read_text())["receivers"] if r["name"].endswith("-sms")
+    ]
+    return str(hook["http_config"]["authorization"]["credentials"])
+
+
 async def text_at(service: instance.Instance, path: str) -> str:
     async with aiohttp.ClientSession() as client, client.get(service.url + path) as answer:
         return await answer.text()
-
-
-def shown_of_processes(parent: int) -> str:
-    """What anybody sees of the processes, and the environment of those that the service started."""
-    shown = []
-    for pid in [parent, *descendants(parent)]:
-        with contextlib.suppress(OSError):
-            shown.append(Path(f"/proc/{pid}/cmdline").read_text(errors="replace"))
-            if pid != parent:
-                shown.append(Path(f"/proc/{pid}/environ").read_text(errors="replace"))
-    return "\n".join(shown)
-
-
-def descendants(parent: int) -> list[int]:
-    """Where the system says so (Linux)."""
-    found = []
-    for pid in filter(str.isdigit, (path.name for path in Path("/proc").iterdir())):
-        with contextlib.suppress(OSError):
-            if int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1]) == parent:
-                found += [int(pid), *descendants(int(pid))]
-    return found
-
-
-def tables_of(url: str) -> dict[str, str]:
-    with psycopg.connect(url) as connection:
-        names = connection.execute(
-            "SELECT relname FROM pg_class WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace"
-        )
-        return {f"table {name}": _rows(connection, name) for (name,) in names.fetchall()}
-
-
-def _rows(connection: "psycopg.Connection[Any]", name: str) -> str:
-    return "\n".join(row for (row,) in connection.execute(f'SELECT t::text FROM "{name}" t'.encode()))
-
-
-async def keys_of(url: str, word: str) -> dict[str, str]:
-    """Every key of Redis with what it holds."""
-    found = {}
-    async with Redis.from_url(url, password=word) as client:
-        reads: dict[bytes | str, Any] = {
-            b"string": client.get,
-            b"hash": client.hgetall,
-            b"set": client.smembers,
-            b"list": lambda key: client.lrange(key, 0, -1),
-            b"zset": lambda key: client.zrange(key, 0, -1, withscores=True),
-            b"stream": client.xrange,
-        }
-        async for key in client.scan_iter(count=1000):
-            found[f"redis {key.decode()}"] = key.decode() + repr(await reads[await client.type(key)](key))
-    return found
-
-
-def files_in(folder: Path) -> dict[str, str]:
-    """All but data/secrets, which is there for them."""
-    paths = [path for path in folder.rglob("*") if path.is_file() and "secrets" not in path.parts]
-    return {f"file {path.relative_to(folder)}": path.read_bytes().decode("latin-1") for path in paths}
 
 
 @pytest.mark.parametrize(

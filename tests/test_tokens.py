@@ -1,6 +1,10 @@
-"""Access tokens without a server: what is believed, and everything that must not be."""
+"""Access tokens without a server: what is believed, and everything that must not be.
+
+An advisory of PyJWT stands beside the vectors that show what it is about.
+"""
 
 import base64
+import codecs
 import hmac
 import json
 import time
@@ -12,6 +16,7 @@ import jwt
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
+from jwt.algorithms import RSAAlgorithm
 
 from ytdl import crypto, errors
 from ytdl.crypto import AccessTokens
@@ -60,6 +65,7 @@ def spelled(algorithm: str) -> Callable[[bytes], str]:
 
 RSA = rsa.generate_private_key(65537, 2048)
 PUBLIC = RSA.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+PUBLIC_JWK = RSAAlgorithm.to_jwk(RSA.public_key(), as_dict=False).encode()
 POINTERS: dict[str, Any] = {
     "kid": "../../../../dev/null",
     "jku": "https://attacker.example/keys.json",
@@ -92,6 +98,8 @@ REFUSED: dict[str, Callable[[bytes], str]] = {
     "unsigned": lambda _: raw({"alg": "none", "typ": "at+jwt"}, claims()),
     "unsigned, spelled otherwise": lambda _: raw({"alg": "nOnE", "typ": "at+jwt"}, claims()),
     "signature cut off": lambda key: signed(key).rpartition(".")[0] + ".",
+    # GHSA-hxm8-2xgr-2p9m: signs that mean nothing were passed over, which made many tokens of one.
+    "signature with signs that mean nothing": lambda key: signed(key) + "!!!!",
     "signed with another key": lambda key: signed(key[::-1]),
     "signed with an empty key": lambda _: raw({"alg": "HS256", "typ": "at+jwt"}, claims()) + "AAAA",
     # HMAC fills a key up with zeros, so this is the right key in the length that the algorithm wants.
@@ -111,6 +119,7 @@ REFUSED: dict[str, Callable[[bytes], str]] = {
     "session is no id": lambda key: signed(key, sid="1"),
     "session is a number": lambda key: signed(key, sid=1),
     "huge": lambda key: signed(key, extra="x" * 100_000),
+    # GHSA-8wjv-2p76-3863: the header was read as deep as it went, before any key was asked for.
     "deeply nested header": lambda _: raw({}, {}).replace(
         "e30", base64.urlsafe_b64encode(b"[" * 1400).decode().rstrip("="), 1
     ),
@@ -122,12 +131,19 @@ REFUSED: dict[str, Callable[[bytes], str]] = {
     "algorithm is a list": lambda key: sealed({"alg": ["HS256"]}, said(), key),
     "signed with RSA": lambda _: jwt.encode(claims(), RSA, "RS256", headers={"typ": "at+jwt"}),
     "says RSA, signed with our key": lambda key: sealed({"alg": "RS256"}, said(), key),
+    # Where tokens of both kinds are taken a public key passed for a secret, as PEM (CVE-2022-29217), as a JWK in JSON
+    # (GHSA-xgmm-8j9v-c9wx), and as one behind a mark of its encoding (GHSA-r6x4-923q-g947).
     "signed with a public key as if it were a secret": lambda _: sealed({"alg": "HS256"}, said(), PUBLIC),
+    "signed with a public key in JSON": lambda _: sealed({"alg": "HS256"}, said(), PUBLIC_JWK),
+    "signed with a public key in JSON, behind a mark": lambda _: sealed(
+        {"alg": "HS256"}, said(), codecs.BOM_UTF8 + PUBLIC_JWK
+    ),
     "really signed with an empty key": lambda _: sealed({"alg": "HS256"}, said(), b""),
     "signed with the key of its own head": lambda _: sealed(
         {"alg": "HS256", "jwk": POINTERS["jwk"]}, said(), b"attacker" * 4
     ),
     "signed with an empty file that it names": lambda _: sealed({"alg": "HS256", "kid": "/dev/null"}, said(), b""),
+    # GHSA-752w-5fwx-jx9f: what a token says must be understood was passed over.
     "critical, and known": lambda key: sealed({"alg": "HS256", "crit": ["exp"]}, said(), key),
     "critical, and unknown": lambda key: sealed({"alg": "HS256", "crit": ["x"], "x": 1}, said(), key),
     "critical, and none": lambda key: sealed({"alg": "HS256", "crit": []}, said(), key),

@@ -1,8 +1,10 @@
-"""Our own requests to addresses that users and admins name: webhooks, notifications.
+"""Our own requests to somebody outside, which text messages are; and what is judged of the addresses that admins name
+for notifications, which Alertmanager asks later (`check`, `check_names`).
 
-Each address is judged where the connection is made, after the name was resolved, so it is the one that is connected
-to: neither a spelling nor a name that changes its mind leads inside. Redirects are not followed, no proxy is taken from
-the environment, no cookie is kept, and time and what is read have an end. What yt-dlp asks for is `child/guard`'s.
+An address of ours is judged where the connection is made, after the name was resolved, so it is the one that is
+connected to: neither a spelling nor a name that changes its mind leads inside. Redirects are not followed, no proxy is
+taken from the environment, no cookie is kept, and time and what is read have an end. What yt-dlp asks for is
+`child/guard`'s.
 """
 
 import asyncio
