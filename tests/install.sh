@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Installs the Debian packages that tests use, each only if its program is missing. Where that is not allowed it says
 # what would be installed; the tests then run with the programs that .venv carries. nginx is in no .venv: the tests
-# that have one in front of two processes then have a client that goes round both, and say so in their names. Without
-# Prometheus, Alertmanager and their tools the tests that need these are skipped.
+# that have one in front of two processes then have a client that goes round both, and say so in their names. Those of
+# nginx itself, and those that need Prometheus, Alertmanager or their tools, are skipped without them, and pytest says
+# so at its end; with CI=true they fail instead.
 set -eu
 
 # Of the package of Prometheus only the programs are wanted, and not its service, that service's user and a dozen

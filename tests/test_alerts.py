@@ -38,11 +38,10 @@ from tests.rules import (
     rules_of,
     unit_tests,
 )
-from tests.watching import PROMTOOL
+from tests.watching import PROMTOOL, needs_promtool
 from ytdl import metrics
 from ytdl.config import Config
 
-needs_promtool = pytest.mark.skipif(PROMTOOL is None, reason="promtool is missing: tests/install.sh unpacks it")
 SECTIONS = ["Meaning", "Impact", "Diagnosis", "Mitigation"]
 GROWTH = {"rate", "increase"}
 OVER_TIME = {f"{how}_over_time" for how in ("max", "min", "avg", "last", "count", "absent", "quantile")} | {
@@ -309,7 +308,7 @@ def test_each_rule_of_an_alert_is_seen_to_fire(rule: Rule) -> None:
 
 def promtool(*arguments: object) -> subprocess.CompletedProcess[str]:
     command = [str(PROMTOOL), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
 
 
 @needs_promtool

@@ -20,7 +20,7 @@ from aiohttp import web
 from yt_dlp.compat import compat_etree_fromstring
 
 from tests.conftest import PASSWORD, Person, Service, running
-from tests.front import NGINX, SOURCE, fronting
+from tests.front import SOURCE, fronting, needs_nginx
 from tests.instance import ROOT, free_port
 from tests.queueing import sql
 from tests.shape.source import imports, modules
@@ -319,7 +319,7 @@ def test_nginx_asks_nobody_but_the_services() -> None:
     assert not re.search(r"\b(root|alias|autoindex|resolver|fastcgi_pass|proxy_cache)\b", text)
 
 
-@pytest.mark.skipif(NGINX is None, reason="nginx is not installed")
+@needs_nginx
 async def test_what_nginx_answers_itself_is_as_closed_as_the_rest(service: Service) -> None:
     async with fronting([service.url]) as front, aiohttp.ClientSession(front.addresses[0]) as client:
         own = await client.get("/metrics")
@@ -334,7 +334,7 @@ async def test_what_nginx_answers_itself_is_as_closed_as_the_rest(service: Servi
         assert traced.headers["Content-Type"] == "text/html; charset=utf-8"
 
 
-@pytest.mark.skipif(NGINX is None, reason="nginx is not installed")
+@needs_nginx
 async def test_what_nginx_refuses_is_a_problem_like_all_others(service: Service) -> None:
     nobody = f"http://127.0.0.1:{free_port()}"
     async with fronting([service.url]) as front, fronting([nobody]) as alone, aiohttp.ClientSession() as client:
@@ -350,7 +350,7 @@ async def test_what_nginx_refuses_is_a_problem_like_all_others(service: Service)
         assert await refusal(client, "GET", f"{front.addresses[0]}/none") == (404, "not_found", 16)
 
 
-@pytest.mark.skipif(NGINX is None, reason="nginx is not installed")
+@needs_nginx
 async def test_too_many_connections_to_nginx_are_told_when_to_come_again(service: Service, alice: Person) -> None:
     async with (
         fronting([service.url], connections=1) as front,

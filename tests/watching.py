@@ -31,6 +31,7 @@ def _found(program: str) -> str | None:
 PROMETHEUS, ALERTMANAGER = _found("prometheus"), _found("prometheus-alertmanager") or _found("alertmanager")
 AMTOOL, PROMTOOL = _found("amtool"), _found("promtool")
 needs_prometheus = pytest.mark.skipif(PROMETHEUS is None, reason="Prometheus is missing: tests/install.sh unpacks it")
+needs_promtool = pytest.mark.skipif(PROMTOOL is None, reason="promtool is missing: tests/install.sh unpacks it")
 needs_alertmanager = pytest.mark.skipif(
     ALERTMANAGER is None or AMTOOL is None, reason="Alertmanager is missing: tests/install.sh unpacks it"
 )
