@@ -71,7 +71,8 @@ async def made(service: Service) -> list[Block]:
 async def add_up(service: Service) -> None:
     """Until what was noted is scored, and a block made if it comes to one."""
     await asyncio.sleep(4 * offences.BATCH_SECONDS)
-    while service.app[OFFENCES]._waiting or service.app[OFFENCES]._due:  # noqa: ASYNC110 - it only empties
+    held = service.app[OFFENCES]
+    while held._waiting or held._due or held._busy.locked():  # noqa: ASYNC110 - it only empties
         await asyncio.sleep(0.01)
 
 
@@ -237,6 +238,27 @@ async def test_what_a_page_elsewhere_has_a_browser_ask_for_is_not_its_users_doin
     before = noted()
     assert await status(service, "/.env", **{"Sec-Fetch-Site": "cross-site"}) == 404
     assert noted() == before
+
+
+FLOODS: list[tuple[str, str, dict[str, str], int]] = [
+    ("GET", "/robots.txt", {}, 404),
+    ("OPTIONS", "/api/v1/auth/login", {}, 405),
+    ("OPTIONS", "/nothing", {}, 404),
+    ("OPTIONS", "/nothing", {"Origin": "https://app.example.org", "Access-Control-Request-Method": "GET"}, 204),
+]
+
+
+@pytest.mark.parametrize(("method", "path", "more", "allowed"), FLOODS)
+async def test_what_is_no_offence_is_one_beyond_the_limit(
+    config: Config, method: str, path: str, more: dict[str, str], allowed: int
+) -> None:
+    listed = ("https://app.example.org",)
+    async with running(
+        dataclasses.replace(config, rate_limit_address_per_minute=5, cors_allowed_origins=listed)
+    ) as service:
+        before = noted()
+        assert [await status(service, path, HERE, method, **more) for _ in range(8)] == [allowed] * 5 + [429] * 3
+        assert noted() == before | {"limit": before["limit"] + 3}
 
 
 async def test_a_download_that_is_not_there_is_no_offence(service: Service, alice: Person) -> None:

@@ -153,6 +153,17 @@ async def test_an_ipv6_network_of_64_bits_is_one_address(kv: KV) -> None:
     assert found == [True, True, False, True]
 
 
+async def test_who_was_refused_is_refused_at_every_address_of_the_network(
+    kv: KV, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leases, "LIFE_SECONDS", 60.0)
+    async with process(kv, address=1) as limiter:
+        assert [await passes(limiter, "2001:db8::1") for _ in range(2)] == [True, False]
+        refused = [limiter.refused("general", ip) for ip in ("2001:db8::2", "2001:db8:0:1::1", "192.0.2.1")]
+        assert [caller is not None for caller in refused] == [True, False, False]
+        assert limiter.refused("login", "2001:db8::2") is None, "it was not asked for"
+
+
 async def test_an_ipv4_address_is_one(kv: KV) -> None:
     async with process(kv, address=1) as limiter:
         assert [await passes(limiter, ip) for ip in ("192.0.2.1", "192.0.2.2", "192.0.2.1")] == [True, True, False]

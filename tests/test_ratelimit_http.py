@@ -13,10 +13,10 @@ import pytest
 
 from tests.conftest import PASSWORD, Person, Service, running
 from tests.redises import OwnRedis
+from ytdl import apikeys, gcra, leases, metrics
 from ytdl import config as settings
-from ytdl import gcra
 from ytdl.api.http import Route
-from ytdl.api.keys import DB
+from ytdl.api.keys import AUTH, DB
 from ytdl.config import Config
 from ytdl.routes import ROUTES
 from ytdl.sql import Query
@@ -42,6 +42,12 @@ async def limited(
     )
     async with running(small) as service:
         yield service
+
+
+@pytest.fixture
+def refusals_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that what a busy machine does late is still within the moment after a refusal."""
+    monkeypatch.setattr(leases, "LIFE_SECONDS", 60.0)
 
 
 def fields(response: aiohttp.ClientResponse) -> dict[str, dict[str, int]]:
@@ -143,6 +149,48 @@ async def test_guessing_of_tokens_is_limited_by_the_address(config: Config) -> N
 async def test_guessing_of_tickets_is_limited_by_the_address(config: Config) -> None:
     async with limited(config, address=5) as service:
         assert await statuses(service, "GET", "/api/v1/downloads/events?ticket=x") == {401: 5, 429: 3}
+
+
+def asked(query: str) -> float:
+    """How often this process asked the database that."""
+    return float(metrics.db_queries.labels(query)._value.get())
+
+
+@pytest.mark.parametrize(
+    ("query", "path", "credential"),
+    [
+        ("auth.redeem_ticket", "/api/v1/downloads/events?ticket=x", {}),
+        ("apikeys.identify", "/api/v1/downloads", {"Authorization": f"Bearer {apikeys.mint()}"}),
+    ],
+)
+async def test_who_was_refused_a_moment_ago_costs_no_query(
+    config: Config, refusals_hold: None, query: str, path: str, credential: dict[str, str]
+) -> None:
+    async with limited(config, address=5) as service:
+        before = asked(query)
+        assert await statuses(service, "GET", path, headers=credential) == {401: 5, 429: 3}
+        # The first refusal is that of somebody who might still have passed.
+        assert asked(query) - before == 6
+
+
+async def test_a_refused_request_does_not_cost_its_ticket(config: Config, refusals_hold: None) -> None:
+    async with limited(config, address=5) as service, service.person("alice") as alice:
+        ticket = (await (await alice.post("/auth/ticket")).json())["ticket"]
+        before = asked("auth.redeem_ticket")
+        assert await statuses(service, "GET", "/api/v1/downloads/events?ticket=x") == {401: 4, 429: 4}
+        async with service.client.get(f"/api/v1/downloads/events?ticket={ticket}") as response:
+            assert (response.status, fields(response)["address"]["r"]) == (429, 0)
+        assert asked("auth.redeem_ticket") - before == 5
+        assert (await service.app[AUTH].redeem(ticket)).user_id == alice.user_id
+
+
+async def test_what_was_refused_once_passes_again_when_there_is_more(config: Config) -> None:
+    async with limited(config, address=30) as service, service.person("alice") as alice:
+        answers = await asyncio.gather(*(alice.get("/auth/profile") for _ in range(60)))
+        assert {answer.status for answer in answers} == {200, 429}
+        await statuses(service, "GET", "/api/v1/downloads/events?ticket=x")
+        await asyncio.sleep(2.1)
+        assert (await alice.get("/auth/profile")).status == 200
 
 
 async def test_looking_for_addresses_is_limited(config: Config) -> None:

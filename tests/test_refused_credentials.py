@@ -69,6 +69,18 @@ async def test_a_key_that_was_cut_off_blocks_nobody_and_many_wrong_ones_do(servi
     assert await scored(service)
 
 
+async def test_a_deleted_key_blocks_nobody_and_many_made_up_ones_do(service: Service, alice: Person) -> None:
+    """A checksum is not hard to get right."""
+    made = await (await alice.post("/auth/api-keys", {"name": "a"})).json()
+    assert await profile(service, made["key"]) == 200
+    assert (await alice.delete(f"/auth/api-keys/{made['id']}")).status == 204
+    assert {await profile(service, made["key"]) for _ in range(40)} == {401}
+    assert not await scored(service)
+    for _ in range(25):
+        assert await profile(service, apikeys.mint()) in (401, 403)
+    assert await scored(service)
+
+
 async def test_a_client_that_sticks_to_a_spent_token_is_not_blocked(
     service: Service, alice: Person, database_url: str
 ) -> None:

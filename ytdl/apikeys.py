@@ -161,7 +161,8 @@ class ApiKeys:
         changes = self._known.changes
         row = await self._db.maybe(q.identify, hash=hashed)
         if row is None:
-            raise errors.Unauthorized(NOT_VALID)
+            # Anybody can work out a checksum. A key that was deleted counts once, however often its client brings it.
+            raise errors.Unauthorized(NOT_VALID, offence="forgery", evidence=hashed)
         if row.pop("unnoted"):
             await self._note_use(row["key_id"])
         expires_at = row.pop("expires_at")

@@ -217,13 +217,22 @@ class Lender:
         lent = 0
         while not lent:
             await asyncio.sleep(AGAIN_SECONDS)
-            try:
-                [(lent, _)] = await self._call([(probe, 1, 1)], time.monotonic())
-            except (Down, TimeoutError):
-                continue
+            lent = await self._try(probe)
         self._recovery = None
         metrics.ratelimit_degraded.set(0)
         log.info("ratelimit.recovered")
+
+    async def _try(self, probe: Caller) -> int:
+        """What Redis lends; it fails for nothing, or this process would count alone until it is started again."""
+        try:
+            [(lent, _)] = await self._call([(probe, 1, 1)], time.monotonic())
+        except (Down, TimeoutError):
+            return 0
+        except Exception:
+            # Something answers there, and not as Redis does.
+            log.exception("ratelimit.failed")
+            return 0
+        return lent
 
 
 def _task(work: Coroutine[Any, Any, None], name: str) -> "asyncio.Task[None]":

@@ -1,8 +1,10 @@
 """Every metric of the service, declared once, in sections by feature, mostly a line each.
 
-Names are `ytdl_<feature>_<thing>_<unit>[_total]`. Label values come from closed lists and are made here, so a rate
-works from the first failure on. Never a label: user, URL, video, raw path, raw error text. One catalogue (and not
-metrics beside their code) because dashboards, rules and load thresholds are compared with it.
+Names are `ytdl_<feature>_<thing>_<unit>[_total]`. Label values come from closed lists. Where the list stands here its
+series are made here, so a rate works from the first failure on. Others are made by their feature, at its start or with
+what they count first, as the statuses of `http_requests`: no rate sees that, so failures are not to be counted so only.
+Never a label: user, URL, video, raw path, raw error text. One catalogue (and not metrics beside their code) because
+dashboards, rules and load thresholds are compared with it.
 """
 
 from collections.abc import Iterable
@@ -109,7 +111,7 @@ auth_sessions_open = _gauge("ytdl_auth_sessions_open", "Sessions that have neith
 auth_hashes_refused = _counter("ytdl_auth_hashes_refused_total", "Passwords not looked at because too many were waiting.")
 
 # ratelimit: where it was counted, in Redis or in this process alone.
-LIMIT_POLICIES = ("api", "keys", "create", "login", "url", "address")
+LIMIT_POLICIES = ("api", "keys", "create", "login", "url", "address", "elsewhere")
 COUNTED_WHERE = ("redis", "process")
 ratelimit_leased = _counter("ytdl_ratelimit_leased_total", "Requests allowed, one by one or in blocks.", where=COUNTED_WHERE)
 ratelimit_forgotten = _counter("ytdl_ratelimit_forgotten_total", "Requests allowed that nobody made before their block ended.")

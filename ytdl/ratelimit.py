@@ -12,6 +12,7 @@ one kind of thing. While Redis is away each process counts by itself, from what 
 bound then holds for each process.
 """
 
+import functools
 import ipaddress
 import time
 from typing import TYPE_CHECKING, Literal
@@ -46,9 +47,12 @@ def policies_of(config: Config) -> dict[str, Policy]:
         "url": general,
         "address": config.rate_limit_address_per_minute or 5 * general,
     }
+    # What pages elsewhere make browsers ask leaves their visitors at least half of everything.
+    limits["elsewhere"] = max(1, min(general // 20, limits["login"] // 2, limits["address"] // 2))
     return {name: gcra.policy(name, limit) for name, limit in limits.items()}
 
 
+@functools.lru_cache(maxsize=4096)
 def network(ip: str) -> str:
     """What an address is counted as: one person has all addresses of an IPv6 network of 64 bits."""
     return str(ipaddress.IPv6Network((ip, 64), strict=False)) if ":" in ip else ip
@@ -78,28 +82,39 @@ class Limiter:
         await self._lender.close()
         await self._denials.close()
 
-    def caller(self, kind: Kind, ip: str, who: "Identity | None" = None, url: str = "") -> Caller:
-        """`ip` is empty for a socket without addresses, whose users count as one; `url` names a temporary URL."""
+    def caller(
+        self, kind: Kind, ip: str, who: "Identity | None" = None, url: str = "", *, elsewhere: bool = False
+    ) -> Caller:
+        """`ip` is empty for a socket without addresses, whose users count as one; `url` names a temporary URL, and
+        `elsewhere` is for what a page of another site makes a browser ask."""
+        place = network(ip)
         known: tuple[object, ...]
         if who is None:
-            known = (kind, ip, url)
+            known = (kind, place, url, elsewhere)
         else:
             key = who.key_id
             # Whole numbers, because a UUID's hash and comparison are slow.
-            known = (kind, ip, who.user_id.int, key and key.int, who.requests_per_minute, url)
-        return self._callers.get(known) or self._meet(known, self._counted(kind, ip, who, url))
+            known = (kind, place, who.user_id.int, key and key.int, who.requests_per_minute, url, elsewhere)
+        return self._callers.get(known) or self._meet(known, self._counted(kind, place, who, url, elsewhere=elsewhere))
+
+    def refused(self, kind: Kind, ip: str, *, elsewhere: bool = False) -> Caller | None:
+        """Whoever is unknown there, where this process refused that one and nothing can have come back since. All that
+        counts for the unknown counts for whoever is known there as well, but for `elsewhere`."""
+        caller = self._callers.get((kind, network(ip), "", elsewhere))
+        return caller if caller is not None and time.monotonic() < caller.closed_until else None
 
     async def take(self, caller: Caller) -> None:
         """One request. Raises `errors.RateLimited`, and has then used nothing of any policy."""
         if not caller.spend(time.monotonic()) and not await self._lender.take(caller):
-            raise self._refusal(caller)
+            raise self.refusal(caller)
 
     async def state(self, name: str, ip: str, who: "Identity", asking: Caller) -> State:
         """How `who` stands, without using anything. Raises `errors.NotFound`.
 
         Of what is lent but not used yet, only the block of the caller who asks counts as left.
         """
-        counted = self._counted("login", ip, who) + self._counted("create", ip, who)
+        place = network(ip)
+        counted = self._counted("login", place, who) + self._counted("create", place, who)
         policy, key = next(((p, key) for p, key in counted if p.name == name), (None, ""))
         if policy is None:
             raise errors.NotFound(UNKNOWN)
@@ -114,7 +129,9 @@ class Limiter:
         caller = self._callers[known] = Caller(counted)
         return caller
 
-    def _counted(self, kind: Kind, ip: str, who: "Identity | None" = None, url: str = "") -> list[tuple[Policy, str]]:
+    def _counted(
+        self, kind: Kind, place: str, who: "Identity | None" = None, url: str = "", *, elsewhere: bool = False
+    ) -> list[tuple[Policy, str]]:
         """The policies for a request, with the keys of whom they count."""
         found = self._counted_for(who) if who else []
         if kind == "create" and who:
@@ -122,8 +139,10 @@ class Limiter:
         if kind == "url":
             found.append((self._policies["url"], url))
         if kind == "login":
-            found.append((self._policies["login"], network(ip)))
-        found.append((self._policies["address"], network(ip)))
+            found.append((self._policies["login"], place))
+        if elsewhere:
+            found.append((self._policies["elsewhere"], place))
+        found.append((self._policies["address"], place))
         return [(policy, self._key(policy.name, subject)) for policy, subject in found]
 
     def _counted_for(self, who: "Identity") -> list[tuple[Policy, str]]:
@@ -139,7 +158,7 @@ class Limiter:
     def _key(self, name: str, subject: str) -> str:
         return self._kv.key("limit", name, subject) if self._kv else f"{name}:{subject}"
 
-    def _refusal(self, caller: Caller) -> errors.RateLimited:
+    def refusal(self, caller: Caller) -> errors.RateLimited:
         violated = caller.violated()
         for policy, key in violated:
             metrics.ratelimit_denied.labels(policy.name, self._lender.where).inc()

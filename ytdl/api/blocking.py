@@ -2,6 +2,11 @@
 
 What raises an error with an `offence` is scored here, and so is what no route answers: addresses that do not exist,
 methods that they do not take, and what is no HTTP at all.
+
+A page elsewhere can make its visitors' browsers ask for what is not here, and go over limits, but not send credentials.
+What says that it comes from such a page scores nothing for the former, or a page could have an office blocked; refused
+credentials count all the same. Somebody looking for holes may pretend it, so all that says so has the policy
+`elsewhere` beside the address: who pretends is answered a few times a minute, and refused beyond that.
 """
 
 import re
@@ -14,6 +19,7 @@ from aiohttp.typedefs import Handler
 from ytdl import errors, log, metrics
 from ytdl.api import access, limits, origins, problems
 from ytdl.api.keys import BLOCKS, OFFENCES
+from ytdl.offences import Sort
 
 REFUSED = "This address is refused for a while, because of what came from it."
 PATH_LENGTH = 512
@@ -38,20 +44,24 @@ async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
     address = log.client_ip.get() or ""
     if blocks is not None and (left := blocks.list.seconds_left(address)):
         return _refused(request, address, left)
+    try:
+        return await _answer(request, handler)
+    except errors.Error as e:
+        if e.offence and not (e.offence == "limit" and limits.is_elsewhere(request)):
+            _note(request, e.offence, e.evidence)
+        raise
+
+
+async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Counts what reaches no row of the route table; the others count by themselves."""
     if (preflight := origins.preflight(request)) is not None:
         await limits.count(request, "general")
         return preflight
-    if blocks is None:
-        return await handler(request)
     try:
         return await handler(request)
-    except errors.Error as e:
-        if e.offence:
-            request.app[OFFENCES].note(address, e.offence, e.evidence)
-        raise
     except web.HTTPException:
         if request.match_info.http_exception is not None:
-            _probed(request, address)
+            _probed(request)
             await limits.count(request, "general")
         raise
 
@@ -65,16 +75,21 @@ def _refused(request: web.Request, address: str, seconds: float) -> web.StreamRe
     return response
 
 
-def _probed(request: web.Request, address: str) -> None:
-    """A request that no route answers. A page elsewhere can make its visitors' browsers send such requests, which say
-    so; to pretend that gains a scanner nothing but more answers that nothing is here."""
+def _probed(request: web.Request) -> None:
+    """A request that no route answers. Browsers ask by OPTIONS before they call for a page, whoever made it."""
     path = request.path[:PATH_LENGTH].lower()
-    if request.headers.get("Sec-Fetch-Site") == "cross-site" or request.method == hdrs.METH_OPTIONS:
+    if request.method == hdrs.METH_OPTIONS or limits.is_elsewhere(request):
         return
     if _SCAN.search(path) or _SCAN.search(request.raw_path[:PATH_LENGTH].lower()):
-        request.app[OFFENCES].note(address, "scan")
+        _note(request, "scan")
     elif not _CUSTOMARY.fullmatch(path):
-        request.app[OFFENCES].note(address, "probe")
+        _note(request, "probe")
+
+
+def _note(request: web.Request, sort: Sort, evidence: bytes = b"") -> None:
+    offences = request.app.get(OFFENCES)
+    if offences is not None:
+        offences.note(log.client_ip.get() or "", sort, evidence)
 
 
 def unparsed(app: Any, remote: str | None, status: int) -> None:

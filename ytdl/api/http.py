@@ -135,6 +135,8 @@ def _endpoint(row: Route) -> Endpoint:
     readers = _readers(row)
 
     async def endpoint(request: web.Request) -> web.StreamResponse:
+        if row.limit and row.role != "anyone":
+            limits.forestall(request, row.limit)
         try:
             if row.role != "anyone":
                 await access.authenticate(request, row.ticket)

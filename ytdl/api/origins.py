@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from aiohttp import hdrs, web
-from multidict import CIMultiDict
+from multidict import CIMultiDict, istr
 
 from ytdl import errors
 from ytdl.api.keys import CONFIG
@@ -24,6 +24,8 @@ SHOWN = (
     " Retry-After, WWW-Authenticate, X-Request-Id"
 )
 REMEMBERED_SECONDS = "600"
+# From what site a browser comes (Fetch Metadata).
+SITE = istr("Sec-Fetch-Site")
 
 
 def preflight(request: web.Request) -> web.Response | None:
@@ -61,6 +63,17 @@ def check_page(request: web.Request) -> None:
     if origin is None or _is_listed(request) or _is_own(request, origin):
         return
     raise errors.Forbidden("Pages of that site may not do this here; CORS_ALLOWED_ORIGINS lists those that may.")
+
+
+def is_elsewhere(request: web.Request) -> bool:
+    """Whether a browser says that a page of an unlisted site made it ask. By HTTPS all browsers say it of all requests;
+    else they name the origin with what is not GET and with WebSockets, and nothing tells of the rest."""
+    site, origin = request.headers.get(SITE), request.headers.get(hdrs.ORIGIN)
+    if site is None and origin is None:
+        return False
+    if _is_listed(request):
+        return False
+    return site == "cross-site" if site is not None else not _is_own(request, origin or "")
 
 
 def _is_listed(request: web.Request) -> bool:
