@@ -22,7 +22,7 @@ from tests.instance import Instance, StandIn, serving, signed_in, standing_in
 from ytdl.system import Instance as Processes
 
 MANY, SCRAPES, LOOKS = 50, 30, 5
-OFTEN, SELDOM, IDLE_SECONDS = "0.1", "3600", 4.0
+OFTEN, SELDOM, IDLE_SECONDS = "0.1", "120", 4.0
 # A scrape of Prometheus' takes as long as it takes; this is what the service promises.
 GOAL_MS, GOAL_SERIES = 50, 2500
 # So slow that all are still at it when they are looked at.

@@ -41,6 +41,12 @@ async def test_the_new_password_signs_in_and_the_old_one_does_not(service: Servi
     assert (await login(service, "alice", PASSWORD))[0] == 401
 
 
+async def test_of_a_huge_new_password_no_more_is_looked_at_than_its_length(alice: Person) -> None:
+    status, problem = await change_password(alice, new="a" * 1_000_000)
+    fault = {"field": "new_password", "message": "must have at most 128 characters"}
+    assert (status, problem["errors"]) == (422, [fault])
+
+
 async def test_every_other_session_ends_at_once_with_its_tickets_and_this_one_stays(
     service: Service, alice: Person, bob: Person
 ) -> None:

@@ -20,6 +20,7 @@ GOOD = {
     "REDIS_URL": "redis://u:Rh3inf4ll@db.example.org/0",
     "ALERTMANAGER_URL": "https://u:Rh3inf4ll@alerts.example.org/am",
     "PROMETHEUS_URL": "https://u:Rh3inf4ll@metrics.example.org/p",
+    "OTEL_EXPORTER_OTLP_ENDPOINT": "https://u:Rh3inf4ll@traces.example.org:4318",
     "SMTP_PASSWORD": "Rh3inf4ll!",
     "JWT_SECRET_KEY": KEY,
     "JWT_SECRET_KEY_PREVIOUS": KEY[::-1],

@@ -172,18 +172,30 @@ async def test_failures_are_forgotten_after_the_time_of_a_lock(strict: Service) 
     assert (await attempt(strict, "ann", PASSWORD))[0] == 200
 
 
-async def test_a_lock_ends_and_the_next_lasts_twice_as_long_up_to_a_day(strict: Service) -> None:
+async def locks(service: Service, number: int, failures: int) -> list[int]:
+    """How many minutes each of so many locks in a row lasts, for somebody who goes on guessing when one has ended."""
     locked = []
-    for _ in range(9):
-        await fail(strict)
-        status, wait = await attempt(strict, "ann", PASSWORD)
+    for _ in range(number):
+        await fail(service, times=failures)
+        status, wait = await attempt(service, "ann", PASSWORD)
         assert status == 423
         locked.append(round(int(wait) / 60))
-        await pass_time(strict, int(wait) + 1)
-    assert locked == [15, 30, 60, 120, 240, 480, 960, 1440, 1440]
+        await pass_time(service, int(wait) + 1)
+    return locked
+
+
+async def test_a_lock_ends_and_the_next_lasts_twice_as_long_up_to_an_hour(strict: Service) -> None:
+    assert await locks(strict, 5, ATTEMPTS) == [15, 30, 60, 60, 60]
     assert (await attempt(strict, "ann", PASSWORD))[0] == 200
     await fail(strict)
     assert round(int((await attempt(strict, "ann"))[1]) / 60) == 15
+
+
+@pytest.mark.parametrize(("minutes", "lasting"), [(25.0, [25, 50, 60, 60]), (90.0, [90, 90, 90, 90])])
+async def test_a_longer_setting_stays_as_it_is_set(config: Config, minutes: float, lasting: list[int]) -> None:
+    config = dataclasses.replace(config, max_login_attempts=1, lockout_duration_minutes=minutes)
+    async with running(config) as service, service.person("ann"):
+        assert await locks(service, len(lasting), failures=1) == lasting
 
 
 async def test_a_lock_is_as_short_as_the_settings_say(config: Config) -> None:

@@ -12,9 +12,16 @@ from tests.conftest import Person, Service, running
 from tests.fetching import until
 from tests.following import told
 from tests.redises import OwnRedis
+from ytdl import health
 from ytdl.api import http, serving
 from ytdl.api.keys import CONFIG, EVENTS, HEALTH
 from ytdl.config import Config
+
+
+@pytest.fixture(autouse=True)
+def looking_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever asks how the service is has it look."""
+    monkeypatch.setattr(health, "BELIEVED_SECONDS", 0.0)
 
 
 def names(tasks: set[asyncio.Task[object]]) -> list[str]:
@@ -108,13 +115,13 @@ async def test_what_handlers_use_goes_after_them(config: Config, monkeypatch: py
 async def test_questions_end_when_nobody_waits_for_them(config: Config, own_redis: OwnRedis) -> None:
     async with running(dataclasses.replace(config, redis_url=own_redis.url)) as service:
         own_redis.hang()
-        health = service.app[HEALTH]
-        asking = asyncio.create_task(health.readiness())
+        looker = service.app[HEALTH]
+        asking = asyncio.create_task(looker.readiness())
         await until(lambda: "health redis" in [task.get_name() for task in asyncio.all_tasks()])
         asking.cancel()
         await asyncio.gather(asking, return_exceptions=True)
         begun = time.monotonic()
-        await health.close()
+        await looker.close()
         assert not [task for task in asyncio.all_tasks() if task.get_name().startswith("health ")]
         # A question that swallows the word to end is told again after a second, and Redis would be waited for longer.
         assert time.monotonic() - begun < 3

@@ -15,7 +15,7 @@ from tests.fakes.gate import Gate
 from tests.fakes.youtube import YouTube
 from tests.following import ask, ended, look, until
 from ytdl import db as database
-from ytdl import metrics
+from ytdl import health, metrics
 from ytdl.api.keys import DB, WORKER
 from ytdl.attempts import Attempts, Started
 from ytdl.config import Config
@@ -196,6 +196,7 @@ async def test_a_database_that_says_nothing_is_not_waited_for_without_end(
 ) -> None:
     await answered(carl)
     monkeypatch.setattr(database, "ANSWER_SECONDS", 0.5)
+    monkeypatch.setattr(health, "BELIEVED_SECONDS", 0.0)
     gate.stall()
     # Then the driver has ten seconds to end the statement.
     async with asyncio.timeout(20):

@@ -44,10 +44,11 @@ def test_prometheus_tries_the_rules_often_enough_whatever_is_set(seconds: float)
     assert made(alert_check_interval=seconds)["global"]["evaluation_interval"] == "60s"
 
 
-def test_a_look_at_the_alerts_every_day_is_refused() -> None:
-    assert load({"ALERT_CHECK_INTERVAL": "300"}).alert_check_interval == 300
-    with pytest.raises(ConfigError, match="ALERT_CHECK_INTERVAL must be at most 300"):
-        load({"ALERT_CHECK_INTERVAL": "86400"})
+@pytest.mark.parametrize(("name", "most"), [("ALERT_CHECK_INTERVAL", 300), ("METRICS_COLLECTION_INTERVAL", 120)])
+def test_a_look_that_comes_later_than_the_rules_allow_is_refused(name: str, most: int) -> None:
+    assert getattr(load({name: str(most)}), name.lower()) == most
+    with pytest.raises(ConfigError, match=f"{name} must be at most {most}"):
+        load({name: "86400"})
 
 
 def targets(said: dict[str, Any]) -> dict[str, list[str]]:

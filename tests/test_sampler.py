@@ -112,7 +112,7 @@ async def test_gauges_are_refreshed_as_often_as_asked(config: Config) -> None:
 
 async def test_gauges_are_not_refreshed_in_a_scrape(config: Config) -> None:
     begun = time.time()
-    async with running(dataclasses.replace(config, metrics_collection_interval=3600)) as service:
+    async with running(dataclasses.replace(config, metrics_collection_interval=120)) as service:
         await seen(lambda: succeeded("contents") >= begun)
         async with service.person("ann"), service.client.get("/metrics") as answer:
             assert 'ytdl_users_accounts{active="yes",role="user"} 0.0' in await answer.text()

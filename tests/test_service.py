@@ -13,7 +13,7 @@ from aiohttp import web
 
 from tests.conftest import Person, Service, running
 from tests.servers import Servers
-from ytdl import health
+from ytdl import health, metrics
 from ytdl.api import docs, http, serving
 from ytdl.api.keys import AUTH, CONFIG, HEALTH
 from ytdl.api.keys import DB as DB_KEY
@@ -24,6 +24,12 @@ from ytdl.kv import KV
 from ytdl.storage import Storage
 
 PAGES = ("/", "/docs", "/api/docs", "/redoc")
+
+
+@pytest.fixture(autouse=True)
+def looking_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The service looks as it begins, and what these tests do to it shows at once."""
+    monkeypatch.setattr(health, "BELIEVED_SECONDS", 0.0)
 
 
 async def readiness(service: Service, status: int) -> dict[str, Any]:
@@ -76,6 +82,46 @@ async def test_a_draining_service_is_not_ready(service: Service) -> None:
     service.app[HEALTH].draining = True
     found = await readiness(service, 503)
     assert (found["status"], failing(found)) == ("draining", [])
+
+
+def questions() -> float:
+    """How often PostgreSQL was asked whether it answers, by this whole process."""
+    return metrics.REGISTRY.get_sample_value("ytdl_db_queries_total", {"query": "health.server_version"}) or 0.0
+
+
+@pytest.fixture
+def believing(looking_again: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was seen is believed for as long as a test takes, also what the service has seen of itself as it began."""
+    monkeypatch.setattr(health, "BELIEVED_SECONDS", 60.0)
+
+
+@pytest.mark.usefixtures("believing")
+async def test_what_a_crowd_of_strangers_asks_is_asked_once(service: Service) -> None:
+    before = questions()
+    await asyncio.gather(*(readiness(service, 200) for _ in range(50)))
+    assert questions() - before <= 1
+
+
+@pytest.mark.usefixtures("believing")
+async def test_what_was_seen_is_believed_for_a_moment(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    await readiness(service, 200)
+
+    async def fail() -> str:
+        raise health.Failing("Nothing is free.")
+
+    service.app[HEALTH].asks["disk"] = fail
+    assert failing(await readiness(service, 200)) == []
+    monkeypatch.setattr(health, "BELIEVED_SECONDS", 0.0)
+    assert failing(await readiness(service, 503)) == ["disk"]
+
+
+@pytest.mark.usefixtures("believing")
+async def test_that_a_service_is_about_to_stop_is_said_at_once(service: Service) -> None:
+    await readiness(service, 200)
+    before = questions()
+    service.app[HEALTH].draining = True
+    assert (await readiness(service, 503))["status"] == "draining"
+    assert questions() == before
 
 
 @pytest.fixture

@@ -5,10 +5,11 @@ import logging
 from collections.abc import Iterator
 from typing import Any
 
+import msgspec
 import pytest
 
 from tests.conftest import Person, Service
-from ytdl import errors, passwords, users
+from ytdl import errors, passwords, texts, users
 from ytdl.api.keys import CONFIG
 from ytdl.config import Config
 from ytdl.crypto import Hasher
@@ -190,6 +191,48 @@ async def test_what_is_left_out_of_a_profile_stays(alice: Person) -> None:
     after = await (await alice.put("/auth/profile", {"full_name": "Alice II"})).json()
     assert after == before | {"full_name": "Alice II"}
     assert await (await alice.put("/auth/profile", {})).json() == after
+
+
+HUGE = 1_000_000
+LONGEST = {"username": 50, "email": 254, "password": 128, "full_name": 100}
+
+
+@pytest.mark.parametrize(("field", "longest"), LONGEST.items())
+async def test_of_a_huge_value_no_more_is_looked_at_than_its_length(
+    service: Service, alice: Person, root: Person, field: str, longest: int
+) -> None:
+    """It breaks every other rule as well, of which nothing is said."""
+    wish = {field: "\x7f" * HUGE}
+    asked = [(service.client.post, "/api/v1/auth/register", CAROL | wish)]
+    if field in ("email", "full_name"):
+        asked += [(alice.session.put, "/api/v1/auth/profile", wish)]
+        asked += [(root.session.put, f"/api/v1/auth/users/{alice.user_id}", wish)]
+    for ask, path, body in asked:
+        async with ask(path, data=msgspec.json.encode(body), headers={"Content-Type": "application/json"}) as answer:
+            fault = {"field": field, "message": f"must have at most {longest} characters"}
+            assert (answer.status, (await answer.json())["errors"]) == (422, [fault])
+
+
+def test_rules_end_at_the_length_of_what_is_too_long() -> None:
+    looked_at = Looked("\x7f" * HUGE)
+    assert passwords.faults(looked_at, "carol", "carol@example.org") == ["must have 8 to 128 characters"]
+    assert texts.faults(looked_at, 100) == ["must have 1 to 100 characters"]
+    assert looked_at.characters == 0
+
+
+class Looked(str):
+    """Counts how many of its characters were looked at, one by one or in a copy."""
+
+    characters = 0
+
+    def __iter__(self) -> Iterator[str]:
+        for character in super().__iter__():
+            self.characters += 1
+            yield character
+
+    def lower(self) -> str:
+        self.characters += len(self)
+        return super().lower()
 
 
 BAD_CHANGES = [

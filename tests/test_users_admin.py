@@ -150,12 +150,19 @@ async def test_nobody_else_administers(alice: Person, bob: Person, root: Person,
     assert (await root.delete(f"/auth/users/{uuid4()}")).status == 404
 
 
-async def test_an_admins_key_may_administer(service: Service, root: Person, alice: Person) -> None:
-    async with script(service, root, (await made(root, scope="write"))["key"]) as client:
-        assert (await changed(client, alice, full_name="A"))["full_name"] == "A"
-    async with script(service, root, (await made(root))["key"]) as client:
+@pytest.mark.parametrize("scope", ["read", "write"])
+async def test_an_admins_key_looks_at_accounts_and_touches_none(
+    service: Service, root: Person, alice: Person, scope: str
+) -> None:
+    path = f"/auth/users/{alice.user_id}"
+    async with script(service, root, (await made(root, scope=scope))["key"]) as client:
         assert (await client.get("/auth/users")).status == 200
-        assert (await client.delete(f"/auth/users/{alice.user_id}")).status == 403
+        before = await (await client.get(path)).json()
+        for answer in (await client.put(path, {"role": "admin"}), await client.delete(path)):
+            assert answer.status == 403
+            assert "an API key cannot do it" in (await answer.json())["detail"]
+        assert await (await client.get(path)).json() == before
+    assert {e["detail"]["reason"] for e in await recorded(service, "authz_fail")} == {"session"}
 
 
 @pytest.mark.parametrize("wish", [{"is_active": False}, {"role": "admin"}], ids=str)

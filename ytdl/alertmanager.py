@@ -149,8 +149,8 @@ class Alertmanager:
         return _read(_STATE, await self._ask("GET", "/api/v2/status"))
 
     async def alerts(self, filters: Sequence[str] = ()) -> list[Alert]:
-        """Those that have not ended, silenced and inhibited ones too. `filters` are matchers as `equals` makes them; all
-        have to be met."""
+        """Those that have not ended, silenced and inhibited ones too. All `filters` have to be met,
+        matchers as `equals` makes them."""
         query = [("filter", text) for text in filters]
         return _read(_ALERTS, await self._ask("GET", "/api/v2/alerts", query=query))
 

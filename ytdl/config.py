@@ -21,9 +21,9 @@ import psycopg.conninfo
 from ytdl import networks, passwords, samples
 
 HIDDEN = "********"
-# A window of a minute, the shortest in prometheus/rules, must hold two scrapes to tell anything.
-MOST_SCRAPE_SECONDS = 30.0
-MOST_ALERT_CHECK_SECONDS = 300.0
+# A window of a minute, the shortest in prometheus/rules, must hold two scrapes to tell anything, and what was not
+# refreshed for five is stale there.
+MOST_SCRAPE_SECONDS, MOST_COLLECTION_SECONDS, MOST_ALERT_CHECK_SECONDS = 30.0, 120.0, 300.0
 PROXIES = ("http://", "https://", "socks4://", "socks4a://", "socks5://", "socks5h://")
 LISTS_OF_SECRETS = ("OUTBOUND_PROXY", "ENCRYPTION_KEY_PREVIOUS")
 # 32 bytes, see `vault.key_of`.
@@ -68,8 +68,8 @@ class Config:
     jwt_refresh_token_expire_days: int = setting(7, "Life of a session, in days; then its user signs in again.", section="Accounts", least=1)
     jwt_secret_key_previous: str = setting("", "The key before a change of JWT_SECRET_KEY; access tokens signed with it are still believed until they expire, and what was encrypted with the key derived from it can still be read. Failed sign-ins and locks are forgotten at a change.", section="Accounts", secret=True)
     max_login_attempts: int = setting(5, "Failed sign-ins in a row after which a user name is locked.", section="Accounts", least=1)
-    lockout_duration_minutes: float = setting(15.0, "How long a user name is locked, in minutes; doubles with each further lock within a day, up to a day.", section="Accounts", least=0.001)
-    block_score: int = setting(100, "Points within ten minutes for which an address is blocked: 4 for a failed sign-in, 20 for a spent refresh token and 5 for a forged one or a mistyped API key, each counted once however often it comes, 1 for a limit gone over, 2 for an address that does not exist, 25 for one that scanners look for; 0 blocks nobody but those that an admin blocks. A trusted proxy and this machine are never blocked: set TRUSTED_PROXIES, or all users behind a proxy are blocked with one.", section="Accounts", least=0)
+    lockout_duration_minutes: float = setting(15.0, "How long a user name is locked, in minutes; doubles with each further lock within a day, up to an hour, and not at all where it is longer.", section="Accounts", least=0.001)
+    block_score: int = setting(100, "Points within ten minutes for which an address is blocked: 4 for a failed sign-in, 20 for a spent refresh token and 5 for a forged one or an API key that nobody has, each counted once however often it comes, 1 for a limit gone over, 2 for an address that does not exist, 25 for one that scanners look for; 0 blocks nobody but those that an admin blocks. A trusted proxy and this machine are never blocked: set TRUSTED_PROXIES, or all users behind a proxy are blocked with one.", section="Accounts", least=0)
     block_minutes: float = setting(10.0, "How long an address is blocked; doubles with each block within a week, up to a day.", section="Accounts", least=0.01)
     rate_limit_per_minute: int = setting(600, "Requests a minute of one user, and of one API key; all of them may come at once.", section="Limits", least=1)
     rate_limit_address_per_minute: int = setting(0, "The same of one address (IPv6: a network of 64 bits), whoever asks; 0 means 5 times RATE_LIMIT_PER_MINUTE.", section="Limits", least=0)
@@ -97,8 +97,8 @@ class Config:
     egress_starts_per_minute: float = setting(120.0, "Attempts that may start on each proxy in a minute, over all processes.", section="Outbound", least=0.1)
     egress_burst: int = setting(60, "Attempts that may start at once on a proxy that has been idle.", section="Outbound", least=1)
     egress_pause_seconds: float = setting(60.0, "How long a proxy is left alone after a bot check, a 429 or an error of its own; doubles with each failed probe, up to an hour.", section="Outbound", least=0.1)
-    metrics_collection_interval: float = setting(15.0, "Seconds between two refreshes of the gauges, and how often Prometheus is to scrape them; the rules need 30 at most.", section="Observability", least=0.1)
-    otel_exporter_otlp_endpoint: str = setting("", "Collector of traces that takes OTLP over HTTP, such as http://localhost:4318; empty tells none.", section="Observability")
+    metrics_collection_interval: float = setting(15.0, "Seconds between two refreshes of the gauges, and how often Prometheus is to scrape them; the rules need 30 at most, and 120 is the most there may be.", section="Observability", least=0.1)
+    otel_exporter_otlp_endpoint: str = setting("", "Collector of traces that takes OTLP over HTTP, such as http://localhost:4318; empty tells none.", section="Observability", secret=True)
     otel_traces_sample_ratio: float = setting(1.0, "Share of the traces that begin here, 0 to 1, that are told; one that a caller began is told as it says.", section="Observability", least=0)
     prometheus_url: str = setting("", "Prometheus that watches the service, for what is asked about the course of metrics, such as http://localhost:9090; empty switches that off.", section="Observability", secret=True)
     grafana_url: str = setting("", "Where Grafana with the service's dashboards can be reached, for links in alerts and reports; empty leaves them out of messages.", section="Observability")
@@ -235,6 +235,7 @@ def _combined(c: Config) -> list[str]:
     rules = (
         (c.port > 65535, "PORT must be at most 65535."),
         (c.otel_traces_sample_ratio > 1, "OTEL_TRACES_SAMPLE_RATIO must be at most 1."),
+        (c.metrics_collection_interval > MOST_COLLECTION_SECONDS, f"METRICS_COLLECTION_INTERVAL must be at most {MOST_COLLECTION_SECONDS:.0f}."),
         (c.alert_check_interval > MOST_ALERT_CHECK_SECONDS, f"ALERT_CHECK_INTERVAL must be at most {MOST_ALERT_CHECK_SECONDS:.0f}."),
         (c.log_level not in ("DEBUG", "INFO", "WARNING", "ERROR"), "LOG_LEVEL must be DEBUG, INFO, WARNING or ERROR."),
         (c.jwt_algorithm not in ("HS256", "HS384", "HS512"), "JWT_ALGORITHM must be HS256, HS384 or HS512."),

@@ -6,6 +6,7 @@ said by `api/service.py`.
 
 import asyncio
 import logging
+import math
 import os
 import time
 from collections.abc import Callable, Coroutine, Mapping
@@ -23,6 +24,8 @@ from ytdl.storage import Storage
 log = logging.getLogger("ytdl.health")
 q = sql.load("health")
 LIMIT_SECONDS = 2.0
+# Strangers may ask, without a limit; no more often than this does one of them cost a connection to the database.
+BELIEVED_SECONDS = 1.0
 
 
 class Check(msgspec.Struct, frozen=True):
@@ -60,6 +63,9 @@ class Health:
         self._storage = storage
         self._fetcher = fetcher
         self._asking: set[asyncio.Task[Any]] = set()
+        self._looking = asyncio.Lock()
+        self._looked_at = -math.inf
+        self._looked: tuple[Check, ...] = ()
         self.asks: dict[str, Ask] = {
             "postgres": self._ask_postgres,
             "redis": self._ask_redis,
@@ -77,13 +83,22 @@ class Health:
         await loops.stop(list(self._asking))
 
     async def readiness(self) -> Readiness:
-        """Takes no longer than `LIMIT_SECONDS`, whatever hangs."""
-        checks = await self.ask(self.asks, seconds=LIMIT_SECONDS)
-        for check in checks:
-            metrics.health_ready.labels(check.name).set(check.ok)
+        """Takes no longer than `LIMIT_SECONDS`, whatever hangs. What was seen a second ago is believed, but that the
+        service is about to stop is said at once."""
+        checks = await self._look()
         well = all(check.ok for check in checks)
         status: Literal["ready", "not_ready"] = "ready" if well else "not_ready"
-        return Readiness("draining" if self.draining else status, tuple(checks))
+        return Readiness("draining" if self.draining else status, checks)
+
+    async def _look(self) -> tuple[Check, ...]:
+        """One at a time: whoever comes meanwhile waits for the same answers."""
+        async with self._looking:
+            if time.monotonic() - self._looked_at > BELIEVED_SECONDS:
+                self._looked = tuple(await self.ask(self.asks, seconds=LIMIT_SECONDS))
+                self._looked_at = time.monotonic()
+                for check in self._looked:
+                    metrics.health_ready.labels(check.name).set(check.ok)
+            return self._looked
 
     async def ask(self, asks: Mapping[str, Ask], *, seconds: float = LIMIT_SECONDS) -> list[Check]:
         """Asks all of these side by side; each has found something within that time, or has failed."""

@@ -25,13 +25,16 @@ WAIT_SECONDS = 10.0
 # A try that has not ended by then has died with its process, or could not be given back: the wait for a hash, the hash
 # and what is written after it take less.
 ALIVE_SECONDS = 60.0
+# Up to this a lock is doubled: whoever guesses on and on shall not keep a name locked with a handful of tries a day.
+LONGEST_SECONDS = 3600.0
 # How often it is asked whether a try has ended in another process; those of this process are known at once.
 ASK_SECONDS = 0.1
 
 
 class Lockout:
     """After `attempts` failures in a row a name is locked for `minutes`, and doubly for each further lock within a day,
-    up to a day. A success forgets all of that; failures are also forgotten after `minutes` without a try."""
+    up to an hour; more `minutes` than that stay as they are. A success forgets all of that; failures are also forgotten
+    after `minutes` without a try."""
 
     def __init__(self, db: DB, key: bytes, *, attempts: int, minutes: float) -> None:
         self._db = db
@@ -117,7 +120,8 @@ class Attempt:
         """Counts a failure, and records the lock that may come of it; `user_id` is that of an account, if there is
         one by that name."""
         self.failed = True
-        state = await db.maybe(q.wrong, **self._known, **self._limits)
+        longest = max(LONGEST_SECONDS, self._limits["seconds"])
+        state = await db.maybe(q.wrong, **self._known, **self._limits, longest=longest)
         if state and state["locked"]:
             await audit.record(db, "authn_login_lock", result="denied", user_id=user_id, lockouts=state["lockouts"])
 

@@ -15,7 +15,8 @@ LOOKALIKES = (str.maketrans("013457@$!8", "oleastasib"), str.maketrans("013457@$
 
 
 def faults(password: str, username: str, email: str) -> list[str]:
-    """Every rule of passwords that this one breaks, as ends of a sentence; empty for a good one."""
+    """Every rule of passwords that this one breaks, as ends of a sentence; empty for a good one. Of one that is too
+    long only that is said: it may be as long as a body, and nobody else is served while it is looked through."""
     return list(_faults(password, username, email))
 
 
@@ -37,7 +38,9 @@ def unusable(password: str) -> str | None:
 
 def _faults(password: str, username: str, email: str) -> Iterator[str]:
     if len(password) not in LENGTH:
-        yield f"must have {LENGTH.start} to {LENGTH.stop - 1} characters"
+        yield f"must have {LENGTH[0]} to {LENGTH[-1]} characters"
+        if len(password) > LENGTH[-1]:
+            return
     kinds = (
         ("an upper-case letter", str.isupper),
         ("a lower-case letter", str.islower),

@@ -69,9 +69,9 @@ ROUTES: tuple[Route, ...] = (
     Route("DELETE", "/auth/api-keys/{id}", apikeys.delete, "user", session=True, status=204),
     Route("GET", "/auth/users", accounts.page, "admin", query=AccountFilter, returns=AccountPage),
     Route("GET", "/auth/users/{id}", accounts.get, "admin", returns=Account),
-    Route("PUT", "/auth/users/{id}", accounts.change, "admin", body=AccountChange, returns=Account,
+    Route("PUT", "/auth/users/{id}", accounts.change, "admin", session=True, body=AccountChange, returns=Account,
           problems=("conflict",)),
-    Route("DELETE", "/auth/users/{id}", accounts.delete, "admin", status=204, problems=("conflict",)),
+    Route("DELETE", "/auth/users/{id}", accounts.delete, "admin", session=True, status=204, problems=("conflict",)),
 
     # security
     Route("POST", "/security/token", security.token, "anyone", body=Grant, form=True, returns=Tokens,

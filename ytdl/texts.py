@@ -7,10 +7,10 @@ BIDI = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
 def faults(text: str, longest: int) -> list[str]:
-    """Every rule that a line of 1 to `longest` characters breaks, as ends of a sentence; empty for a good one."""
-    found = []
+    """The rule that a line of 1 to `longest` characters breaks, as the end of a sentence; empty for a good one. One
+    that is too long is not looked through: it may be as long as a body, and nobody else is served meanwhile."""
     if not 1 <= len(text) <= longest:
-        found.append(f"must have 1 to {longest} characters")
+        return [f"must have 1 to {longest} characters"]
     if any(unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") or c in BIDI for c in text):
-        found.append("must not hold control characters")
-    return found
+        return ["must not hold control characters"]
+    return []

@@ -33,19 +33,21 @@ EMAIL = re.compile(
     r"@(?:[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.)+"
     r"[A-Za-z][A-Za-z0-9-]{0,61}[A-Za-z0-9]"
 )
-EMAIL_LENGTH, MAILBOX_LENGTH = 254, 64
+USERNAME_LENGTH, EMAIL_LENGTH, MAILBOX_LENGTH = 50, 254, 64
 FULL_NAME_LENGTH = 100
 
 
-def _said(**schema: object) -> Meta:
-    """Rules for the API's document; they are checked by this module, so that all broken ones show at once."""
-    return Meta(extra_json_schema=schema)
+def _said(longest: int, **schema: object) -> Meta:
+    """The longest length, at which reading ends: looking through a text as long as a body may be would hold up
+    everybody. The other rules are for the API's document; they are checked by this module, so that all broken ones show
+    at once."""
+    return Meta(max_length=longest, extra_json_schema=schema)
 
 
-Username = Annotated[str, _said(minLength=3, maxLength=50, pattern="^[A-Za-z0-9_.-]+$", examples=["alice"])]
-Email = Annotated[str, _said(description="E-mail address.", maxLength=EMAIL_LENGTH, pattern=f"^{EMAIL.pattern}$")]
-Password = Annotated[str, _said(format="password", minLength=8, maxLength=128)]
-FullName = Annotated[str, _said(minLength=1, maxLength=FULL_NAME_LENGTH)]
+Username = Annotated[str, _said(USERNAME_LENGTH, minLength=3, pattern="^[A-Za-z0-9_.-]+$", examples=["alice"])]
+Email = Annotated[str, _said(EMAIL_LENGTH, description="E-mail address.", pattern=f"^{EMAIL.pattern}$")]
+Password = Annotated[str, _said(passwords.LENGTH[-1], format="password", minLength=passwords.LENGTH[0])]
+FullName = Annotated[str, _said(FULL_NAME_LENGTH, minLength=1)]
 
 
 class Registration(Hidden, msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -29,14 +29,15 @@ SET pending = array_remove(pending, %(began)s), failures = 0, lockouts = 0, lock
 WHERE name_digest = %(digest)s;
 
 -- name: wrong :maybe
--- A try that was wrong. The last that is allowed locks the name, twice as long as a lock that ended within a day.
+-- A try that was wrong. The last that is allowed locks the name, twice as long as a lock that ended within a day, up
+-- to the longest.
 UPDATE sign_in_attempts SET pending = array_remove(pending, %(began)s),
     failures = CASE WHEN failures + 1 < %(most)s THEN failures + 1 ELSE 0 END,
     lockouts = CASE WHEN failures + 1 < %(most)s THEN lockouts
         WHEN locked_until > now() - interval '1 day' THEN lockouts + 1 ELSE 1 END,
     locked_until = CASE WHEN failures + 1 < %(most)s THEN locked_until
         WHEN locked_until > now() - interval '1 day'
-            THEN now() + make_interval(secs => least(greatest(86400, %(seconds)s), %(seconds)s * 2 ^ least(lockouts, 30)))
+            THEN now() + make_interval(secs => least(%(longest)s, %(seconds)s * 2 ^ least(lockouts, 30)))
         ELSE now() + make_interval(secs => %(seconds)s) END,
     expires_at = now() + make_interval(secs => %(seconds)s)
 WHERE name_digest = %(digest)s

@@ -95,6 +95,11 @@ def test_every_setting_that_is_named_exists() -> None:
     assert named and named <= set(FIELDS)
 
 
+def test_whoever_a_setting_leads_to_is_among_those_who_are_talked_to() -> None:
+    leading = {name for name in FIELDS if name.endswith(("_URL", "_HOST", "_ENDPOINT"))}
+    assert leading and leading - code(part("Who is talked to")) == set()
+
+
 def test_every_table_is_in_a_class() -> None:
     tables = set(re.findall(r"^CREATE TABLE public\.(\w+)", (ROOT / "sql" / "schema.sql").read_text(), re.MULTILINE))
     assert tables == code(part("Data")) & {name for name in code(part("Data")) if re.fullmatch(r"[a-z_]+", name)}

@@ -3,8 +3,9 @@
 import ast
 import collections
 import re
+from collections.abc import Iterable
 from functools import cache
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import pytest
@@ -16,6 +17,11 @@ from ytdl.routes import ROUTES
 
 VERBS = ("get", "post", "put", "patch", "delete")
 PLAIN = {re.sub(r"\{[^}]*\}", "{}", row.path) for row in ROUTES if row.plain}
+# They hold one of a few values, or one of a fixed size.
+BOUNDED = (
+    msgspec.inspect.BoolType, msgspec.inspect.DateTimeType, msgspec.inspect.LiteralType, msgspec.inspect.NoneType,
+    msgspec.inspect.UUIDType,
+)  # fmt: skip
 DOCUMENT = openapi.document(ROUTES)
 
 
@@ -74,13 +80,35 @@ def _unbounded(t: msgspec.inspect.Type) -> list[msgspec.inspect.Type]:
     inspect = msgspec.inspect
     if isinstance(t, inspect.StrType):
         return [t] if t.max_length is None and t.pattern is None else []
-    if isinstance(t, inspect.IntType):
+    if isinstance(t, inspect.IntType | inspect.FloatType):
         return [t] if (t.le is None and t.lt is None) or (t.ge is None and t.gt is None) else []
+    return [unbounded for inner in _inside(t) for unbounded in _unbounded(inner)]
+
+
+def _inside(t: msgspec.inspect.Type) -> Iterable[msgspec.inspect.Type]:
+    """What a type is made of; of a kind that no address takes as yet it has to be said here first."""
+    inspect = msgspec.inspect
+    if isinstance(t, inspect.Metadata):
+        # What is said of a type for the document alone wraps it.
+        return (t.type,)
     if isinstance(t, inspect.UnionType):
-        return [inner for one in t.types for inner in _unbounded(one)]
+        return t.types
     if isinstance(t, inspect.ListType):
-        return _unbounded(t.item_type)
-    return []
+        return (t.item_type,)
+    if isinstance(t, inspect.StructType):
+        return (field.type for field in t.fields)
+    assert isinstance(t, BOUNDED), f"is {t} bounded?"
+    return ()
+
+
+def test_a_bound_is_missed_wherever_a_text_or_a_number_stands() -> None:
+    """The search itself: what wraps or holds a type must not hide it."""
+
+    class Inner(msgspec.Struct):
+        text: Annotated[str, msgspec.Meta(extra_json_schema={"maxLength": 3})]
+
+    for holder in (str, int, float, Inner, Inner | None, list[Inner], Annotated[str, msgspec.Meta(description="A.")]):
+        assert list(_unbounded(msgspec.inspect.type_info(holder))), holder
 
 
 @every_row

@@ -12,7 +12,7 @@ async def create(request: web.Request, body: NewKey) -> MadeKey:
 
     It is shown this once. Send it as `Authorization: Bearer <key>`. A `read` key may look at things, watch streams and
     fetch files; a `write` key may do what its user may, but for what concerns the account itself: password, profile,
-    sessions and API keys.
+    sessions and API keys. No key changes or removes accounts, not even an admin's.
     """
     return await request.app[API_KEYS].create(who(request), body)
 

@@ -29,7 +29,8 @@ async def healthz(request: web.Request) -> Alive:
 async def readyz(request: web.Request) -> Answer:
     """Says whether the service can do its work, and which of its needs is not met.
 
-    Answers 503 when one is not, and while the service is about to stop. Takes 2 seconds at most.
+    Answers 503 when one is not, and while the service is about to stop. Takes 2 seconds at most. What was found less
+    than a second ago is not looked for again.
     """
     readiness = await request.app[HEALTH].readiness()
     return Answer(readiness, status=200 if readiness.status == "ready" else 503)
