@@ -233,6 +233,20 @@ async def test_a_body_of_unknown_length_over_the_limit_is_too_large(client: Clie
         await problem(response, 413, "too_large")
 
 
+@pytest.mark.parametrize("told", [True, False])
+async def test_a_form_is_read_up_to_a_name_and_a_password_only(client: ClientSession, told: bool) -> None:
+    """It is taken apart while nobody else is served."""
+    headers = {"Content-Type": "application/x-www-form-urlencoded"}
+
+    async def pieces() -> AsyncIterator[bytes]:
+        yield form
+
+    for size, status in ((decoding.FORM_BYTES, 422), (decoding.FORM_BYTES + 1, 413)):
+        form = b"kind=b&more=".ljust(size, b"x")
+        async with client.post("/api/v1/form", data=form if told else pieces(), headers=headers) as response:
+            assert response.status == status
+
+
 @pytest.mark.parametrize("coding", ["gzip", "br", "compress", "gzip, gzip"])
 async def test_an_encoded_body_is_refused_and_never_unpacked(client: ClientSession, coding: str) -> None:
     bomb = gzip.compress(b" " * 50_000_000)

@@ -20,11 +20,15 @@ from ytdl.api import origins
 
 # msgspec tells of half a pair at the very end of a body as if the body were cut off.
 _LONE = re.compile(rb"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])")
+# Of a string that is decoded already.
+_HALF = re.compile("[\ud800-\udfff]")
+# A form is looked through while nobody else is served, and holds a name and a password.
+FORM_BYTES = 16 * 1024
 # For at most 1 MiB; a client that takes longer only holds a connection.
 BODY_SECONDS = 30.0
 JSON_TYPE = re.compile(r"application/(?:[\w.+-]+\+)?json")
 _DATE = re.compile(r"\d{4}-\d\d-\d\d[Tt ]")
-_AT = re.compile(r"(?P<what>.*?)(?: - at `(?P<path>[^`]*)`)?", re.DOTALL)
+_AT = " - at `"
 _MISSING = re.compile(r"Object missing required field `(.*)`", re.DOTALL)
 _UNKNOWN = re.compile(r"Object contains unknown field `(.*)`", re.DOTALL)
 _GOT = re.compile(r"Expected `(.*)`, got `(.*)`")
@@ -42,31 +46,33 @@ async def body(request: web.Request, decoder: "msgspec.json.Decoder[Any]", *, fo
         raise errors.Malformed("A JSON body is needed, and there is none.")
     if form and request.content_type == "application/x-www-form-urlencoded":
         origins.check_page(request)
-        return _form(await _read(request), decoder.type)
+        return _form(await _read(request, FORM_BYTES), decoder.type)
     charset = (request.charset or "utf-8").lower()
     if not JSON_TYPE.fullmatch(request.content_type) or charset not in ("utf-8", "utf8"):
         raise errors.Unsupported("The body must be JSON in UTF-8: send Content-Type: application/json.")
-    raw = await _read(request)
+    raw = await _read(request, request.client_max_size)
     value = _reckoned(_decode(raw, decoder))
     if b"\\u0000" in raw:
         _refuse_nul(msgspec.to_builtins(value, str_keys=True))
     return value
 
 
-async def _read(request: web.Request) -> bytes:
-    limit = request.client_max_size
+async def _read(request: web.Request, limit: int) -> bytes:
     if request.content_length is not None and request.content_length > limit:
         raise web.HTTPRequestEntityTooLarge(max_size=limit, actual_size=request.content_length)
     if request.headers.get(hdrs.CONTENT_ENCODING, "identity").strip().lower() != "identity":
         raise errors.Unsupported("The body must come as it is, without a Content-Encoding.")
     try:
         async with asyncio.timeout(BODY_SECONDS):
-            return await request.read()
+            raw = await request.read()
     except TimeoutError:
         metrics.http_too_slow.labels("body").inc()
         raise errors.Malformed(f"The body did not arrive within {BODY_SECONDS:g} seconds.") from None
     except web.RequestPayloadError:
         raise errors.Malformed("The body broke off, or is not encoded as its headers say.") from None
+    if len(raw) > limit:
+        raise web.HTTPRequestEntityTooLarge(max_size=limit, actual_size=len(raw))
+    return raw
 
 
 def _decode(raw: bytes, decoder: "msgspec.json.Decoder[Any]") -> Any:
@@ -172,7 +178,7 @@ def _refuse_nul(value: Any) -> None:
     for path, text in _texts(value, ""):
         if "\0" in text:
             raise errors.invalid(path[:100], "has a NUL character, which cannot be stored")
-        if any("\ud800" <= c <= "\udfff" for c in text):
+        if _HALF.search(text):
             raise errors.invalid(path[:100], "has half of a surrogate pair, which is no character")
 
 
@@ -194,8 +200,7 @@ def fault(message: str, type_: Any = None) -> errors.Invalid:
 
     `type_` is what was read; where one of a few words was wanted it tells which.
     """
-    match = _AT.fullmatch(message)
-    what, path = (match["what"], match["path"] or "$") if match else (message, "$")
+    what, path = _at(message)
     path = path.removeprefix("$").removeprefix(".")
     for pattern, sentence in ((_MISSING, "is missing"), (_UNKNOWN, "is not a known field")):
         if named := pattern.fullmatch(what):
@@ -203,6 +208,14 @@ def fault(message: str, type_: Any = None) -> errors.Invalid:
     choices = _choices(type_, path) if what.startswith("Invalid enum value") else []
     sentence = f"must be one of {', '.join(choices)}" if choices else _sentence(what)
     return errors.invalid(path[:200] or "body", sentence)
+
+
+def _at(message: str) -> tuple[str, str]:
+    """What is wrong, and the path to it. An unknown name may be as long as a body."""
+    what, at, path = message.rpartition(_AT)
+    if at and path.endswith("`") and "`" not in path[:-1]:
+        return what, path[:-1]
+    return message, "$"
 
 
 def _choices(type_: Any, path: str) -> list[str]:
