@@ -13,9 +13,9 @@ import pytest
 from tests import promql
 from tests.drill import scaling
 from tests.drill.faults import FAULTS
-from tests.drill.inbox import KINDS
+from tests.drill.inbox import KINDS, Message
 from tests.drill.report import line, table
-from tests.drill.run import Course
+from tests.drill.run import Course, last_told
 from tests.drill.scaling import SECONDS_IN, Scale
 from tests.instance import ROOT
 from tests.rules import ALERTS, RULES
@@ -80,6 +80,18 @@ def test_a_channel_is_silent_only_where_something_on_its_way_is_broken(fault: st
     course = Course(FAULTS[fault], alert_seconds=1.0, message_seconds=2.0, end_seconds=3.0)
     course.channels = dict.fromkeys(KINDS - {"twilio"}, 2.0)
     assert course.ok is ok and (", but no twilio" in line(course)) is not ok
+
+
+def test_an_alert_is_over_when_that_was_told() -> None:
+    fault = FAULTS["redis-down"]
+    came, went = (Message(at, how, {"alertname": fault.alert}, {}) for at, how in ((1.0, "firing"), (2.0, "resolved")))
+    other = Message(3.0, "firing", {"alertname": "Other"}, {})
+    assert [last_told(told, fault) for told in ([], [other], [came], [went, came, other])] == [
+        "",
+        "",
+        "firing",
+        "resolved",
+    ]
 
 
 def test_a_row_that_came_again_takes_the_place_of_the_former_one() -> None:

@@ -24,9 +24,9 @@ class Watched:
 
 @asynccontextmanager
 async def watching(config: Config, folder: Path, rules: Sequence[Path] = ()) -> AsyncIterator[Watched]:
-    """Scraped every 400 ms, worked out every 200."""
+    """Scraped and worked out every 200 ms."""
     port = free_port()
-    intervals = {"scrape_interval": "400ms", "scrape_timeout": "400ms", "evaluation_interval": "200ms"}
+    intervals = {"scrape_interval": "200ms", "scrape_timeout": "200ms", "evaluation_interval": "200ms"}
     targets = [{"targets": [f"127.0.0.1:{port}"]}]
     scraping = {
         "global": intervals,

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import pairwise
@@ -17,6 +17,8 @@ POLL_SECONDS = 0.2
 # How long the slowest channel may take after the webhook, and how long one is waited for that may be silent.
 CHANNEL_SECONDS = 30.0
 SILENT_SECONDS = 8.0
+# How long the message that an alert is over may take: longer than messages of one group are apart.
+OVER_SECONDS = 30.0
 # Alerts that are always there.
 STANDING = {"Watchdog"}
 
@@ -93,6 +95,15 @@ async def _absent(ground: Ground, fault: Fault, patience: float) -> None:
     async with asyncio.timeout(patience):
         while any(_fits(alert["labels"], fault) for alert in await ground.alerts()):  # noqa: ASYNC110 - it is asked over HTTP
             await asyncio.sleep(POLL_SECONDS)
+    if last_told(ground.inbox.messages(), fault) == "firing":
+        # It fired for a moment, while something else was broken. Before its end is told, its return is no news.
+        now = time.monotonic()
+        await ground.inbox.arrival(lambda m: _is(m, fault, "resolved", now), OVER_SECONDS)
+
+
+def last_told(messages: Iterable[Message], fault: Fault) -> str:
+    """What the newest message said of its alert; nothing where there was none."""
+    return next((m.status for m in sorted(messages, key=lambda m: -m.at) if _fits(m.labels, fault)), "")
 
 
 async def _see(ground: Ground, course: Course, began: float, patience: float) -> None:
