@@ -168,17 +168,27 @@ def lately() -> dict[str, str]:
     return {"from": (now - timedelta(seconds=30)).isoformat(), "to": now.isoformat(), "step": "1"}
 
 
-@needs_prometheus
-@pytest.mark.slow
-async def test_prometheus_tells_course_and_figures(watched: Watched) -> None:
-    """One watched service for all, as it takes some seconds until there is something to tell."""
-    root = watched.root
+async def grown(root: Person) -> list[float]:
+    """How fast downloads were made lately, after some more of them."""
     for n in range(20):
         metrics.queue_jobs.labels("queued").set(n)
         metrics.downloads_seconds.observe(20.0)
         metrics.downloads_created.inc()
         await asyncio.sleep(0.1)
     await asyncio.sleep(0.5)
+    counter = (await json_of(root, f"{METRICS}/ytdl_downloads_created_total", **lately()))["course"]
+    return [value for line in counter["series"] for _, value in line["points"]]
+
+
+@needs_prometheus
+@pytest.mark.slow
+async def test_prometheus_tells_course_and_figures(watched: Watched) -> None:
+    """One watched service for all, as it takes some seconds until there is something to tell."""
+    root = watched.root
+    async with asyncio.timeout(60):
+        # A busy machine misses scrapes, and then nothing was seen to grow.
+        while max(await grown(root), default=0.0) <= 1:
+            pass
 
     gauge = (await json_of(root, f"{METRICS}/ytdl_queue_jobs", by="state", where="state=queued", **lately()))["course"]
     assert (gauge["of"], gauge["expression"]) == (
@@ -191,7 +201,6 @@ async def test_prometheus_tells_course_and_figures(watched: Watched) -> None:
     counter = (await json_of(root, f"{METRICS}/ytdl_downloads_created_total", **lately()))["course"]
     [line] = counter["series"]
     assert counter["of"] == "rate per second" and list(line["labels"]) == ["instance"]
-    assert max(value for _, value in line["points"]) > 1
 
     histogram = (await json_of(root, f"{METRICS}/ytdl_downloads_seconds", **lately()))["course"]
     assert {line["labels"]["quantile"] for line in histogram["series"]} == {"0.5", "0.95", "0.99"}

@@ -108,7 +108,8 @@ async def test_a_report_counts_the_first_failures_of_a_route(watched: Watched) -
         assert (await watched.root.get("/monitoring/alerts")).status == 503
     await until(watched.prometheus, f"increase({counted}) >= 5", seconds=60)
     [row] = [row for row in (await report(watched.root, a_minute()))["routes"] if row["route"] == route]
-    assert row["requests"] == row["failed"] == pytest.approx(5, abs=1.5)
+    # Prometheus thinks on to the ends of the window, the further the longer a scrape took.
+    assert row["requests"] == row["failed"] and 3 < row["failed"] < 15
 
 
 @contextlib.asynccontextmanager

@@ -22,8 +22,8 @@ from tests.conftest import running
 from tests.fakes import chat, mail
 from tests.fakes.hook import Answers
 from tests.servers import Servers
-from ytdl import alertmanager_file, errors, notifications, routing, trials
-from ytdl.api.keys import DB, NOTIFICATIONS, VAULT
+from ytdl import alertmanager_file, errors, metrics, notifications, routing, trials
+from ytdl.api.keys import ALERTMANAGER, DB, NOTIFICATIONS, VAULT
 from ytdl.channels import MASK, Settings
 from ytdl.vault import Vault
 
@@ -142,6 +142,16 @@ async def test_what_alertmanager_refuses_is_not_kept(stage: Stage) -> None:
     assert sorted(await in_force(stage)) == sorted(in_file(stage))
     await stage.fire("StillTold")
     await stage.chat.until("webhook", "StillTold")
+
+
+async def test_what_an_admin_was_told_is_no_alert_for_everybody(stage: Stage) -> None:
+    """NotificationConfigRefused counts what was refused, AlertmanagerConfigReloadFailed looks at the last time."""
+    before = metrics.REGISTRY.get_sample_value("ytdl_notifications_reloads_total", {"outcome": "refused"})
+    bad = {"name": "bad", "channels": ["hook"], "matchers": [{"label": "a", "operator": "=~", "value": "("}]}
+    await stage.set_all("hook", routes=[bad], status=422)
+    after = metrics.REGISTRY.get_sample_value("ytdl_notifications_reloads_total", {"outcome": "refused"})
+    figures = await stage.service.app[ALERTMANAGER].figures()
+    assert before == after and "\nalertmanager_config_last_reload_successful 1\n" in figures
 
 
 @pytest.mark.parametrize(

@@ -217,7 +217,7 @@ alerts_unacknowledged = _gauge("ytdl_alerts_unacknowledged_timestamp_seconds", "
 # notifications: what this service sends itself; Alertmanager counts the rest.
 notifications_sent = _counter("ytdl_notifications_sent_total", "Messages handed to a provider.", channel=("sms",), outcome=("ok", "refused", "unreachable"))
 notifications_rendered = _gauge("ytdl_notifications_rendered_timestamp_seconds", "When Alertmanager's configuration was last found or made to be what admins have set.")
-notifications_reloads = _counter("ytdl_notifications_reloads_total", "Times that Alertmanager was told to read its configuration, or that this was withheld as the database has none any more.", outcome=("ok", "refused", "unreachable", "elsewhere", "withheld"))
+notifications_reloads = _counter("ytdl_notifications_reloads_total", "Times that Alertmanager was told to read its configuration, or that this was withheld as the database has none any more; declined is what an admin wanted and was told of at once.", outcome=("ok", "declined", "refused", "unreachable", "elsewhere", "withheld"))
 
 # tracing
 tracing_spans = _counter("ytdl_tracing_spans_total", "Steps of traces told to the collector, or given up for want of room or of its answer.", outcome=("exported", "dropped"))

@@ -94,9 +94,10 @@ class RouteRow(msgspec.Struct, frozen=True):
 
 
 class MonitoringReport(msgspec.Struct, frozen=True, rename={"from_": "from"}):
-    """Counts are Prometheus' estimates over the time. The ten routes with most requests, the ten reasons for which most
-    attempts failed, the 50 instances that were watched longest, and the 100 alerts that fired longest. `dashboard_url`
-    is empty where GRAFANA_URL is not set."""
+    """Counts are Prometheus' estimates over the time: what came in the last five minutes of it is there in part, and
+    of what came before a series was first scraped nothing, so a report of some minutes says little. The ten routes
+    with most requests, the ten reasons for which most attempts failed, the 50 instances that were watched longest, and
+    the 100 alerts that fired longest. `dashboard_url` is empty where GRAFANA_URL is not set."""
 
     from_: Moment
     to: Moment

@@ -171,8 +171,7 @@ class Notifications:
     async def change(self, wish: NotificationWish, user_id: UUID) -> NotificationAnswer:
         """Returns once Alertmanager works by it. Raises `errors.Invalid` for a field, or where Alertmanager refuses it,
         `errors.Conflict` for a version that is not the newest, and `errors.Unavailable`; nothing is changed then. What
-        a test comes to undoes nothing.
-        """
+        a test comes to undoes nothing."""
         self._path()
         if not wish.test:
             return NotificationAnswer(**self._shown(await self._change(wish, user_id)))
@@ -278,20 +277,29 @@ class Notifications:
         text = routing.render(settings, secrets, self._around, templates)
         await asyncio.to_thread(write, path, text, templates)
         try:
-            await self._reload(routing.name_of(text))
+            await self._reload(routing.name_of(text), refusal="declined")
         except errors.Unavailable as e:
             await asyncio.to_thread(put_back, path)
+            if isinstance(e, alertmanager.Refused):
+                await self._read_former()
             raise _told_to_admin(e, before, secrets) from None
         await asyncio.to_thread(settle, path)
 
-    async def _reload(self, name: str) -> None:
-        """Raises `alertmanager.Refused` where it does not take the file, `Elsewhere` where it works by another, else
-        `errors.Unavailable`."""
+    async def _read_former(self) -> None:
+        """Else Alertmanager goes on saying that it has refused a file, which is an alert, though nothing is amiss."""
+        try:
+            await self._alertmanager.reload()
+        except errors.Unavailable as e:
+            log.warning("notifications.former_not_read", extra={"error": e.message})
+
+    async def _reload(self, name: str, *, refusal: str) -> None:
+        """Raises `alertmanager.Refused` where it does not take the file, counted as `refusal`, `Elsewhere` where it
+        works by another, else `errors.Unavailable`."""
         try:
             await self._tell()
             taken = await self._works_by(name)
         except alertmanager.Refused:
-            metrics.notifications_reloads.labels("refused").inc()
+            metrics.notifications_reloads.labels(refusal).inc()
             raise
         except errors.Unavailable:
             self._in_force = None
@@ -358,7 +366,7 @@ class Notifications:
     async def _bring_back(self, path: Path, name: str, secrets: Secrets) -> None:
         """A reload begins all waits of Alertmanager's anew, so what it does not take is not tried in each round."""
         try:
-            await self._reload(name)
+            await self._reload(name, refusal="refused")
         except alertmanager.Refused as e:
             await asyncio.to_thread(put_back, path)
             self._refused, self._refused_until = name, time.monotonic() + REFUSED_SECONDS
