@@ -148,7 +148,7 @@ def test_a_stop_before_the_start_is_a_stop_in_order(given: dict[str, str], tmp_p
     )  # fmt: skip
     with process, os.fdopen(until_read(secret, process), "w"):
         process.terminate()
-        _, said = process.communicate(timeout=10)
+        _, said = process.communicate(timeout=60)
     assert (process.returncode, said) == (0, "ytdl: Stopped, with nothing running.\n")
 
 

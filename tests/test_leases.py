@@ -11,7 +11,7 @@ import pytest
 
 from tests.fakes.gate import Gate
 from tests.servers import Servers
-from ytdl import ratelimit
+from ytdl import leases, ratelimit
 from ytdl.config import Config
 from ytdl.kv import KV
 from ytdl.leases import Lender
@@ -55,9 +55,10 @@ async def failures(caplog: pytest.LogCaptureFixture, times: int) -> None:
 
 @pytest.mark.parametrize("answer", [b"*0\r\n", b"$-1\r\n"])
 async def test_what_answers_in_the_place_of_redis_is_no_reason_to_give_it_up(
-    servers: Servers, tmp_path: Path, caplog: pytest.LogCaptureFixture, answer: bytes
+    servers: Servers, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, answer: bytes
 ) -> None:
     """A list without items and nothing at all are answers that Redis gives, but never to this."""
+    monkeypatch.setattr(leases, "TELL_SECONDS", 0.0)
     path = tmp_path / "r"
     kv = KV(f"unix://{path}", f"impostor-{uuid4()}")
     limiter = Limiter(ratelimit.policies_of(Config()), kv)

@@ -20,7 +20,7 @@ import yaml
 
 from tests.instance import ROOT, free_port, last_words, leash
 
-START_SECONDS = 20.0
+START_SECONDS = 60.0
 PROMETHEUS_FOLDER = ROOT / "prometheus"
 
 

@@ -20,6 +20,7 @@ from ytdl.db import DB
 from ytdl.disk import Disk
 from ytdl.fetcher import Fetcher
 from ytdl.kv import KV
+from ytdl.queue import MAX_CRASHES
 from ytdl.system import Instance, Machine
 
 queue_queries = sql.load("queue")
@@ -177,7 +178,9 @@ class ContentsCollector:
         for state in metrics.JOB_STATES:
             metrics.queue_jobs.labels(state).set(jobs.get(state, 0))
         metrics.queue_oldest_ready_seconds.set(await self._db.value(queue_queries.oldest_ready_seconds))
-        startable = await self._db.value(queue_queries.oldest_startable_seconds, user_cap=self._user_cap)
+        startable = await self._db.value(
+            queue_queries.oldest_startable_seconds, user_cap=self._user_cap, max_crashes=MAX_CRASHES
+        )
         metrics.queue_oldest_startable_seconds.set(startable)
 
     async def _count_downloads(self) -> None:
@@ -185,8 +188,7 @@ class ContentsCollector:
         downloads = {row["status"]: row["downloads"] for row in rows}
         for status in metrics.STATUSES:
             metrics.downloads_state.labels(status).set(downloads.get(status, 0))
-        # Nothing else has a file.
-        metrics.storage_kept_files.set(downloads.get("completed", 0))
+        metrics.storage_kept_files.set(sum(row["files"] for row in rows))
         metrics.storage_kept_bytes.set(sum(row["bytes"] for row in rows))
 
     async def _count_accounts(self) -> None:

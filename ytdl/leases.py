@@ -26,6 +26,7 @@ OFTEN = 8
 # A Redis that takes longer for a lease counts as away, and is tried again after the second time.
 PATIENCE_SECONDS = 0.5
 AGAIN_SECONDS = 1.0
+TELL_SECONDS = 60.0
 # Debts that the process remembers; those that changed longest ago are forgotten.
 REMEMBERED = 10_000
 # Callers in one call, so that none keeps Redis from others for long.
@@ -109,6 +110,7 @@ class Lender:
         self._asking: list[Caller] = []
         self._serving: asyncio.Task[None] | None = None
         self._recovery: asyncio.Task[None] | None = None
+        self._told_at = -math.inf
 
     async def close(self) -> None:
         tasks = [task for task in (self._serving, self._recovery) if task is not None]
@@ -229,8 +231,10 @@ class Lender:
         except (Down, TimeoutError):
             return 0
         except Exception:
-            # Something answers there, and not as Redis does.
-            log.exception("ratelimit.failed")
+            # Something answers there, and not as Redis does; it is tried each second, and told of once a minute.
+            if time.monotonic() - self._told_at > TELL_SECONDS:
+                self._told_at = time.monotonic()
+                log.exception("ratelimit.failed")
             return 0
         return lent
 

@@ -137,7 +137,8 @@ class Prometheus:
     async def _ask(self, method: Literal["GET", "POST"], path: str, wanted: dict[str, str]) -> _Reply:
         if not self.configured:
             raise errors.Unavailable(NOT_SET)
-        outcome = "unreachable"
+        # Of one that was given up by whoever asked nothing is known.
+        outcome = ""
         try:
             async with asyncio.timeout(ANSWER_SECONDS):
                 reply = await self._request(method, path, wanted)
@@ -145,6 +146,7 @@ class Prometheus:
             outcome = "ok" if reply.status == 200 and reply.body.startswith(b"{") else "refused"
         except TimeoutError:
             outcome = "timeout"
+            log.warning("prometheus.slow", extra={"seconds": ANSWER_SECONDS})
             raise errors.Unavailable(
                 f"Prometheus did not answer within {ANSWER_SECONDS:g} seconds.", retry_after=5
             ) from None
@@ -152,12 +154,14 @@ class Prometheus:
             outcome = "refused"
             raise
         except (aiohttp.ClientError, OSError, ValueError) as e:
+            outcome = "unreachable"
             log.warning("prometheus.unreachable", extra={"error": type(e).__name__})
             raise errors.Unavailable(
                 "Prometheus cannot be reached just now; PROMETHEUS_URL says where it is looked for.", retry_after=5
             ) from e
         finally:
-            metrics.monitoring_requests.labels("prometheus", outcome).inc()
+            if outcome:
+                metrics.monitoring_requests.labels("prometheus", outcome).inc()
         return _accepted(reply)
 
     async def _request(self, method: str, path: str, wanted: dict[str, str]) -> _Reply:

@@ -25,7 +25,7 @@ DETAILS: dict[Outcome, str] = {
     "refused": "Its server did not take the message, or was not reached; Alertmanager's log says why.",
     "unclear": "Other messages went out by this kind of channel at the same time, and some of them failed.",
     "silent": "There was no word of the message within {} seconds; Alertmanager may still be trying.",
-    "unknown": "Alertmanager did not answer, so nobody knows what came of it. Test it again.",
+    "unknown": "Nobody knows what came of it: {}",
     "not_tried": "There was no time left to try it.",
 }
 EACH_SECONDS = 10.0
@@ -78,10 +78,9 @@ async def _try(alertmanager: Alertmanager, channel: Channel, until: float) -> Tr
     if begun + EACH_SECONDS > until:
         return _trial(channel, "not_tried", 0.0)
     try:
-        outcome = await _outcome(alertmanager, channel, begun)
-    except errors.Unavailable:
-        outcome = "unknown"
-    return _trial(channel, outcome, time.monotonic() - begun)
+        return _trial(channel, await _outcome(alertmanager, channel, begun), time.monotonic() - begun)
+    except errors.Unavailable as e:
+        return _trial(channel, "unknown", time.monotonic() - begun, e.message)
 
 
 async def _outcome(alertmanager: Alertmanager, channel: Channel, begun: float) -> Outcome:
@@ -128,6 +127,6 @@ def _compare(before: tuple[float, float], now: tuple[float, float]) -> Outcome:
     return "accepted" if failed <= 0 else "refused" if failed >= requests else "unclear"
 
 
-def _trial(channel: Channel, outcome: Outcome, seconds: float) -> Trial:
-    detail = DETAILS[outcome].format(f"{EACH_SECONDS:g}")
+def _trial(channel: Channel, outcome: Outcome, seconds: float, why: str = "") -> Trial:
+    detail = DETAILS[outcome].format(why or f"{EACH_SECONDS:g}")
     return Trial(channel=channel.name, kind=kind_of(channel), outcome=outcome, detail=detail, seconds=round(seconds, 3))

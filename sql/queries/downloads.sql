@@ -186,4 +186,5 @@ SELECT DISTINCT subject FROM jobs WHERE subject = ANY(%(ids)s::uuid[]) AND state
 
 -- name: by_status :many
 -- Downloads by status with the size of their files, for the gauges: a look at one index, as it goes over all there are.
-SELECT status, count(*) AS downloads, coalesce(sum(file_bytes), 0)::float8 AS bytes FROM downloads GROUP BY status;
+SELECT status, count(*) AS downloads, count(file_bytes) AS files, coalesce(sum(file_bytes), 0)::float8 AS bytes
+FROM downloads GROUP BY status;

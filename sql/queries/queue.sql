@@ -187,14 +187,15 @@ WHERE state IN ('queued', 'retry_wait') AND run_at <= now();
 
 -- name: oldest_startable_seconds :value
 -- The same of those whose users run fewer than they may, and since they do: what waits then waits for the service.
--- Jobs whose next crash is their last (those with two of three) wait for each other: while one runs, the others are left
+-- Jobs whose next crash is their last wait for each other: while one runs, the others are left
 -- out. `claim` lets each worker have one, but which workers there are is not known here: what a second one could take is
 -- told when the first one's job ends. A page for what the only worker must not take would be worse.
 SELECT coalesce(extract(epoch FROM now() - min(greatest(due.run_at, freed.at))), 0)::float8
 FROM (
     SELECT user_id, min(run_at) AS run_at FROM jobs
     WHERE state IN ('queued', 'retry_wait') AND run_at <= now()
-        AND (crashes < 2 OR NOT EXISTS (SELECT FROM jobs r WHERE r.state = 'running' AND r.crashes >= 2))
+        AND (crashes < %(max_crashes)s - 1
+            OR NOT EXISTS (SELECT FROM jobs r WHERE r.state = 'running' AND r.crashes >= %(max_crashes)s - 1))
     GROUP BY user_id
 ) AS due
 LEFT JOIN (SELECT user_id, count(*) AS jobs FROM jobs WHERE state = 'running' GROUP BY user_id) AS running USING (user_id)

@@ -16,7 +16,7 @@ q = queries.load("queue")
 
 
 async def oldest(db: DB, *, user_cap: int) -> float:
-    found: float = await db.value(q.oldest_startable_seconds, user_cap=user_cap)
+    found: float = await db.value(q.oldest_startable_seconds, user_cap=user_cap, max_crashes=MAX_CRASHES)
     return found
 
 

@@ -5,8 +5,8 @@ methods that they do not take, and what is no HTTP at all.
 
 A page elsewhere can make its visitors' browsers ask for what is not here, and go over limits, but not send credentials.
 What says that it comes from such a page scores nothing for the former, or a page could have an office blocked; refused
-credentials count all the same. Somebody looking for holes may pretend it, so all that says so has the policy
-`elsewhere` beside the address: who pretends is answered a few times a minute, and refused beyond that.
+credentials count all the same, up to the limit. Somebody looking for holes may pretend it, so all that says so has the
+policy `elsewhere` beside the address: who pretends is answered a few times a minute, and refused beyond that.
 """
 
 import re

@@ -43,7 +43,7 @@ MEANINGS = {
     "method_not_allowed": "The address does not answer this method; `Allow` lists those that it does.",
     "conflict": "The resource is in a state that does not allow this.",
     "gone": "It was here and is not kept any more.",
-    "too_large": "The body is larger than 1 MiB.",
+    "too_large": "The body is larger than is read here: 1 MiB, of a form 16 KiB.",
     "unsupported_media_type": "The body is not of a media type that is read here.",
     "range_not_satisfiable": "No byte of the file lies in the range that was asked for.",
     "invalid": "A field is missing, unknown, of the wrong type or out of range; `errors` names it.",

@@ -66,8 +66,9 @@ def check_page(request: web.Request) -> None:
 
 
 def is_elsewhere(request: web.Request) -> bool:
-    """Whether a browser says that a page of an unlisted site made it ask. By HTTPS all browsers say it of all requests;
-    else they name the origin with what is not GET and with WebSockets, and nothing tells of the rest."""
+    """Whether a browser says that a page of an unlisted site made it ask. By HTTPS all browsers say from what site all
+    requests come; else they name the origin with what is not GET and with WebSockets, and nothing tells of the rest. Of
+    links and media they do not name it, so those of a listed site count as of any."""
     site, origin = request.headers.get(SITE), request.headers.get(hdrs.ORIGIN)
     if site is None and origin is None:
         return False

@@ -48,7 +48,7 @@ SENTENCES = {
     "malformed": "The request is not well-formed HTTP.",
     "not_found": "There is nothing at this address.",
     "method_not_allowed": "This address does not answer that method.",
-    "too_large": "The body is larger than 1 MiB.",
+    "too_large": "The body is larger than is read here: 1 MiB, of a form 16 KiB.",
     "internal": INTERNAL,
 }
 # Written by a proxy's convention: the client was gone before its answer was complete. Only counted, never

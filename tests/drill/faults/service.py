@@ -113,12 +113,15 @@ async def _memory(ground: Ground, admin: Admin) -> AsyncIterator[None]:
 
 @fault("files-short", "The service may open few more files than it has", "FilesNearLimit")
 async def _files(ground: Ground, admin: Admin) -> AsyncIterator[None]:
+    # Prometheus keeps its connection; after the last fault's restart it must have got one first.
+    await ground.seen()
     process = psutil.Process(ground.instance.pid)
     soft, hard = resource.prlimit(process.pid, resource.RLIMIT_NOFILE)
 
     async def narrow() -> None:
-        # What is open when the fault begins may be more than what is open later, when downloads have ended.
-        least = min(int(process.num_fds() * 1.05), resource.prlimit(process.pid, resource.RLIMIT_NOFILE)[0])
+        # What is open when the fault begins may be more than what is open later, when downloads have ended. Without a
+        # few to spare the service cannot even count its own, as that opens a folder, and then has no figure of them.
+        least = min(process.num_fds() + 4, resource.prlimit(process.pid, resource.RLIMIT_NOFILE)[0])
         resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (least, hard))
 
     async with again(narrow, 0.5):
