@@ -240,6 +240,16 @@ async def test_connections_that_died_while_idle_are_not_handed_out(db: DB) -> No
     assert await asyncio.gather(*(db.value(ECHO, a="x") for _ in range(20))) == ["x"] * 20
 
 
+@pytest.mark.parametrize(("idle", "failures"), [(0, 1), (1.1, 0)])
+async def test_of_many_connections_that_died_together_at_most_the_first_is_handed_out(
+    db: DB, idle: float, failures: int
+) -> None:
+    await asyncio.gather(*(db.value(SLEEP, s=0.05) for _ in range(8)))
+    await ended(db)
+    await asyncio.sleep(idle)
+    assert sum([await failing(db) for _ in range(20)]) <= failures
+
+
 async def test_a_transaction_whose_connection_is_ended_is_unavailable_and_undone(notes: DB) -> None:
     with pytest.raises(errors.Unavailable):
         async with notes.transaction() as tx:

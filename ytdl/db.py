@@ -144,7 +144,8 @@ class Transaction(Statements):
 class DB(Statements):
     def __init__(self, url: str, *, size: int = 10) -> None:
         self.url = url
-        self._used: WeakKeyDictionary[Connection, float] = WeakKeyDictionary()
+        self._answered: WeakKeyDictionary[Connection, float] = WeakKeyDictionary()
+        self._drained_at = 0.0
         # A dead server must cost a request little: bounded waits everywhere, and a pool that comes back within seconds.
         options = (
             f"-c statement_timeout={STATEMENT_SECONDS}s -c idle_in_transaction_session_timeout=30000 -c timezone=UTC"
@@ -157,15 +158,31 @@ class DB(Statements):
             timeout=5,
             reconnect_timeout=5,
             max_waiting=500,
+            configure=self._opened,
             check=self._check,
             connection_class=Connection,
             kwargs={"row_factory": dict_row, "autocommit": True, "connect_timeout": 3, "options": options},
         )
 
+    async def _opened(self, connection: Connection) -> None:
+        self._answered[connection] = time.monotonic()
+
     async def _check(self, connection: Connection) -> None:
         """Asks the server only after a pause: a connection that just served needs no further round trip."""
-        if time.monotonic() - self._used.get(connection, 0.0) > 1.0:
-            await AsyncConnectionPool.check_connection(connection)
+        if time.monotonic() - self._answered[connection] > 1.0:
+            try:
+                await AsyncConnectionPool.check_connection(connection)
+            except psycopg.OperationalError:
+                await self._drain(connection)
+                raise
+
+    async def _drain(self, dead: Connection) -> None:
+        """What idles beside it most likely died with it; found one after the other, with the pool's pauses between,
+        they would have one request wait for longer than it may. What answered only before the last time says nothing
+        new."""
+        if self._answered[dead] > self._drained_at:
+            self._drained_at = time.monotonic()
+            await self._pool.drain()
 
     async def open(self, seconds: float = 10.0) -> None:
         """Raises `errors.Unavailable` when no connection stands within that time."""
@@ -184,8 +201,12 @@ class DB(Statements):
         try:
             async with self._pool.connection() as connection:
                 metrics.db_pool_wait_seconds.observe(time.perf_counter() - begun)
-                yield connection
-                self._used[connection] = time.monotonic()
+                try:
+                    yield connection
+                finally:
+                    if connection.closed:
+                        await self._drain(connection)
+                self._answered[connection] = time.monotonic()
         except PoolTimeout:
             metrics.db_pool_wait_seconds.observe(time.perf_counter() - begun)
             raise
