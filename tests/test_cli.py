@@ -12,7 +12,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +138,16 @@ def until_read(fifo: Path, process: subprocess.Popen[str]) -> int:
     raise AssertionError("nobody reads it")
 
 
+def terminated(process: subprocess.Popen[str]) -> str:
+    """What it said to its end. A signal that comes just before a call that blocks has no effect until the next."""
+    for _ in range(12):
+        process.terminate()
+        with suppress(subprocess.TimeoutExpired):
+            return process.communicate(timeout=5)[1]
+    process.kill()
+    raise AssertionError("it does not end")
+
+
 def test_a_stop_before_the_start_is_a_stop_in_order(given: dict[str, str], tmp_path: Path) -> None:
     secret = tmp_path / "key"
     os.mkfifo(secret)
@@ -147,8 +157,7 @@ def test_a_stop_before_the_start_is_a_stop_in_order(given: dict[str, str], tmp_p
         text=True, stderr=subprocess.PIPE,
     )  # fmt: skip
     with process, os.fdopen(until_read(secret, process), "w"):
-        process.terminate()
-        _, said = process.communicate(timeout=60)
+        said = terminated(process)
     assert (process.returncode, said) == (0, "ytdl: Stopped, with nothing running.\n")
 
 

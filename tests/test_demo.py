@@ -67,7 +67,8 @@ def test_ctrl_c_ends_the_demo_and_all_it_started(tmp_path: Path) -> None:
     temporary = tmp_path / "tmp"
     temporary.mkdir()
     surroundings = os.environ | {"TMPDIR": str(temporary)}
-    command = [*DEMO, "--rate", "20"]
+    # Shells have what they start in the background ignore it, and all that is started from there.
+    command = ["env", "--default-signal=INT", *DEMO, "--rate", "20"]
     with subprocess.Popen(command, cwd=ROOT, env=surroundings, stdout=subprocess.PIPE, text=True) as running:
         assert running.stdout
         next(line for line in running.stdout if "downloading" in line)

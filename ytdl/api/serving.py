@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import logging
 import socket
+import time
 from collections.abc import Mapping
 from typing import Any, cast
 
@@ -26,8 +27,9 @@ SHORT_BYTES = 32 * 1024
 # Handlers that are still busy when the sites are closed get this long; streams are ended before, in
 # on_shutdown.
 SHUTDOWN_SECONDS = 5.0
-# Connections that clients or a proxy keep open get this long for another request, whose answer tells them to close.
-LAST_REQUESTS_SECONDS = 0.3
+# Connections that clients or a proxy keep open get this long for another request, whose answer tells them to close. A
+# proxy on a busy machine may have connected and sent nothing yet.
+LAST_REQUESTS_SECONDS = 1.5
 
 
 class Connection(web.RequestHandler):
@@ -138,7 +140,8 @@ class Runner(web.AppRunner):
 
     async def stop_listening(self) -> None:
         """The last step before `cleanup` where nobody may be turned away: new connections are refused from here on,
-        so that a proxy tries elsewhere, and those that were made before are still served for a moment."""
+        so that a proxy tries elsewhere, and those that were made before are still served, for LAST_REQUESTS_SECONDS
+        at most."""
         for site in list(self.sites):
             # aiohttp keeps the sockets to itself. A duplicate still yields the connections that wait to be accepted,
             # which the kernel would reset.
@@ -146,7 +149,12 @@ class Runner(web.AppRunner):
             await site.stop()
             for each in listening:
                 await self._accept_last(each)
-        await asyncio.sleep(LAST_REQUESTS_SECONDS)
+        deadline = time.monotonic() + LAST_REQUESTS_SECONDS
+        while time.monotonic() < deadline and self._is_connected():  # noqa: ASYNC110 - aiohttp tells nobody of an end
+            await asyncio.sleep(0.02)
+
+    def _is_connected(self) -> bool:
+        return self.server is not None and bool(self.server.connections)
 
     async def _accept_last(self, listening: socket.socket) -> None:
         accepted = []
