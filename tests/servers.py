@@ -1,7 +1,8 @@
 """The real Postgres and Redis of a test run, and the databases cloned from a migrated template.
 
 They live in a process of their own (`python -m tests.servers FOLDER`), because each test has its own event loop. It
-ends, and they with it, when its standard input is closed.
+ends, and they with it, when its standard input is closed. Where there is plenty of memory they live in that: on a disk
+most of a short test's time would go to the 453 files of its database.
 """
 
 import asyncio
@@ -14,16 +15,20 @@ import tempfile
 from pathlib import Path
 from typing import Self
 
+import psutil
 import psycopg
 
 from ytdl import db, embedded
 
 TEMPLATE = "template_ytdl"
+MEMORY = Path("/dev/shm")
+# What is free of it, and of all memory: two processes test, each with its own servers, and some fill a database.
+PLENTY_BYTES = 6 * 2**30
 
 
 class Servers:
     def __init__(self) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="ytdl-servers-", ignore_cleanup_errors=True)
+        self._folder = tempfile.TemporaryDirectory(prefix="ytdl-servers-", dir=_place(), ignore_cleanup_errors=True)
         self._names = (f"t{os.getpid()}_{n}" for n in itertools.count())
 
     def __enter__(self) -> Self:
@@ -63,6 +68,13 @@ class Servers:
 def named(url: str, name: str) -> str:
     """The URL of another database on the same server."""
     return url.replace("/ytdl?", f"/{name}?")
+
+
+def _place() -> Path | None:
+    if not os.access(MEMORY, os.W_OK):
+        return None
+    free = min(psutil.disk_usage(str(MEMORY)).free, psutil.virtual_memory().available)
+    return MEMORY if free > PLENTY_BYTES else None
 
 
 async def serve(folder: Path) -> None:

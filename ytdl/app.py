@@ -7,6 +7,7 @@ Straight-line on purpose: a step uses what earlier ones made, and the exit stack
 import asyncio
 import contextlib
 import dataclasses
+import functools
 import logging
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
@@ -100,12 +101,18 @@ async def new(config: Config, *, hasher: Hasher | None = None) -> web.Applicatio
     app = http.application()
     app[CONFIG] = config
     app[HEADERS] = middleware.headers_for(config.public_url)
-    app[OPENAPI] = openapi.encode(ROUTES)
+    app[OPENAPI] = _document()
     app[HASHER] = hasher or Hasher()
     app.cleanup_ctx.append(_live)
     app.on_shutdown.append(_end_streams)
     http.register(app, ROUTES)
     return app
+
+
+@functools.cache
+def _document() -> bytes:
+    """The same for all applications of a process; making it takes some 50 ms."""
+    return openapi.encode(ROUTES)
 
 
 async def drain(app: web.Application) -> None:
@@ -203,7 +210,7 @@ async def _start(app: web.Application, stack: AsyncExitStack) -> None:
     if config.download_concurrency:
         await fetcher.start()
         stack.push_async_callback(fetcher.stop)
-    tell_version(await fetcher.probe_tools())
+    tell_version(fetcher.tools)
     queue = Queue(
         db,
         kv,

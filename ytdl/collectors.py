@@ -100,7 +100,7 @@ class InstanceCollector:
             metrics.db_pool.labels(state).set(connections)
         for state, connections in self._kv.stats().items():
             metrics.kv_pool.labels(state).set(connections)
-        await self._look_at_fetcher()
+        self._look_at_fetcher()
         if self._cookies_file:
             metrics.cookies_file_modified.set(_modified(Path(self._cookies_file)))
         for part, used in (await asyncio.to_thread(self._instance.look, self._fetcher.zygote_pid)).items():
@@ -108,8 +108,8 @@ class InstanceCollector:
             metrics.instance_memory_bytes.labels(part).set(used.memory_bytes)
             self._cpu[part].see(used.cpu_seconds)
 
-    async def _look_at_fetcher(self) -> None:
-        tools = await self._fetcher.probe_tools()
+    def _look_at_fetcher(self) -> None:
+        tools = self._fetcher.tools
         tell_version(tools)
         metrics.fetcher_ready.set(self._fetcher.zygote_pid is not None)
         metrics.fetcher_javascript_ready.set(bool(tools.get("deno_supported") and tools.get("ejs")))

@@ -8,6 +8,7 @@ taken from the environment, no cookie is kept, and time and what is read have an
 """
 
 import asyncio
+import functools
 import re
 import socket
 import ssl
@@ -164,7 +165,9 @@ class Outbound:
         )
 
 
+@functools.cache
 def _trust(authority: str) -> ssl.SSLContext:
+    """Read once in a process, as it takes some 50 ms."""
     tls = ssl.create_default_context()
     if authority:
         tls.load_verify_locations(authority)

@@ -1,13 +1,15 @@
 """What a fetcher is told and what it answers: settings, failures, and what a job used."""
 
 import asyncio
+import contextlib
+import os
 import signal
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
 
-from ytdl.child.frames import Fault
+from ytdl.child.frames import Ended, Fault
 from ytdl.errors import Error
 from ytdl.reasons import REASONS
 
@@ -110,3 +112,13 @@ def explain_death(status: int | None) -> Fault:
     if number in (signal.SIGKILL, signal.SIGTERM):
         return Fault("child_killed", "The download's process was killed.")
     return Fault("child_crashed", "The download's process broke down.")
+
+
+def sum_up(ended: Ended | None, work_dir: str) -> Usage:
+    """What a job used whose attempt had that folder; blocks for a look into it."""
+    disk = 0
+    with contextlib.suppress(FileNotFoundError):
+        disk = sum({e.inode(): e.stat().st_blocks * 512 for e in os.scandir(work_dir) if e.is_file()}.values())
+    if ended is None:
+        return Usage(disk_bytes=disk)
+    return Usage(ended.peak_memory_bytes, round(ended.cpu_seconds, 4), disk)

@@ -18,7 +18,7 @@ import msgspec
 from ytdl import log, metrics
 from ytdl.child.frames import Account, Done, Ended, Fault, Frame, Locked, Metadata, Order, Progress, Setup, pack
 from ytdl.fetcher.forkserver import ROOT, ForkServer, ForkServerGone
-from ytdl.fetcher.outcome import FetchFailed, Settings, Stopped, Usage, explain_death, judge
+from ytdl.fetcher.outcome import FetchFailed, Settings, Stopped, Usage, explain_death, judge, sum_up
 from ytdl.fetcher.pipes import FrameReader, Tail, Voice
 from ytdl.fetcher.tools import ask_ffmpeg_version, find_deno, try_deno, write_slots, write_wrapper
 from ytdl.fetcher.watch import Watch
@@ -110,11 +110,15 @@ class Fetcher:
         finally:
             self.running -= 1
 
+    @property
+    def tools(self) -> dict[str, Any]:
+        """Versions of yt-dlp, deno, ejs and av, once the fork server told them."""
+        return self._server.tools if self._server else {}
+
     async def probe_tools(self) -> dict[str, Any]:
-        """Versions of yt-dlp, deno, ejs, av and ffmpeg; `ready` is whether jobs are taken."""
-        known = self._server.tools if self._server else {}
+        """Those, and that of ffmpeg, which is asked the first time; `ready` is whether jobs are taken."""
         self._ffmpeg_version = self._ffmpeg_version or await ask_ffmpeg_version(self._settings.ffmpeg)
-        return {**known, "ffmpeg": self._ffmpeg_version, "ready": self._up.is_set()}
+        return {**self.tools, "ffmpeg": self._ffmpeg_version, "ready": self._up.is_set()}
 
     async def try_deno(self) -> bool:
         """Whether it runs a script; takes some tenths of a second and 100 MiB."""
@@ -368,19 +372,10 @@ def _log_failure(order: Order, fault: Fault, job: _Job) -> None:
 async def _wind_up(job: _Job, order: Order, graceful: bool) -> tuple[Ended | None, Usage]:
     """End a job and measure what it used, however it went."""
     ended = await job.end(graceful)
-    usage = await asyncio.to_thread(_sum_up, ended, order.work_dir)
+    usage = await asyncio.to_thread(sum_up, ended, order.work_dir)
     metrics.fetcher_cpu_seconds.inc(usage.cpu_seconds)
     metrics.fetcher_peak_memory_bytes.observe(usage.peak_memory_bytes)
     return ended, usage
-
-
-def _sum_up(ended: Ended | None, work_dir: str) -> Usage:
-    disk = 0
-    with contextlib.suppress(FileNotFoundError):
-        disk = sum({e.inode(): e.stat().st_blocks * 512 for e in os.scandir(work_dir) if e.is_file()}.values())
-    if ended is None:
-        return Usage(disk_bytes=disk)
-    return Usage(ended.peak_memory_bytes, round(ended.cpu_seconds, 4), disk)
 
 
 async def _finish_whatever_comes(work: Coroutine[Any, Any, T]) -> tuple[T, asyncio.CancelledError | None]:
