@@ -165,6 +165,18 @@ def test_config_check_says_that_all_is_well(tmp_path: Path) -> None:
     assert ytdl("config", "--check", env=settings(tmp_path)).stdout == "The settings are in order.\n"
 
 
+def test_config_check_warns_of_what_is_doubtful(tmp_path: Path) -> None:
+    secret = tmp_path / "key"
+    secret.write_text(SECRET)
+    secret.chmod(0o644)
+    doubtful = {"TRUSTED_PROXIES": "0.0.0.0/0", "JWT_SECRET_KEY_FILE": str(secret)}
+    done = ytdl("config", "--check", env=settings(tmp_path) | doubtful)
+    assert (done.returncode, done.stdout) == (0, "The settings can be used; see the warnings.\n")
+    first, second = done.stderr.splitlines()
+    assert first.startswith("ytdl: warning: JWT_SECRET_KEY_FILE names")
+    assert second.startswith("ytdl: warning: TRUSTED_PROXIES has 0.0.0.0/0")
+
+
 def test_openapi_prints_the_document(tmp_path: Path) -> None:
     assert "/healthz" in json.loads(ytdl("openapi", env=settings(tmp_path)).stdout)["paths"]
 

@@ -68,7 +68,9 @@ def _parser() -> argparse.ArgumentParser:
     admin.add_argument("--password-file", type=Path, metavar="FILE", help="file whose first line is the password")
     settings = command("config", show_config, "Show the settings in force, secrets hidden.")
     way = settings.add_mutually_exclusive_group()
-    way.add_argument("--check", action="store_true", help="only say what is wrong; exit code 2 if anything is")
+    way.add_argument(
+        "--check", action="store_true", help="only say what is wrong or doubtful; exit code 2 if anything is wrong"
+    )
     way.add_argument("--markdown", action="store_true", help="print docs/CONFIGURATION.md")
     way.add_argument("--env", action="store_true", help="print .env.example")
     way.add_argument("--prometheus", action="store_true", help="print a prometheus.yml that fits them")
@@ -160,13 +162,21 @@ def show_config(arguments: argparse.Namespace) -> int:
         print(config_pages.prometheus(settings, arguments.target), end="")
         return 0
     if arguments.check:
-        # Also reads every query file, the route table and the pages.
-        from ytdl import app  # noqa: F401
-
-        print("The settings are in order.")
-        return 0
+        return _check(settings)
     for name, value in config.show(settings).items():
         print(f"{name}={value}")
+    return 0
+
+
+def _check(settings: config.Config) -> int:
+    # Also reads every query file, the route table and the pages.
+    from ytdl import app  # noqa: F401
+
+    doubts = [f"{name}_FILE names a file that all users of this machine can read." for name in config.exposed()]
+    doubts += config.doubtful(settings)
+    for doubt in doubts:
+        print(f"ytdl: warning: {doubt}", file=sys.stderr)
+    print("The settings can be used; see the warnings." if doubts else "The settings are in order.")
     return 0
 
 
