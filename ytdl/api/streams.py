@@ -119,7 +119,6 @@ class Stream:
         lagged = self._box.lagged
         if not lagged and time.monotonic() < self._due:
             return True
-        self._due = time.monotonic() + HEARTBEAT_SECONDS
         try:
             return await self._auth.is_live(self._identity)
         except errors.Unavailable:
@@ -127,6 +126,9 @@ class Stream:
                 raise
             # Nobody can be shut out either while the database is away.
             return True
+        finally:
+            # From its end on, as what was taken meanwhile is told before the next.
+            self._due = time.monotonic() + HEARTBEAT_SECONDS
 
     async def _snapshot(self) -> list[Message]:
         if self._only is None:
