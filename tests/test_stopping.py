@@ -46,6 +46,21 @@ async def test_a_connection_that_waits_to_be_accepted_is_served(runner: serving.
     assert answer.startswith(b"HTTP/1.1 204")
 
 
+async def test_whoever_has_connected_may_still_ask_and_nobody_else_is_waited_for(
+    runner: serving.Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serving, "LAST_REQUESTS_SECONDS", 600.0)
+    url = URL(await serving.listen(runner, "127.0.0.1", 0))
+    reader, writer = await asyncio.open_connection(url.host, url.port)
+    stopping = asyncio.create_task(runner.stop_listening())
+    await asyncio.sleep(0.5)
+    writer.write(b"GET /api/v1/nothing HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert (await reader.readline()).startswith(b"HTTP/1.1 204") and not stopping.done()
+    writer.close()
+    async with asyncio.timeout(20):
+        await stopping
+
+
 async def test_whoever_comes_later_is_refused(runner: serving.Runner) -> None:
     url = await serving.listen(runner, "127.0.0.1", 0)
     await runner.stop_listening()

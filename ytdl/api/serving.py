@@ -149,12 +149,14 @@ class Runner(web.AppRunner):
             await site.stop()
             for each in listening:
                 await self._accept_last(each)
-        deadline = time.monotonic() + LAST_REQUESTS_SECONDS
-        while time.monotonic() < deadline and self._is_connected():  # noqa: ASYNC110 - aiohttp tells nobody of an end
-            await asyncio.sleep(0.02)
+        await self._until_nobody_is_connected()
 
-    def _is_connected(self) -> bool:
-        return self.server is not None and bool(self.server.connections)
+    async def _until_nobody_is_connected(self) -> None:
+        """Or for LAST_REQUESTS_SECONDS. Whom the loop has just accepted counts after its next round."""
+        deadline = time.monotonic() + LAST_REQUESTS_SECONDS
+        await asyncio.sleep(0.02)
+        while self.server and self.server.connections and time.monotonic() < deadline:  # noqa: ASYNC110 - nobody tells
+            await asyncio.sleep(0.02)
 
     async def _accept_last(self, listening: socket.socket) -> None:
         accepted = []
