@@ -49,7 +49,7 @@ async def test_nothing_is_lost_or_doubled_under_a_minute_of_faults(tmp_path: Pat
 
 @pytest.mark.slow
 async def test_the_checker_sees_each_fault_that_is_made_on_purpose() -> None:
-    code, words = await output_of("tests.chaos.mutants", seconds=300)
+    code, words = await output_of("tests.chaos.mutants", seconds=600)
     assert code == 0, words
     assert words.count("red by") == len(MUTANTS) and words.count("green") == 1
 
