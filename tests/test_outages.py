@@ -119,7 +119,7 @@ async def test_a_cancel_that_crosses_the_lease_is_not_lost(
 
     await while_leasing(monkeypatch, cancel)
     id = (await ask(ann, youtube.url("ordinary")))["id"]
-    assert (await ended(ann, id, 2))["status"] == "cancelled"
+    assert (await ended(ann, id, 5))["status"] == "cancelled"
 
 
 async def test_draining_waits_for_the_lease_that_is_being_taken(

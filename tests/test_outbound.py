@@ -180,11 +180,11 @@ async def test_a_name_that_leads_to_an_opened_network_can_do(url: str) -> None:
 async def test_names_that_nobody_answers_for_are_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     class Silent(Answers):
         async def resolve(self, host: str, port: int = 0, family: Any = socket.AF_INET) -> list[ResolveResult]:
-            await asyncio.sleep(5)
+            await asyncio.sleep(60)
             return await super().resolve(host, port, family)
 
     monkeypatch.setattr(outbound, "NAMES_SECONDS", 0.1)
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(20):
         with pytest.raises(errors.Invalid, match="not known"):
             await Outbound(Config(), Silent("8.8.8.8")).check_names({"url": "https://hooks.example/"})
 

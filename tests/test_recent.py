@@ -43,7 +43,7 @@ async def test_a_value_is_believed_for_a_while(events: Events) -> None:
     known = watching(events, seconds=0.2)
     known.keep(ID, "a", known.changes)
     assert known.find(ID) == "a"
-    await asyncio.sleep(0.2)
+    await asyncio.sleep(0.25)
     assert known.find(ID) is None
 
 

@@ -83,7 +83,7 @@ async def test_a_stream_ends_where_the_word_of_it_was_lost(
 async def test_a_silent_stream_notices_the_end(alice: Person, database_url: str, end: str) -> None:
     stream = await opened(alice)
     await change(database_url, ENDS[end])
-    assert await rest(stream, 2) == []
+    assert await rest(stream, 10) == []
 
 
 @pytest.mark.usefixtures("short")
@@ -94,7 +94,7 @@ async def test_a_stream_that_tells_all_the_time_notices_the_end(
     telling = asyncio.create_task(keep_telling(service, alice.user_id))
     assert (await anext(stream)).type == "progress"
     await change(database_url, ENDS["ended"])
-    assert len(await rest(stream, 2)) < 40
+    assert len(await rest(stream, 10)) < 40
     telling.cancel()
 
 
@@ -111,7 +111,7 @@ async def test_a_key_that_expires_ends_its_stream_and_no_other(
     async with script(service, alice, (await made(alice))["key"]) as client:
         own, of_key = await opened(alice), await opened(client)
         await change(database_url, "UPDATE api_keys SET expires_at = now() + interval '0.2 seconds'")
-        assert await rest(of_key, 2) == []
+        assert await rest(of_key, 10) == []
     waiting = asyncio.ensure_future(anext(own))
     await asyncio.sleep(1)
     assert not waiting.done()

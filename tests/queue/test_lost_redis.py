@@ -58,7 +58,7 @@ async def test_those_who_wait_for_a_rebuild_hold_no_connections(jobs: Queue, db:
         await holder.execute("SELECT pg_advisory_xact_lock(%s)", (queue.REBUILD_LOCK,))
         waiting = [asyncio.create_task(jobs.index.claim(0)) for _ in range(30)]
         await asyncio.sleep(0.2)
-        async with asyncio.timeout(1):
+        async with asyncio.timeout(4):
             await submit(jobs, db)
     await asyncio.gather(*waiting)
 
