@@ -161,6 +161,18 @@ def test_a_stop_before_the_start_is_a_stop_in_order(given: dict[str, str], tmp_p
     assert (process.returncode, said) == (0, "ytdl: Stopped, with nothing running.\n")
 
 
+def test_a_stop_while_a_dataclass_is_made_is_one_in_order_too(tmp_path: Path) -> None:
+    """Of a module that it runs Python remembers a KeyboardInterrupt that left exec(), and ends by SIGINT for it, though
+    it was caught."""
+    making = "import os, signal, time; os.kill(os.getpid(), signal.SIGTERM); time.sleep(30)"
+    program = f"import sys; from ytdl import cli; cli._serve = lambda: exec({making!r}); sys.exit(cli.main(['serve']))"
+    (tmp_path / "starting.py").write_text(program)
+    environment = settings(tmp_path, PYTHONPATH=f"{ROOT}:{tmp_path}")
+    command = [sys.executable, "-m", "starting"]
+    done = subprocess.run(command, check=False, env=environment, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "ytdl: Stopped, with nothing running.\n")
+
+
 def test_config_check_says_that_all_is_well(tmp_path: Path) -> None:
     assert ytdl("config", "--check", env=settings(tmp_path)).stdout == "The settings are in order.\n"
 

@@ -114,13 +114,22 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+class _Stopped(SystemExit):
+    """A SIGTERM. After a KeyboardInterrupt that passed through exec(), which makes dataclasses, `python -m` ends by
+    SIGINT whatever is returned; any other exception asyncio might keep to itself."""
+
+
 def serve(arguments: argparse.Namespace) -> int:
     # Until the service listens to signals itself nothing has been started, so there is nothing to end in order.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, _stop)
     try:
         return _serve()
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, _Stopped):
         return _complain("Stopped, with nothing running.", code=0)
+
+
+def _stop(signum: int, frame: object) -> None:
+    raise _Stopped
 
 
 def _serve() -> int:
