@@ -31,10 +31,10 @@ async def test_of_users_who_have_their_share_nothing_is_ready(db: DB, kv: KV) ->
 
 async def test_what_has_become_due_is_ready(jobs: Queue, db: DB) -> None:
     row = await submit(jobs, db)
-    ((at,),) = await sql(db, "UPDATE jobs SET run_at = now() + interval '0.3 second' RETURNING run_at")
+    ((at,),) = await sql(db, "UPDATE jobs SET run_at = now() + interval '1 second' RETURNING run_at")
     await jobs.announce(row | {"run_at": at})
     assert await jobs.index.ready(10) == 0
-    await asyncio.sleep(0.35)
+    await asyncio.sleep(1.1)
     assert await jobs.index.ready(10) == 1
 
 
