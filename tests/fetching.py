@@ -35,7 +35,7 @@ def settings_for(youtube: YouTube, folder: Path, **changes: Any) -> Settings:
         "proxy": youtube.proxy_url,
         "ca_file": str(youtube.ca_file),
         "extractor_args": youtube.extractor_args,
-        "socket_timeout_seconds": 2.0,
+        "socket_timeout_seconds": 5.0,
     }
     return Settings(**{**base, **changes})
 
@@ -88,7 +88,7 @@ class Stages:
         self.frames.append(frame)
         self._news.set()
 
-    async def reach(self, holds: Callable[[Progress], bool], seconds: float = 10.0) -> None:
+    async def reach(self, holds: Callable[[Progress], bool], seconds: float = 30.0) -> None:
         async with asyncio.timeout(seconds):
             while not any(isinstance(frame, Progress) and holds(frame) for frame in self.frames):
                 self._news.clear()
@@ -108,7 +108,7 @@ def is_alive(process: psutil.Process) -> bool:
         return False
 
 
-async def until(holds: Callable[[], bool], seconds: float = 5.0) -> None:
+async def until(holds: Callable[[], bool], seconds: float = 30.0) -> None:
     """Wait for a condition of the outside world; TimeoutError when it does not come true."""
     async with asyncio.timeout(seconds):
         while not holds():  # noqa: ASYNC110 - what it waits for is outside this process

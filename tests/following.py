@@ -30,7 +30,7 @@ async def look(person: Person, id: str) -> Download:
     return body
 
 
-async def until(person: Person, id: str, holds: Callable[[Download], bool], seconds: float = 20.0) -> Download:
+async def until(person: Person, id: str, holds: Callable[[Download], bool], seconds: float = 60.0) -> Download:
     """Polls a download until `holds` says so; fails after `seconds` with what was last seen."""
     deadline = time.monotonic() + seconds
     while True:
@@ -41,7 +41,7 @@ async def until(person: Person, id: str, holds: Callable[[Download], bool], seco
         await asyncio.sleep(0.05)
 
 
-async def ended(person: Person, id: str, seconds: float = 20.0) -> Download:
+async def ended(person: Person, id: str, seconds: float = 60.0) -> Download:
     return await until(person, id, lambda d: d["status"] in ENDED, seconds)
 
 

@@ -24,7 +24,7 @@ NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/loca
 KIND = "nginx" if NGINX else "client"
 needs_nginx = pytest.mark.skipif(NGINX is None, reason="nginx is missing: tests/install.sh installs it")
 NOBODY = 65534
-START_SECONDS = 5.0
+START_SECONDS = 30.0
 TEMPORARY = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
 # What is installed is what is tested: only places and addresses differ.
 SOURCE = Path(__file__).parent.parent / "nginx" / "nginx.conf"

@@ -112,10 +112,12 @@ async def signed_in(instance: Instance) -> AsyncIterator[aiohttp.ClientSession]:
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
+    """Below those that Linux gives to connections (32768 and up): none takes it before its server does."""
+    while True:
+        port = secrets.randbelow(20_000) + 12_000
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def last_words(log: Path, lines: int = 8) -> str:

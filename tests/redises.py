@@ -11,7 +11,7 @@ from redis.exceptions import RedisError
 
 from ytdl.embedded.redis import _program
 
-START_SECONDS = 10.0
+START_SECONDS = 30.0
 
 
 class OwnRedis:

@@ -48,11 +48,11 @@ async def change(database_url: str, statement: str) -> None:
 
 
 async def until(holds: Callable[[], Awaitable[bool]]) -> None:
-    for _ in range(500):
+    for _ in range(2000):
         if await holds():
             return
         await asyncio.sleep(0.01)
-    raise AssertionError("it did not come to that in five seconds")
+    raise AssertionError("it did not come to that in twenty seconds")
 
 
 async def listening(events: Events) -> None:

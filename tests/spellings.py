@@ -97,6 +97,6 @@ class Listener:
                 return
             self.visits += 1
             with visitor, contextlib.suppress(OSError):
-                visitor.settimeout(1)
+                visitor.settimeout(10)
                 visitor.recv(4096)
                 visitor.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\nConnection: close\r\n\r\nsecret")

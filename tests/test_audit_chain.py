@@ -222,6 +222,9 @@ async def test_the_database_refuses_changes(db: DB, trail: Head, table: str, cha
 
 
 async def test_eight_who_link_at_once_make_one_chain(db: DB) -> None:
+    # There are more of them than connections, and whoever records many keeps one for long.
+    db._pool.timeout = 60.0
+
     async def busy() -> None:
         for _ in range(12):
             await chain.extend(db)
@@ -260,7 +263,11 @@ def said(caplog: pytest.LogCaptureFixture, event: str) -> list[Any]:
     return [vars(record) for record in caplog.records if record.message == event]
 
 
-async def test_the_log_tells_the_head_now_and_then(db: DB, caplog: pytest.LogCaptureFixture) -> None:
+async def test_the_log_tells_the_head_now_and_then(
+    db: DB, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chain, "TELL_SECONDS", 600.0)
+    monkeypatch.setattr(chain, "LAST_SECONDS", 30.0)
     caplog.set_level(logging.INFO)
     await record_many(db, 3)
     linker = Linker(db)

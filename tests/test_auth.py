@@ -4,17 +4,18 @@ import asyncio
 import dataclasses
 import itertools
 import logging
+import threading
 import time
 from typing import Any
 
+import bcrypt
 import psycopg
 import pytest
 
 from tests.conftest import PASSWORD, SECRET, Person, Service, running
 from tests.signing_in import change, lines, login, opens, post, refresh, second_process
-from tests.test_crypto import worst_lag
 from tests.test_tokens import REFUSED, signed
-from ytdl import auth, errors
+from ytdl import auth, errors, janitor
 from ytdl.api.keys import AUTH
 from ytdl.config import Config
 from ytdl.crypto import Hasher
@@ -190,13 +191,15 @@ async def test_a_session_that_ended_gives_nothing(
 
 async def test_knowing_who_asks_costs_next_to_nothing(service: Service, alice: Person) -> None:
     async with second_process(service) as other:
-        costs = []
-        for _ in range(20):
+        # Another process may hold both cores for a while; a question to the database would cost more every time.
+        for _ in range(1000):
             begun = time.perf_counter()
             for _ in range(100):
                 await other.identify(alice.token)
-            costs.append((time.perf_counter() - begun) / 100)
-    assert min(costs) < 100e-6
+            cost = (time.perf_counter() - begun) / 100
+            if cost < 100e-6:
+                break
+    assert cost < 100e-6
 
 
 async def test_a_ticket_is_redeemed_once(service: Service, alice: Person) -> None:
@@ -236,13 +239,24 @@ async def test_too_many_logins_at_once_are_turned_away(service: Service, alice: 
     assert {problem["code"] for status, problem in answers if status == 503} == {"unavailable"}
 
 
-async def test_logins_leave_the_event_loop_free(service: Service) -> None:
-    # Another process may hold both cores for a moment; hashing on the loop would fail every round.
-    for _ in range(3):
-        lag = await worst_lag(asyncio.gather(*(login(service, "nobody", "wrong") for _ in range(4))))
-        if lag < 0.05:
-            break
-    assert lag < 0.05
+async def test_logins_leave_the_event_loop_free(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody else is answered while passwords are looked at."""
+    begun, answered, in_time, checkpw = threading.Event(), threading.Event(), list[bool](), bcrypt.checkpw
+
+    def slowly(password: bytes, hashed: bytes) -> bool:
+        begun.set()
+        in_time.append(answered.wait(20))
+        return checkpw(password, hashed)
+
+    monkeypatch.setattr(bcrypt, "checkpw", slowly)
+    logins = asyncio.gather(*(login(service, f"nobody{n}", "wrong") for n in range(4)))
+    while not begun.is_set():  # noqa: ASYNC110 - it is a thread that says so
+        await asyncio.sleep(0.01)
+    async with service.client.get("/healthz") as answer:
+        assert answer.status == 200
+    answered.set()
+    assert [status for status, _ in await logins] == [401] * 4
+    assert in_time == [True] * 4
 
 
 async def test_sign_ins_are_logged_without_secrets(
@@ -260,6 +274,13 @@ async def test_sign_ins_are_logged_without_secrets(
         assert secret not in logged
 
 
+@pytest.fixture
+def no_janitor(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The service does not sweep by itself meanwhile."""
+    monkeypatch.setattr(janitor, "FIRST_SECONDS", 600.0)
+
+
+@pytest.mark.usefixtures("no_janitor")
 async def test_the_sweep_takes_only_what_nobody_can_use(
     service: Service, alice: Person, db: DB, database_url: str
 ) -> None:

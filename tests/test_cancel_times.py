@@ -53,7 +53,7 @@ def left(service: Service) -> list[Path | psutil.Process]:
 
 
 async def nothing_is_left(service: Service) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while left(service):  # noqa: ASYNC110 - what it waits for is outside this process
             await asyncio.sleep(0.02)
 
@@ -73,9 +73,9 @@ async def two(config: Config) -> AsyncIterator[tuple[Service, Person, Person]]:
 
 @pytest.mark.slow
 async def test_cancels_reach_what_runs_in_moments(downloading_config: Config, youtube: YouTube) -> None:
-    """A beat is ten seconds away, so it is not what brings them."""
-    youtube.misbehave("*", media_throttle=20_000)
-    config = dataclasses.replace(downloading_config, download_concurrency=AT_ONCE, download_lease_seconds=30.0)
+    """A beat is a minute and more away, so it is not what brings them."""
+    youtube.misbehave("*", media_throttle=5_000)
+    config = dataclasses.replace(downloading_config, download_concurrency=AT_ONCE, download_lease_seconds=600.0)
     async with two(config) as (service, carl, carl_elsewhere):
         for _ in range(ROUNDS):
             ids = await asyncio.gather(*(begun(carl) for _ in range(AT_ONCE)))
@@ -83,14 +83,14 @@ async def test_cancels_reach_what_runs_in_moments(downloading_config: Config, yo
             await nothing_is_left(service)
         took = await delays(service)
     print(f"\n{len(took)} cancels: median {took[len(took) // 2]:.3f} s, slowest {took[-1]:.3f} s")
-    assert len(took) == AT_ONCE * ROUNDS and took[-1] < 2
+    assert len(took) == AT_ONCE * ROUNDS and took[-1] < 10
 
 
 @pytest.mark.slow
 async def test_without_redis_a_cancel_reaches_what_runs_by_the_next_beat(
     downloading_config: Config, own_redis: OwnRedis, youtube: YouTube
 ) -> None:
-    youtube.misbehave("*", media_throttle=20_000)
+    youtube.misbehave("*", media_throttle=5_000)
     config = dataclasses.replace(downloading_config, redis_url=own_redis.url, download_lease_seconds=LEASE)
     async with two(config) as (service, carl, carl_elsewhere):
         ids = await asyncio.gather(*(begun(carl) for _ in range(4)))
@@ -99,4 +99,4 @@ async def test_without_redis_a_cancel_reaches_what_runs_by_the_next_beat(
         await nothing_is_left(service)
         took = await delays(service)
     print(f"\nwithout Redis, {len(took)} cancels: slowest {took[-1]:.3f} s, a beat every {LEASE / 3:.1f} s")
-    assert len(took) == 4 and took[-1] < LEASE / 3 + 2
+    assert len(took) == 4 and took[-1] < LEASE / 3 + 8

@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 
 from tests.conftest import PASSWORD, Person, Service, running
-from tests.signing_in import change, login, opens, refresh, second_process, trail
-from ytdl import errors, metrics
+from tests.signing_in import change, login, opens, refresh, second_process, trail, until
+from ytdl import auth, errors, metrics, users
 from ytdl.api.keys import AUTH, EVENTS
 from ytdl.api.keys import DB as DB_KEY
-from ytdl.auth import PasswordChange
+from ytdl.auth import Auth, PasswordChange
 from ytdl.config import Config
 from ytdl.crypto import Hasher
-from ytdl.db import DB
+from ytdl.db import DB, Statements
 from ytdl.events import Mailbox, Reader
 from ytdl.sql import Query
 
@@ -72,38 +72,49 @@ async def test_the_end_of_many_sessions_is_one_word(service: Service, alice: Per
     assert metrics.REGISTRY.get_sample_value("ytdl_kv_call_seconds_count", {"call": "tell"}) == before + 1
 
 
-async def test_other_sessions_end_in_other_processes_and_so_do_their_streams(service: Service, alice: Person) -> None:
+async def is_refused(auth: Auth, token: str) -> bool:
+    try:
+        await auth.identify(token)
+    except errors.Unauthorized:
+        return True
+    return False
+
+
+async def test_other_sessions_end_in_other_processes_and_so_do_their_streams(
+    service: Service, alice: Person, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # What ends them is the word of it, not that they are looked at again.
+    monkeypatch.setattr(auth, "BELIEVED_SECONDS", 600.0)
     _, elsewhere = await login(service)
     async with second_process(service) as other:
         identity = await other.identify(elsewhere["access_token"])
         reader = Reader(alice.user_id, identity.credential_id, "")
         with service.app[EVENTS].subscribe(alice.user_id, reader) as stream:
             assert (await change_password(alice))[0] == 204
-            await asyncio.sleep(0.3)
             assert isinstance(stream, Mailbox) and stream.closed
-        with pytest.raises(errors.Unauthorized):
-            await other.identify(elsewhere["access_token"])
+        await until(lambda: is_refused(other, elsewhere["access_token"]))
         assert await other.identify(alice.token)
 
 
 async def test_a_sign_in_under_way_with_the_old_password_opens_nothing(service: Service, alice: Person) -> None:
     auth = service.app[AUTH]
-    entered, own = asyncio.Event(), auth.hasher
+    entered, changed, own = asyncio.Event(), asyncio.Event(), auth.hasher
 
     class Slow(Hasher):
-        """Takes its time with the first password."""
+        """Is not done with the first password before it has changed."""
 
         async def verify(self, password: str, hashed: str) -> bool:
             right = await super().verify(password, hashed)
             if not entered.is_set():
                 entered.set()
-                await asyncio.sleep(0.5)
+                await changed.wait()
             return right
 
     auth.hasher = Slow(cost=4)
     signing_in = asyncio.create_task(login(service))
     await entered.wait()
     assert (await change_password(alice))[0] == 204
+    changed.set()
     assert (await signing_in)[0] == 401
     auth.hasher.close()
     auth.hasher = own
@@ -147,28 +158,37 @@ async def test_wrong_current_passwords_count_like_failed_sign_ins(strict: Servic
         assert await opens(strict, carol.token)
 
 
-class Slow(Hasher):
-    """Takes its time with each password, so that all requests have come before the first is answered."""
+class Meeting:
+    """Has as many changes as it is told of wait for each other once they have read the password in force."""
 
-    async def verify(self, password: str, hashed: str) -> bool:
-        await asyncio.sleep(0.3)
-        return await super().verify(password, hashed)
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._read = users.credentials
+        self._monkeypatch = monkeypatch
+
+    def of(self, number: int) -> None:
+        self._barrier = asyncio.Barrier(number)
+        self._monkeypatch.setattr(users, "credentials", self._meet)
+
+    async def _meet(self, db: Statements, username: str) -> users.Credentials | None:
+        account = await self._read(db, username)
+        async with asyncio.timeout(60):
+            await self._barrier.wait()
+        return account
 
 
 @pytest.fixture
-async def slow(strict: Service) -> AsyncIterator[Service]:
-    auth, own = strict.app[AUTH], strict.app[AUTH].hasher
-    auth.hasher = Slow(cost=4)
-    yield strict
-    auth.hasher.close()
-    auth.hasher = own
+def meeting(monkeypatch: pytest.MonkeyPatch) -> Meeting:
+    return Meeting(monkeypatch)
 
 
 FAILURES = ("authn_password_change_fail", "authn_login_lock")
 
 
-async def test_of_right_changes_at_once_one_is_made_and_the_others_count_for_nothing(slow: Service, db: DB) -> None:
-    async with slow.person("carol") as carol:
+async def test_of_right_changes_at_once_one_is_made_and_the_others_count_for_nothing(
+    strict: Service, db: DB, meeting: Meeting
+) -> None:
+    async with strict.person("carol") as carol:
+        meeting.of(6)
         answers = await asyncio.gather(*(change_password(carol, new=f"Another-horse-1{n}") for n in range(6)))
         assert sorted((status, problem and problem["code"]) for status, problem in answers) == [
             (204, None), *[(409, "conflict")] * 5
@@ -177,18 +197,20 @@ async def test_of_right_changes_at_once_one_is_made_and_the_others_count_for_not
         assert await trail(db, *FAILURES) == []
 
 
-async def test_of_changes_at_two_processes_one_is_made(slow: Service, db: DB) -> None:
-    async with slow.person("carol") as carol, second_process(slow) as other:
+async def test_of_changes_at_two_processes_one_is_made(strict: Service, db: DB, meeting: Meeting) -> None:
+    async with strict.person("carol") as carol, second_process(strict) as other:
         identity = await other.identify(carol.token)
+        meeting.of(2)
         change = PasswordChange(PASSWORD, "A-third-horse-11")
-        changes = (auth.change_password(identity, change) for auth in (slow.app[AUTH], other))
+        changes = (auth.change_password(identity, change) for auth in (strict.app[AUTH], other))
         made, refused = sorted(await asyncio.gather(*changes, return_exceptions=True), key=bool)
         assert made is None and isinstance(refused, errors.Conflict) and refused.offence is None
         assert await trail(db, *FAILURES) == []
 
 
-async def test_of_wrong_changes_at_once_each_counts(slow: Service, db: DB) -> None:
-    async with slow.person("carol") as carol:
+async def test_of_wrong_changes_at_once_each_counts(strict: Service, db: DB, meeting: Meeting) -> None:
+    async with strict.person("carol") as carol:
+        meeting.of(6)
         answers = await asyncio.gather(*(change_password(carol, "wrong") for _ in range(6)))
         assert sorted(status for status, _ in answers) == [422] * 3 + [423] * 3
         assert len(await trail(db, *FAILURES)) == 4

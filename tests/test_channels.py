@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests import watching
@@ -21,6 +21,8 @@ from ytdl.outbound import Outbound
 from ytdl.routing import Surroundings
 
 SHIPPED = ROOT / "alertmanager" / "alertmanager.yml"
+# How long an example takes is the machine's matter.
+patiently = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 SMS = {
     "kind": "sms",
     "name": "a",
@@ -98,6 +100,7 @@ def test_the_field_that_is_wrong_is_named(settings: dict[str, Any], field: str) 
     assert [fault.field for fault in caught.value.faults] == [field]
 
 
+@patiently
 @given(st.text(max_size=12), st.sampled_from(["webhook", "slack", "discord"]))
 def test_an_address_is_right_or_named_whatever_it_says(text: str, kind: str) -> None:
     try:
@@ -106,6 +109,7 @@ def test_an_address_is_right_or_named_whatever_it_says(text: str, kind: str) -> 
         assert [fault.field for fault in refused.faults] == ["channels[0].url"]
 
 
+@patiently
 @given(st.text("[]:@/%℀{1a.", max_size=12))
 def test_an_address_of_odd_characters_is_right_or_named(text: str) -> None:
     try:
@@ -180,7 +184,7 @@ def test_no_piece_of_a_secret_is_told(said: str) -> None:
 
 
 def amtool(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([str(watching.AMTOOL), *arguments], check=False, capture_output=True, text=True, timeout=20)
+    return subprocess.run([str(watching.AMTOOL), *arguments], check=False, capture_output=True, text=True, timeout=60)
 
 
 def everything() -> str:
@@ -283,6 +287,7 @@ def test_nights_and_weekends_are_quiet_but_for_critical_alerts() -> None:
     assert muted["route-warning"] == muted["route-info"] == ["quiet"] and muted["route-critical"] is None
 
 
+@patiently
 @given(st.text(st.characters(exclude_categories=["C", "Z"]), max_size=200))
 def test_no_value_of_a_label_breaks_out_of_its_matcher(value: str) -> None:
     """As YAML reads it, it is one text, whose quotes end where the value ends."""

@@ -20,7 +20,8 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict
 
 from tests.conftest import PASSWORD, SECRET
-from ytdl import config, metrics_pages
+from tests.instance import free_port
+from ytdl import cli, config, metrics_pages
 
 COMMANDS = (
     *("serve", "migrate", "create-admin", "config", "secrets", "audit", "grafana-role", "metrics", "openapi"),
@@ -43,8 +44,7 @@ def ytdl(*arguments: str, env: dict[str, str], input: str = "") -> subprocess.Co
 @pytest.fixture
 def given(tmp_path: Path, database_url: str, redis_url: str) -> dict[str, str]:
     """Settings of a service whose servers are there already."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = str(free.getsockname()[1])
+    port = str(free_port())
     servers = {"DATABASE_URL": database_url, "REDIS_URL": redis_url, "REDIS_PREFIX": port}
     return settings(tmp_path, JWT_SECRET_KEY=SECRET, PORT=port, **servers)
 
@@ -83,18 +83,20 @@ def ask(env: dict[str, str], path: str, body: dict[str, Any] | None = None) -> i
         request.data = json.dumps(body).encode()
         request.add_header("Content-Type", "application/json")
     try:
-        with urllib.request.urlopen(request, timeout=10) as answer:
+        with urllib.request.urlopen(request, timeout=30) as answer:
             return int(answer.status)
     except urllib.error.HTTPError as e:
         with e:
             return e.code
 
 
-def test_help_names_every_command_and_each_has_its_own(tmp_path: Path) -> None:
+def test_help_names_every_command_and_each_has_its_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shown = ytdl("--help", env=settings(tmp_path)).stdout
     for command in COMMANDS:
         assert command in shown
-        assert ytdl(command, "--help", env=settings(tmp_path)).stdout.startswith(f"usage: ytdl {command}")
+        with pytest.raises(SystemExit, match="0"):
+            cli.main([command, "--help"])
+        assert capsys.readouterr().out.startswith(f"usage: ytdl {command}")
 
 
 def test_a_command_that_is_none_is_a_usage_error(tmp_path: Path) -> None:
@@ -123,7 +125,7 @@ def test_a_secrets_file_that_all_may_read_is_told_at_the_start(given: dict[str, 
     (tmp_path / "key").chmod(0o644)
     with serving(given | {"JWT_SECRET_KEY_FILE": str(tmp_path / "key")}, until="readable_by_all") as process:
         process.terminate()
-        assert process.wait(timeout=10) == 0
+        assert process.wait(timeout=60) == 0
 
 
 def until_read(fifo: Path, process: subprocess.Popen[str]) -> int:
@@ -221,7 +223,7 @@ def test_healthcheck_names_what_is_lacking(given: dict[str, str]) -> None:
     with serving(given | {"DOWNLOAD_MIN_FREE_BYTES": str(2**60)}):
         done = ytdl("healthcheck", env=given)
     assert done.returncode == 1
-    assert done.stderr.startswith("ytdl: disk: ")
+    assert [line for line in done.stderr.splitlines() if line.startswith("ytdl: disk: ")]
 
 
 def test_the_admins_password_is_told_exactly_once(given: dict[str, str]) -> None:
@@ -253,15 +255,18 @@ def test_ctrl_c_during_the_start_ends_what_was_started(given: dict[str, str]) ->
     env = given | {"DATABASE_URL": "postgresql://127.0.0.1:9/x", "REDIS_URL": ""}
     with serving(env, until="Redis is ready") as process:
         process.send_signal(signal.SIGINT)
-        _, said = process.communicate(timeout=10)
+        _, said = process.communicate(timeout=60)
     assert (process.returncode, "Traceback" in said) == (0, False)
 
 
 def test_a_second_signal_does_not_wait(given: dict[str, str]) -> None:
     with serving(given) as process:
+        # It stands still, so that it has not ended by the first one when the second comes.
+        process.send_signal(signal.SIGSTOP)
         process.send_signal(signal.SIGINT)
         process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=10) == 130
+        process.send_signal(signal.SIGCONT)
+        assert process.wait(timeout=60) == 130
 
 
 def test_every_line_of_the_log_is_json_and_knows_its_request(given: dict[str, str]) -> None:
@@ -305,8 +310,7 @@ def test_create_admin_says_every_fault(given: dict[str, str]) -> None:
 
 @pytest.mark.slow
 def test_with_nothing_configured_it_brings_its_own_servers(tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        env = settings(tmp_path, PORT=str(free.getsockname()[1]))
+    env = settings(tmp_path, PORT=str(free_port()))
     with serving(env) as process:
         assert ask(env, "/readyz") == 200
         assert ytdl("create-admin", "ann", "ann@example.org", env=env, input=PASSWORD).returncode == 0

@@ -5,7 +5,7 @@ import time
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.conftest import Person, Service
@@ -148,6 +148,7 @@ FIELDS = st.lists(WORD, min_size=6, max_size=8).map("\t".join)
 LINES = st.lists(NEARLY | FIELDS, max_size=4).map("\n".join)
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(LINES | NEARLY | st.text())
 def test_whatever_is_read_of_any_text_fits_a_header_and_the_site(text: str) -> None:
     try:

@@ -16,7 +16,7 @@ from tests.servers import Servers, named
 from ytdl import db as module
 from ytdl import errors, metrics
 from ytdl import sql as queries
-from ytdl.db import DB, VIOLATIONS, SchemaMismatch
+from ytdl.db import DB, VIOLATIONS, SchemaMismatch, Statements
 from ytdl.sql import Query
 
 NOWHERE = "postgresql://127.0.0.1:1/ytdl"
@@ -31,6 +31,8 @@ ECHO = query("SELECT %(a)s::text AS a")
 INSERT = query("INSERT INTO notes (id, text) VALUES (%(id)s, %(text)s)")
 COUNT = query("SELECT count(*) FROM notes")
 SLEEP = query("SELECT pg_sleep(%(s)s)", "test.sleep")
+# Less than what the server gives a statement, after which it would end by itself.
+UNTIL_SECONDS = 8.0
 
 
 @pytest.fixture
@@ -73,13 +75,21 @@ async def test_times_come_in_utc(db: DB) -> None:
     assert str((await db.value(query("SELECT now()"))).tzinfo) == "UTC"
 
 
+async def until(db: Statements, count: Query, wanted: int) -> None:
+    """Until that many are counted; the server sees what a connection does, and that it is gone, a little later."""
+    async with asyncio.timeout(UNTIL_SECONDS):
+        while await db.value(count) != wanted:  # noqa: ASYNC110 - what it waits for is in the server
+            await asyncio.sleep(0.01)
+
+
 async def test_a_statement_is_named_in_the_servers_activity_and_in_the_metrics(db: DB) -> None:
-    sleeping = asyncio.create_task(db.value(SLEEP, s=0.3))
-    await asyncio.sleep(0.1)
-    activity = await db.many(query("SELECT query FROM pg_stat_activity WHERE query LIKE '-- test.sleep%%'"))
-    await sleeping
-    assert len(activity) == 1
-    assert 'ytdl_db_queries_total{query="test.sleep"} 1.0' in generate_latest(metrics.REGISTRY).decode()
+    lock = "SELECT pg_advisory_xact_lock(1)"
+    async with db.transaction() as tx:
+        await tx.one(query(lock))
+        named = asyncio.create_task(db.one(query(lock, "test.named")))
+        await until(tx, query("SELECT count(*) FROM pg_stat_activity WHERE query LIKE '-- test.named%%'"), 1)
+    await named
+    assert 'ytdl_db_queries_total{query="test.named"} 1.0' in generate_latest(metrics.REGISTRY).decode()
 
 
 def value(name: str, **labels: str) -> float:
@@ -87,12 +97,16 @@ def value(name: str, **labels: str) -> float:
 
 
 async def test_a_query_is_counted_by_its_name_and_timed_with_its_feature(db: DB) -> None:
+    begun = time.perf_counter()
     await db.value(query("SELECT 1", "timed.a"))
+    took = time.perf_counter() - begun
     await db.value(query("SELECT pg_sleep(0.2)", "timed.b"))
+    a, b = (value("query_busy_seconds_total", query=name) for name in ("timed.a", "timed.b"))
     assert [value("queries_total", query=name) for name in ("timed.a", "timed.b")] == [1, 1]
-    assert value("query_busy_seconds_total", query="timed.b") > 0.2 > value("query_busy_seconds_total", query="timed.a")
-    assert value("query_seconds_count", feature="timed") == 2
-    assert value("query_seconds_bucket", feature="timed", le="0.1") == 1
+    assert 0 < a <= took and b >= 0.2
+    assert (value("query_seconds_count", feature="timed"), value("query_seconds_sum", feature="timed")) == (2, a + b)
+    # The machine may stand still in the short one too.
+    assert value("query_seconds_bucket", feature="timed", le="0.1") == (a <= 0.1)
 
 
 async def test_a_feature_and_its_queries_are_there_before_they_are_asked() -> None:
@@ -104,16 +118,20 @@ async def test_a_feature_and_its_queries_are_there_before_they_are_asked() -> No
 async def test_waits_for_a_connection_are_timed_and_those_in_vain_as_well(database_url: str) -> None:
     small = DB(database_url, size=2)
     await small.open()
-    small._pool.timeout = 0.5
+    small._pool.timeout = 30.0
     before, begun = value("pool_wait_seconds_sum"), value("pool_wait_seconds_count")
-    held = [asyncio.create_task(small.value(SLEEP, s=0.3)) for _ in range(2)]
-    await asyncio.gather(small.value(query("SELECT 1")), *held)
+    async with small.transaction(), small.transaction():
+        waiting = asyncio.create_task(small.value(query("SELECT 1")))
+        async with asyncio.timeout(10):
+            while not small.stats()["waiting"]:  # noqa: ASYNC110 - the pool says nothing to whoever waits
+                await asyncio.sleep(0.01)
+        await asyncio.sleep(0.3)
+    await waiting
     assert value("pool_wait_seconds_sum") >= before + 0.2
-    held = [asyncio.create_task(small.value(SLEEP, s=1)) for _ in range(2)]
-    await asyncio.sleep(0.1)
-    with pytest.raises(errors.Unavailable):
-        await small.value(query("SELECT 1"))
-    await asyncio.gather(*held)
+    async with small.transaction(), small.transaction():
+        small._pool.timeout = 0.5
+        with pytest.raises(errors.Unavailable):
+            await small.value(query("SELECT 1"))
     await small.close()
     assert value("pool_wait_seconds_sum") >= before + 0.7
     assert value("pool_wait_seconds_count") == begun + 6
@@ -197,18 +215,18 @@ async def test_tasks_that_are_cancelled_anywhere_do_not_spoil_the_pool(notes: DB
             assert outcome is None or isinstance(outcome, asyncio.CancelledError)
     assert await asyncio.gather(*(notes.value(ECHO, a=str(n)) for n in range(50))) == [str(n) for n in range(50)]
     idle = query("SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND state LIKE 'idle in %%'")
-    assert await notes.value(idle) == 0
+    await until(notes, idle, 0)
     assert notes.stats()["size"] <= 8
 
 
 async def test_a_cancelled_query_ends_on_the_server_too(db: DB) -> None:
+    active = query("SELECT count(*) FROM pg_stat_activity WHERE query LIKE '-- test.sleep%%' AND state = 'active'")
     sleeping = asyncio.create_task(db.value(SLEEP, s=60))
-    await asyncio.sleep(0.1)
+    await until(db, active, 1)
     sleeping.cancel()
     with pytest.raises(asyncio.CancelledError):
         await sleeping
-    active = query("SELECT count(*) FROM pg_stat_activity WHERE query LIKE '-- test.sleep%%' AND state = 'active'")
-    assert await db.value(active) == 0
+    await until(db, active, 0)
 
 
 # a server that goes away
@@ -229,14 +247,14 @@ async def test_after_the_server_ended_every_connection_the_next_calls_work_again
     await ended(db)
     begun = time.monotonic()
     while await failing(db):
-        assert time.monotonic() - begun < 3
+        assert time.monotonic() - begun < 10
     assert await asyncio.gather(*(db.value(ECHO, a="x") for _ in range(20))) == ["x"] * 20
 
 
 async def test_connections_that_died_while_idle_are_not_handed_out(db: DB) -> None:
     await asyncio.gather(*(db.value(SLEEP, s=0.05) for _ in range(8)))
     await ended(db)
-    await asyncio.sleep(1.1)
+    aged(db, 1.1)
     assert await asyncio.gather(*(db.value(ECHO, a="x") for _ in range(20))) == ["x"] * 20
 
 
@@ -246,7 +264,7 @@ async def test_of_many_connections_that_died_together_at_most_the_first_is_hande
 ) -> None:
     await asyncio.gather(*(db.value(SLEEP, s=0.05) for _ in range(8)))
     await ended(db)
-    await asyncio.sleep(idle)
+    aged(db, idle)
     assert sum([await failing(db) for _ in range(20)]) <= failures
 
 
@@ -261,11 +279,17 @@ async def test_a_transaction_whose_connection_is_ended_is_unavailable_and_undone
     assert await notes.value(COUNT) == 0
 
 
+def aged(db: DB, seconds: float) -> None:
+    """As if nobody had asked for anything for that long."""
+    for connection in list(db._answered):
+        db._answered[connection] -= seconds
+
+
 async def ended(db: DB) -> None:
-    """As after a crash of the server."""
+    """As after a crash of the server: those that were told to go are gone when this returns."""
     async with await psycopg.AsyncConnection.connect(db.url, autocommit=True) as connection:
         await connection.execute(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            "SELECT pg_terminate_backend(pid, 30000) FROM pg_stat_activity"
             " WHERE datname = current_database() AND pid <> pg_backend_pid()"
         )
 
@@ -306,12 +330,12 @@ async def test_requests_wait_a_bounded_time_for_a_server_that_is_away_and_soon_w
     for _ in range(2):
         begun = time.monotonic()
         assert all(await asyncio.gather(*(failing(behind) for _ in range(30))))
-        assert time.monotonic() - begun < 6
+        assert time.monotonic() - begun < 9
     await gate.open()
     begun = time.monotonic()
     while await failing(behind):
         pass
-    assert time.monotonic() - begun < 3
+    assert time.monotonic() - begun < 8
 
 
 # a newer version beside this one
@@ -349,7 +373,7 @@ async def test_a_transaction_in_which_a_column_was_added_is_to_be_tried_again(db
             await tx.one(every)
     await change(db, GROW)
     outcomes = []
-    for _ in range(8):
+    for _ in range(16):
         try:
             async with db.transaction() as tx:
                 outcomes.append((await tx.one(every))["b"])

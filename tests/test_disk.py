@@ -73,7 +73,7 @@ class House:
 def house_on(folder: Path, db: DB, kv: KV, watermark: int = WATERMARK) -> House:
     storage = Storage(folder)
     storage.open()
-    jobs = Queue(db, kv)
+    jobs = Queue(db, kv, lease_seconds=600)
     return House(db, jobs, storage, Disk(db, jobs, storage, Events(kv), watermark=watermark))
 
 

@@ -60,7 +60,7 @@ SHORT = ("stolen-token", "threshold", "redis-down", "rule-failing")
 def test_alerts_reach_every_channel_and_end(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tests.drill", *(f"--only={name}" for name in SHORT)]
     surroundings = os.environ | {"TMPDIR": str(tmp_path)}
-    done = subprocess.run(command, cwd=ROOT, env=surroundings, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(command, cwd=ROOT, env=surroundings, capture_output=True, text=True, timeout=900, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     told = [text.split()[:3] for text in done.stdout.splitlines() if " by 6 of 6, " in text]
     assert sorted(told) == sorted(["ok", name, FAULTS[name].alert] for name in SHORT)

@@ -78,8 +78,7 @@ def noted() -> dict[offences.Sort, float]:
 async def blocked_for(service: Service) -> list[str]:
     """Reasons of the blocks there are, once all that was noted is added up."""
     held = service.app[OFFENCES]
-    await asyncio.sleep(2 * offences.BATCH_SECONDS)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while held._waiting or held._due or held._busy.locked():  # noqa: ASYNC110 - it only empties
             await asyncio.sleep(0.01)
     return [block.reason for block in (await service.app[BLOCKS].page(BlockFilter())).items]

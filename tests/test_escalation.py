@@ -20,7 +20,7 @@ from ytdl.api.keys import ALERTMANAGER
 from ytdl.config import Config
 
 pytestmark = [needs_prometheus, needs_alertmanager, pytest.mark.slow]
-LONGEST_SECONDS = 40.0
+LONGEST_SECONDS = 90.0
 # A warning while the series is there that a test may take away.
 WARNING = {"alert": "Example", "expr": "vector(1)", "labels": {"severity": "warning"}}
 

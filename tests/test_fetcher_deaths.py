@@ -21,6 +21,7 @@ from tests.fetching import (
     fetch,
     is_alive,
     is_encoding,
+    names,
     order_for,
     settings_for,
     start_slowly,
@@ -44,6 +45,9 @@ async def main():
     await fetcher.run(Order("9.1", url, "best", "mp3", work), show)
 asyncio.run(main())
 """
+# What needs longer waited for something that was to be ended: for the site, the transfer, or the fork server's word.
+QUICKLY = 8.0
+SLOW_SECONDS = 30
 # A fork server on a system that has no room for another process. A limit would not hold for root.
 CROWDED = """
 import errno, os, socket, sys
@@ -55,6 +59,13 @@ Zygote(socket.socket(fileno=int(sys.argv[1])), print).serve()
 """
 
 
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Waiting in vain takes longer than a machine stands still."""
+    monkeypatch.setattr(runs, "EXIT_GRACE_SECONDS", 30.0)
+    monkeypatch.setattr(runs, "KILL_SECONDS", 30.0)
+
+
 async def test_cancelling_during_the_extraction_leaves_no_process(
     fetcher: Fetcher, youtube: YouTube, tmp_path: Path
 ) -> None:
@@ -62,16 +73,16 @@ async def test_cancelling_during_the_extraction_leaves_no_process(
     stages = Stages()
     task: Run = asyncio.create_task(fetcher.run(order_for(youtube, tmp_path), stages.see))
     await stages.reach(lambda frame: frame.stage == "extracting")
-    assert len(descendants(fetcher)) == 1
-    assert await cancel(task) < 1
+    assert descendants(fetcher)
+    assert await cancel(task) < QUICKLY
     assert descendants(fetcher) == [] and fetcher.running == 0
 
 
 async def test_cancelling_during_the_transfer_leaves_no_process_but_the_partial_file(
     fetcher: Fetcher, youtube: YouTube, tmp_path: Path
 ) -> None:
-    task = await start_slowly(fetcher, youtube, order_for(youtube, tmp_path))
-    assert await cancel(task) < 1
+    task = await start_slowly(fetcher, youtube, order_for(youtube, tmp_path, "big"))
+    assert await cancel(task) < QUICKLY
     assert descendants(fetcher) == []
     assert (tmp_path / "attempt" / "137.mp4.part").stat().st_size > 30_000
 
@@ -83,9 +94,9 @@ async def test_cancelling_while_sound_is_encoded_kills_ffmpeg(
     await fetcher.start()
     try:
         task: Run = asyncio.create_task(fetcher.run(order_for(youtube, tmp_path, wanted="mp3"), lambda frame: None))
-        await until(lambda: is_encoding(fetcher))
+        await until(lambda: is_encoding(fetcher), SLOW_SECONDS)
         helper = descendants(fetcher)
-        assert await cancel(task) < 1
+        assert await cancel(task) < QUICKLY
         assert not any(map(is_alive, helper))
     finally:
         await fetcher.stop()
@@ -94,7 +105,7 @@ async def test_cancelling_while_sound_is_encoded_kills_ffmpeg(
 async def test_a_second_cancellation_does_not_leave_the_job_behind(
     fetcher: Fetcher, youtube: YouTube, tmp_path: Path
 ) -> None:
-    task = await start_slowly(fetcher, youtube, order_for(youtube, tmp_path))
+    task = await start_slowly(fetcher, youtube, order_for(youtube, tmp_path, "big"))
     task.cancel()
     await asyncio.sleep(0)
     task.cancel()
@@ -105,10 +116,10 @@ async def test_a_second_cancellation_does_not_leave_the_job_behind(
 
 
 async def test_a_cancelled_run_says_what_it_used(fetcher: Fetcher, youtube: YouTube, tmp_path: Path) -> None:
-    stopped = await stop(await start_slowly(fetcher, youtube, order_for(youtube, tmp_path)))
+    stopped = await stop(await start_slowly(fetcher, youtube, order_for(youtube, tmp_path, "big")))
     assert 0.01 < stopped.usage.cpu_seconds < 5 and stopped.usage.peak_memory_bytes > 10 * 2**20
     part = (tmp_path / "attempt" / "137.mp4.part").stat().st_size
-    assert part / 2 < stopped.fetched_bytes <= part <= stopped.usage.disk_bytes
+    assert 30_000 < stopped.fetched_bytes <= part <= stopped.usage.disk_bytes
 
 
 async def test_a_run_that_is_cancelled_before_it_has_a_job_used_nothing(youtube: YouTube, tmp_path: Path) -> None:
@@ -141,7 +152,7 @@ async def test_a_killed_child_is_child_killed_and_takes_its_ffmpeg_along(
     await fetcher.start()
     try:
         task = asyncio.create_task(fail(fetcher, order_for(youtube, tmp_path, wanted="mp3")))
-        await until(lambda: is_encoding(fetcher))
+        await until(lambda: is_encoding(fetcher), SLOW_SECONDS)
         child = psutil.Process(fetcher.zygote_pid).children()[0]
         helper = child.children()[0]
         child.kill()
@@ -155,7 +166,7 @@ async def test_a_killed_child_is_child_killed_and_takes_its_ffmpeg_along(
 async def test_a_killed_fork_server_fails_its_jobs_and_the_next_one_runs(
     fetcher: Fetcher, youtube: YouTube, tmp_path: Path
 ) -> None:
-    task = await start_slowly(fetcher, youtube, order_for(youtube, tmp_path))
+    task = await start_slowly(fetcher, youtube, order_for(youtube, tmp_path, "big"))
     old, jobs = fetcher.zygote_pid, descendants(fetcher)
     assert old is not None
     os.kill(old, signal.SIGKILL)
@@ -163,16 +174,14 @@ async def test_a_killed_fork_server_fails_its_jobs_and_the_next_one_runs(
         await task
     assert (caught.value.failure.code, caught.value.failure.retryable) == ("child_killed", True)
     # Its pipes and locks are gone by now; the kernel may still be taking the rest of it apart.
-    await until(lambda: not any(map(is_alive, jobs)), 1)
+    await until(lambda: not any(map(is_alive, jobs)), SLOW_SECONDS)
     youtube.behave()
     done, _, _ = await fetch(fetcher, order_for(youtube, tmp_path / "next"))
     assert done.height == 1080 and fetcher.restarts == 1 and fetcher.zygote_pid != old
 
 
-async def _hang(fetcher: Fetcher, monkeypatch: pytest.MonkeyPatch) -> int:
+def _hang(fetcher: Fetcher) -> int:
     """Stops the fork server; its number."""
-    monkeypatch.setattr(watch, "START_SECONDS", 1.0)
-    monkeypatch.setattr(runs, "KILL_SECONDS", 0.5)
     pid = fetcher.zygote_pid
     assert pid
     os.kill(pid, signal.SIGSTOP)
@@ -182,9 +191,13 @@ async def _hang(fetcher: Fetcher, monkeypatch: pytest.MonkeyPatch) -> int:
 async def test_a_fork_server_that_hangs_is_replaced(
     fetcher: Fetcher, youtube: YouTube, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    hung = await _hang(fetcher, monkeypatch)
-    assert (await fail(fetcher, order_for(youtube, tmp_path))).failure.code == "child_crashed"
-    await until(lambda: fetcher.zygote_pid not in (None, hung), 20)
+    hung = _hang(fetcher)
+    with monkeypatch.context() as patch:
+        patch.setattr(watch, "START_SECONDS", 1.0)
+        patch.setattr(runs, "EXIT_GRACE_SECONDS", 0.5)
+        patch.setattr(runs, "KILL_SECONDS", 0.5)
+        assert (await fail(fetcher, order_for(youtube, tmp_path))).failure.code == "child_crashed"
+    await until(lambda: fetcher.zygote_pid not in (None, hung), SLOW_SECONDS)
     done, _, _ = await fetch(fetcher, order_for(youtube, tmp_path / "next"))
     assert done.height == 1080
 
@@ -192,11 +205,12 @@ async def test_a_fork_server_that_hangs_is_replaced(
 async def test_a_cancel_does_not_wait_for_a_fork_server_that_hangs(
     fetcher: Fetcher, youtube: YouTube, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    task = await start_slowly(fetcher, youtube, order_for(youtube, tmp_path))
+    task = await start_slowly(fetcher, youtube, order_for(youtube, tmp_path, "big"))
     children = descendants(fetcher)
-    await _hang(fetcher, monkeypatch)
-    assert await cancel(task) < 3
-    await until(lambda: not any(map(is_alive, children)))
+    _hang(fetcher)
+    monkeypatch.setattr(runs, "KILL_SECONDS", 0.5)
+    assert await cancel(task) < QUICKLY
+    await until(lambda: not any(map(is_alive, children)), SLOW_SECONDS)
 
 
 async def test_a_fork_server_is_tried_with_a_job_that_leaves_nothing(fetcher: Fetcher) -> None:
@@ -210,7 +224,7 @@ async def test_a_fork_server_is_tried_with_a_job_that_leaves_nothing(fetcher: Fe
 async def test_a_fork_server_that_hangs_does_not_pass_the_trial_and_goes_on_as_if_nothing_had_been(
     fetcher: Fetcher, youtube: YouTube, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    hung = await _hang(fetcher, monkeypatch)
+    hung = _hang(fetcher)
     with monkeypatch.context() as patch:
         patch.setattr(forkserver, "TRY_SECONDS", 0.3)
         assert not await fetcher.try_forking()
@@ -220,10 +234,8 @@ async def test_a_fork_server_that_hangs_does_not_pass_the_trial_and_goes_on_as_i
     assert (fetcher.zygote_pid, fetcher.restarts, descendants(fetcher)) == (hung, 0, [])
 
 
-async def test_a_fork_server_that_dies_meanwhile_does_not_pass_the_trial(
-    fetcher: Fetcher, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    hung = await _hang(fetcher, monkeypatch)
+async def test_a_fork_server_that_dies_meanwhile_does_not_pass_the_trial(fetcher: Fetcher) -> None:
+    hung = _hang(fetcher)
     trial = asyncio.create_task(fetcher.try_forking())
     await asyncio.sleep(0.1)
     os.kill(hung, signal.SIGKILL)
@@ -236,13 +248,13 @@ def test_a_fork_server_that_cannot_fork_says_so_and_lives() -> None:
     command = [sys.executable, "-c", CROWDED, str(theirs.fileno())]
     with subprocess.Popen(command, cwd=ROOT, pass_fds=[theirs.fileno()], stderr=subprocess.PIPE) as crowded, ours:
         theirs.close()
-        ours.settimeout(10)
+        ours.settimeout(SLOW_SECONDS)
         for number in (1, 2):
             ours.send(encode(Try(number)))
             ended = decode_report(ours.recv(4096))
             assert isinstance(ended, Ended) and ended.number == number and ended.status
         ours.shutdown(socket.SHUT_RDWR)
-        assert b"Resource temporarily unavailable" in crowded.communicate(timeout=10)[1]
+        assert b"Resource temporarily unavailable" in crowded.communicate(timeout=SLOW_SECONDS)[1]
         assert crowded.returncode == 0
 
 
@@ -257,27 +269,28 @@ async def test_a_killed_service_leaves_neither_children_nor_ffmpeg(
         stdout=subprocess.PIPE,
     )
     assert service.stdout
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(2 * SLOW_SECONDS):
         while b"processing" not in await service.stdout.readline():
             pass
-    await until(lambda: "sleep" in [each.name() for each in psutil.Process(service.pid).children(recursive=True)])
+    await until(lambda: "sleep" in names(psutil.Process(service.pid).children(recursive=True)), SLOW_SECONDS)
     family = psutil.Process(service.pid).children(recursive=True)
     service.kill()
     await service.wait()
-    await until(lambda: not any(map(is_alive, family)))
+    await until(lambda: not any(map(is_alive, family)), SLOW_SECONDS)
 
 
 async def test_stopping_ends_running_jobs_and_can_be_repeated(
     fetcher: Fetcher, youtube: YouTube, tmp_path: Path
 ) -> None:
-    task = await start_slowly(fetcher, youtube, order_for(youtube, tmp_path))
+    task = await start_slowly(fetcher, youtube, order_for(youtube, tmp_path, "big"))
     family = [psutil.Process(fetcher.zygote_pid), *descendants(fetcher)]
     await fetcher.stop()
     await fetcher.stop()
     with pytest.raises(FetchFailed) as caught:
         await task
     assert caught.value.failure.code == "child_killed"
-    assert not any(map(is_alive, family)) and fetcher.zygote_pid is None
+    assert fetcher.zygote_pid is None
+    await until(lambda: not any(map(is_alive, family)), SLOW_SECONDS)
     await fetcher.start()
     await fetcher.start()
     youtube.behave()
@@ -287,12 +300,16 @@ async def test_stopping_ends_running_jobs_and_can_be_repeated(
 async def test_a_cancel_at_the_very_beginning_leaves_no_pipe_open(
     fetcher: Fetcher, youtube: YouTube, tmp_path: Path
 ) -> None:
-    before = len(list(Path("/proc/self/fd").iterdir()))
+    before = _open_descriptors()
     for steps in range(1, 13):
         order = order_for(youtube, tmp_path, job=f"8.{steps}", work_dir=str(tmp_path / str(steps)))
         task = asyncio.create_task(fetcher.run(order, lambda frame: None))
         for _ in range(steps):
             await asyncio.sleep(0)
         await stop(task)
-    await asyncio.sleep(0.1)
-    assert len(list(Path("/proc/self/fd").iterdir())) <= before
+    # The stand-in has its end of some of their connections in this process as well.
+    await until(lambda: _open_descriptors() <= before, SLOW_SECONDS)
+
+
+def _open_descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))

@@ -54,7 +54,7 @@ def test_a_range_of_another_representation_means_the_whole(if_range: str, expect
     assert span("bytes=5-", if_range, TAG, 100) == expected
 
 
-@settings(max_examples=500)
+@settings(max_examples=500, deadline=None)
 @given(st.text(max_size=40), st.integers(0, 10_000))
 def test_no_header_gives_bytes_out_of_the_file(header: str, size: int) -> None:
     try:
@@ -86,7 +86,7 @@ def test_a_title_becomes_a_safe_name(title: str | None, expected: str) -> None:
     assert title_name(title, "id", "mp4") == expected
 
 
-@settings(max_examples=500)
+@settings(max_examples=500, deadline=None)
 @given(st.text(max_size=400))
 def test_no_title_breaks_the_header_or_the_file_system(title: str) -> None:
     name = title_name(title, "id", "mp4")

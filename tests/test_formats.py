@@ -19,7 +19,8 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def fetcher(youtube_server: YouTube, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Fetcher]:
-    fetcher = Fetcher(settings_for(youtube_server, tmp_path_factory.mktemp("fetcher")))
+    folder = tmp_path_factory.mktemp("fetcher")
+    fetcher = Fetcher(settings_for(youtube_server, folder, socket_timeout_seconds=20.0))
     await fetcher.start()
     yield fetcher
     await fetcher.stop()
@@ -198,7 +199,7 @@ async def test_it_works_with_nothing_on_the_path(
     youtube: YouTube, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", "/nonexistent")
-    fetcher = Fetcher(settings_for(youtube, tmp_path))
+    fetcher = Fetcher(settings_for(youtube, tmp_path, socket_timeout_seconds=20.0))
     await fetcher.start()
     try:
         for wanted in ("mp4", "mp3"):

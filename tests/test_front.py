@@ -2,13 +2,14 @@
 
 import dataclasses
 import io
+import socket
+from contextlib import AsyncExitStack
 
 import aiohttp
 import pytest
 
 from tests.conftest import PASSWORD, Person, Service
 from tests.front import fronting, needs_nginx
-from tests.instance import free_port
 from tests.test_apikeys import recorded
 from ytdl.config import Config
 
@@ -47,8 +48,12 @@ async def test_where_tls_ends_before_nginx_it_is_who_came_there(service: Service
 async def test_nginx_writes_no_query_string_whatever_fails() -> None:
     """No service answers, a body is too large, and there is no room for one that is not."""
     ticket = "/api/v1/downloads/events?ticket=THE-SECRET-TICKET"
-    nobody = f"http://127.0.0.1:{free_port()}"
-    async with fronting([nobody]) as front, aiohttp.ClientSession(front.addresses[0]) as client:
+    async with AsyncExitStack() as stack:
+        # It is taken, so nobody else comes to listen there, and does not listen.
+        taken = stack.enter_context(socket.socket())
+        taken.bind(("127.0.0.1", 0))
+        front = await stack.enter_async_context(fronting([f"http://127.0.0.1:{taken.getsockname()[1]}"]))
+        client = await stack.enter_async_context(aiohttp.ClientSession(front.addresses[0]))
         front.log.with_name("client_body").rmdir()
         for size, status in ((0, 502), (2**21, 413), (2**19, 500)):
             async with client.post(ticket, data=io.BytesIO(b"x" * size)) as answer:

@@ -21,6 +21,8 @@ EVENTS = st.lists(
 )
 LIMITS = st.one_of(st.integers(1, 50), st.integers(1, 10_000))
 START = 1_800_000_000 * MICROSECONDS
+# However long the machine stands still meanwhile.
+PATIENT = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 def played(policies: list[Policy], events: list[tuple[int, int, int]]) -> list[tuple[int, int]]:
@@ -33,6 +35,7 @@ def played(policies: list[Policy], events: list[tuple[int, int, int]]) -> list[t
     return given
 
 
+@PATIENT
 @given(limit=LIMITS, events=EVENTS)
 def test_in_no_window_more_pass_than_the_limit_and_what_the_time_gives_back(
     limit: int, events: list[tuple[int, int, int]]
@@ -44,6 +47,7 @@ def test_in_no_window_more_pass_than_the_limit_and_what_the_time_gives_back(
         assert passed <= limit + (moments[last][0] - moments[first][0]) // policy.interval
 
 
+@PATIENT
 @given(first=LIMITS, second=LIMITS, events=EVENTS)
 def test_of_two_policies_none_gives_more_than_it_would_alone(
     first: int, second: int, events: list[tuple[int, int, int]]
@@ -56,6 +60,7 @@ def test_of_two_policies_none_gives_more_than_it_would_alone(
             assert sum(units for _, units in moments[: n + 1]) <= policy.limit + (now - began) // policy.interval
 
 
+@PATIENT
 @given(limit=LIMITS)
 def test_the_whole_limit_passes_at_once_and_then_one_an_interval(limit: int) -> None:
     policy, tally = gcra.policy("p", limit), Tally(1)
@@ -102,7 +107,11 @@ def test_a_tally_forgets_who_was_noted_longest_ago() -> None:
     assert len(tally) == 2
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=60,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(first=LIMITS, second=LIMITS, events=EVENTS)
 async def test_the_script_gives_what_the_arithmetic_gives(
     kv: KV, first: int, second: int, events: list[tuple[int, int, int]]

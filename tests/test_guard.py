@@ -319,7 +319,7 @@ Guard(setup, Order("1.1", "u", "best", "mp4", "/nonexistent")).install()
 subprocess.run([setup.deno, "eval", "console.log(6 * 7)"], check=True)
 """
     command = [sys.executable, "-c", code, deno]
-    output = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True, timeout=30).stdout
+    output = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True, timeout=60).stdout
     assert output.strip() == "42"
 
 
@@ -351,7 +351,7 @@ async def film(tmp_path: Path) -> AsyncIterator[tuple[str, Path]]:
 async def open_fetcher(tmp_path: Path) -> AsyncIterator[Fetcher]:
     """A fetcher for any site that may reach 127.0.0.1, but not the rest of loopback."""
     settings = Settings(tmp_path / "runtime", find_ffmpeg(), allowed_extractors=("generic",))
-    fetcher = Fetcher(replace(settings, allowed_networks=("127.0.0.1/32",), socket_timeout_seconds=2.0))
+    fetcher = Fetcher(replace(settings, allowed_networks=("127.0.0.1/32",), socket_timeout_seconds=20.0))
     await fetcher.start()
     yield fetcher
     await fetcher.stop()
@@ -420,7 +420,7 @@ async def test_even_the_generic_extractor_cannot_reach_inside(
     tmp_path: Path, inner: tuple[int, list[str]], host: str
 ) -> None:
     port, asked = inner
-    fetcher = Fetcher(Settings(tmp_path / "runtime", allowed_extractors=("generic",), socket_timeout_seconds=2.0))
+    fetcher = Fetcher(Settings(tmp_path / "runtime", allowed_extractors=("generic",), socket_timeout_seconds=20.0))
     await fetcher.start()
     try:
         url = f"http://{host}:{port}/movie.mp4"

@@ -28,7 +28,7 @@ async def shipped(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Wat
         yield found
 
 
-async def silent(server: Watcher, *alerts: dict[str, str], looks: int = 30) -> list[dict[str, str]]:
+async def silent(server: Watcher, *alerts: dict[str, str], looks: int = 200) -> list[dict[str, str]]:
     """Those of the alerts that are told of by others, after some looks, as causes are taken up one by one."""
     ends = (datetime.now(UTC) + timedelta(minutes=5)).isoformat()
     told = [{"labels": labels, "endsAt": ends} for labels in alerts]

@@ -29,7 +29,7 @@ SOUND = ["-f", "lavfi", "-i", "sine=frequency=440:duration=2"]
 
 def _run(*words: str, folder: Path) -> int:
     command = [FFMPEG, "-nostdin", "-loglevel", "quiet", "-y", *words]
-    return subprocess.run(command, check=False, cwd=folder, capture_output=True, timeout=30).returncode
+    return subprocess.run(command, check=False, cwd=folder, capture_output=True, timeout=60).returncode
 
 
 @cache

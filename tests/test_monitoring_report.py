@@ -7,6 +7,7 @@ import io
 import subprocess
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,11 +37,13 @@ from ytdl.prometheus import NOT_ONE, Prometheus
 from ytdl.thresholds import METRICS
 
 RULES = [ROOT / "prometheus/rules" / name for name in ("objectives.yml", "thresholds.yml")]
+# On a busy machine one scrape after the other may take longer than it is given.
+soon = partial(until, seconds=180.0)
 
 
-def a_minute(**more: str) -> dict[str, str]:
+def lately(**more: str) -> dict[str, str]:
     now = datetime.now(UTC)
-    return {"from": (now - timedelta(seconds=60)).isoformat(), "to": now.isoformat(), **more}
+    return {"from": (now - timedelta(minutes=5)).isoformat(), "to": now.isoformat(), **more}
 
 
 @pytest.fixture
@@ -59,21 +62,25 @@ async def report(root: Person, wish: dict[str, str]) -> Any:
 @pytest.mark.slow
 async def test_a_threshold_alerts_and_the_report_tells_of_it(watched: Watched) -> None:
     root = watched.root
-    for _ in range(30):
-        await root.get("/auth/profile")
-        metrics.downloads_failed.labels("timeout").inc()
-        await asyncio.sleep(0.05)
-    await until(watched.prometheus, 'ytdl:measure{metric="database_connections_ratio"} > 0')
+    await soon(watched.prometheus, 'ytdl:measure{metric="database_connections_ratio"} > 0')
     answer = await root.post(
         "/monitoring/thresholds/database_connections_ratio", {"warning": 0.000001, "for_seconds": 0}
     )
     assert answer.status == 200
     firing = 'ALERTS{alertname="ThresholdWarning", alertstate="firing", metric="database_connections_ratio"}'
-    await until(watched.prometheus, firing)
-    await until(watched.prometheus, 'sum_over_time(ytdl:objective_events:rate5m{objective="availability"}[1m]) > 0')
-    await asyncio.sleep(1)
+    await soon(watched.prometheus, firing)
+    asked = 'ytdl_http_requests_total{route="/api/v1/auth/profile"}'
+    for times in (1, 30):
+        for _ in range(times):
+            metrics.downloads_failed.labels("timeout").inc()
+            await root.get("/auth/profile")
+        # Growth is seen from where a series was first scraped.
+        await soon(watched.prometheus, f"{asked} >= {times}")
+    # The report looks at every full second.
+    for recorded in (firing, 'ytdl:objective_events:rate5m{objective="availability"} > 0'):
+        await soon(watched.prometheus, f"count_over_time(({recorded})[1m:1s]) > 0")
 
-    found = await report(root, a_minute())
+    found = await report(root, lately())
     assert found["dashboard_url"].startswith("http://g.test/d/ytdl-overview?from=")
     [instance] = found["instances"]
     assert 0 < instance["reached"] <= 1
@@ -84,7 +91,7 @@ async def test_a_threshold_alerts_and_the_report_tells_of_it(watched: Watched) -
     assert availability["events"] > 0 and objectives["freshness"]["kept"] is None
     [fired] = found["alerts"]
     assert (fired["name"], fired["severity"], fired["firing_at_end"]) == ("ThresholdWarning", "warning", True)
-    assert 0 < fired["firing_seconds"] < 60
+    assert 0 < fired["firing_seconds"] < 300
     figures = {row["metric_name"]: row for row in found["figures"]}
     assert figures["database_connections_ratio"]["min"] > 0 and figures.keys() <= METRICS.keys()
     routes = {row["route"]: row for row in found["routes"]}
@@ -94,7 +101,7 @@ async def test_a_threshold_alerts_and_the_report_tells_of_it(watched: Watched) -
 
     answer = await root.post("/monitoring/thresholds/database_connections_ratio", {"warning": 0.99, "for_seconds": 0})
     assert answer.status == 200
-    await until(watched.prometheus, f"absent({firing})")
+    await soon(watched.prometheus, f"absent({firing})")
 
 
 @needs_prometheus
@@ -103,11 +110,11 @@ async def test_a_report_counts_the_first_failures_of_a_route(watched: Watched) -
     """The series of their status begins with them, so its growth is none."""
     route = "/api/v1/monitoring/alerts"
     counted = f'ytdl_http_failures_total{{route="{route}"}}[1m]'
-    await until(watched.prometheus, f"count_over_time({counted})", seconds=60)
+    await soon(watched.prometheus, f"count_over_time({counted})")
     for _ in range(5):
         assert (await watched.root.get("/monitoring/alerts")).status == 503
-    await until(watched.prometheus, f"increase({counted}) >= 5", seconds=60)
-    [row] = [row for row in (await report(watched.root, a_minute()))["routes"] if row["route"] == route]
+    await soon(watched.prometheus, f"increase({counted}) >= 5")
+    [row] = [row for row in (await report(watched.root, lately()))["routes"] if row["route"] == route]
     # Prometheus thinks on to the ends of the window, the further the longer a scrape took.
     assert row["requests"] == row["failed"] and 3 < row["failed"] < 15
 
@@ -133,8 +140,16 @@ def _redeploys(until: int, names: int) -> str:
     return "\n".join([*lines, "# EOF\n"])
 
 
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is asked here is much, and a busy machine may take its time for it."""
+    monkeypatch.setattr("ytdl.prometheus.ANSWER_SECONDS", 60.0)
+    monkeypatch.setattr("ytdl.monitoring_report.REPORT_SECONDS", 600.0)
+
+
 @needs_prometheus
 @pytest.mark.slow
+@pytest.mark.usefixtures("patient")
 async def test_a_report_has_room_for_many_redeploys_and_an_end_of_them(tmp_path: Path) -> None:
     until = int(datetime.now(UTC).timestamp()) // 60 * 60 - 60
     await asyncio.to_thread(_backfill, tmp_path / "p/data", _redeploys(until, 60))
@@ -203,6 +218,7 @@ def _backfill(folder: Path, history: str) -> None:
 
 @needs_prometheus
 @pytest.mark.slow
+@pytest.mark.usefixtures("patient")
 async def test_a_report_of_a_long_time_counts_short_outages(tmp_path: Path) -> None:
     """Of ten days, of which nine are known: a thousand looks would be 864 seconds apart, and none in an outage."""
     step = 864
@@ -220,7 +236,7 @@ async def test_a_report_of_a_long_time_counts_short_outages(tmp_path: Path) -> N
 
 
 async def test_without_prometheus_its_setting_is_named(root: Person) -> None:
-    answer = await root.post("/monitoring/report", a_minute())
+    answer = await root.post("/monitoring/report", lately())
     assert answer.status == 503 and "PROMETHEUS_URL" in (await answer.json())["detail"]
 
 
@@ -235,12 +251,12 @@ async def test_without_prometheus_its_setting_is_named(root: Person) -> None:
     ],
 )
 async def test_a_wrong_wish_is_refused_by_its_field(root: Person, change: dict[str, str], field: str) -> None:
-    answer = await root.post("/monitoring/report", a_minute() | change)
+    answer = await root.post("/monitoring/report", lately() | change)
     assert (answer.status, [e["field"] for e in (await answer.json())["errors"]]) == (422, [field])
 
 
 async def test_a_report_is_for_admins(alice: Person) -> None:
-    assert (await alice.post("/monitoring/report", a_minute())).status == 403
+    assert (await alice.post("/monitoring/report", lately())).status == 403
 
 
 @pytest.mark.parametrize(

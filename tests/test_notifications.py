@@ -57,7 +57,7 @@ async def in_force(stage: Stage) -> list[str]:
 
 
 async def until(holds: Callable[[], Awaitable[bool]]) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while not await holds():  # noqa: ASYNC110 - another server is waited for
             await asyncio.sleep(0.05)
 
@@ -202,9 +202,12 @@ async def test_the_file_follows_the_database(stage: Stage) -> None:
     """As after a process that died between the file and the commit, or a file that somebody edited."""
     await stage.set_all("hook")
     wanted = stage.file.read_text()
-    stage.file.write_text(routing.render(Settings(), {}, routing.Surroundings()))
-    await stage.alertmanager.reload()
-    assert "channel-hook" not in await in_force(stage)
+    # No round comes in between.
+    async with stage.service.app[DB].transaction() as tx:
+        await tx.one(notifications.q.hold)
+        stage.file.write_text(routing.render(Settings(), {}, routing.Surroundings()))
+        await stage.alertmanager.reload()
+        assert "channel-hook" not in await in_force(stage)
 
     async def right() -> bool:
         return stage.file.read_text() == wanted and "channel-hook" in await in_force(stage)
@@ -309,7 +312,10 @@ async def test_a_death_at_any_step_leaves_what_was_before(
 
 
 async def test_a_file_of_the_operators_is_kept(stage: Stage) -> None:
-    stage.file.write_text("# mine\nroute: {receiver: me}\nreceivers: [{name: me}]\n")
+    # Whole, when the next round looks.
+    async with stage.service.app[DB].transaction() as tx:
+        await tx.one(notifications.q.hold)
+        stage.file.write_text("# mine\nroute: {receiver: me}\nreceivers: [{name: me}]\n")
 
     async def replaced() -> bool:
         return stage.file.read_text().startswith(routing.HEAD)
@@ -364,7 +370,7 @@ async def test_a_silent_server_is_said_to_be_silent(stage: Stage, monkeypatch: p
     stage.chat.silent = {"telegram"}
     answer = await stage.set_all("telegram", test=True)
     (trial,) = answer["tests"]
-    assert trial["outcome"] == "silent" and 2 <= trial["seconds"] < 6
+    assert trial["outcome"] == "silent" and 2 <= trial["seconds"] < 8
 
 
 async def test_the_dead_man_hears_of_nothing_but_that_all_is_well(stage: Stage) -> None:
@@ -443,7 +449,10 @@ async def test_of_many_long_alerts_as_much_arrives_as_fits(stage: Stage) -> None
     assert subject.startswith("[CRITICAL x60] Flood: Flood of many") and len(subject) < 250
     assert "There are 60 alerts in all." in stage.post.got[-1].text
     assert stage.chat.of("slack")[-1].text.count("long") == 2000
-    await stage.chat.until("webhook", "host-5")
+    async with asyncio.timeout(30):
+        # Another may have come before, with some of them.
+        while len((await stage.chat.until("webhook")).body["alerts"]) < routing.MOST_ALERTS:  # noqa: ASYNC110 - by HTTP
+            await asyncio.sleep(0.05)
     assert len(stage.chat.of("webhook")[-1].body["alerts"]) == routing.MOST_ALERTS
     for kind in ("discord", "telegram"):
         text = stage.chat.of(kind)[-1].text

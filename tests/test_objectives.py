@@ -1,7 +1,9 @@
 """The rules of objectives, thresholds and watching say what they are meant to, in each of their many copies."""
 
 import asyncio
+import contextlib
 import re
+from collections.abc import Collection
 from pathlib import Path
 
 import aiohttp
@@ -104,17 +106,27 @@ def test_every_time_that_may_be_chosen_has_its_two_alerts() -> None:
 @needs_alertmanager
 async def test_a_series_of_prometheus_or_alertmanager_exists(tmp_path: Path) -> None:
     """With a rule and an Alertmanager to be counted by; ours tell some of the same, being Python programs."""
+    asked = {name: known for name, known in FOREIGN.items() if name not in MADE_BY_SCRAPES and "python" not in name}
     (tmp_path / "a.yml").write_text("route: {receiver: nobody}\nreceivers: [{name: nobody}]\n")
     async with alertmanager(tmp_path / "a", tmp_path / "a.yml") as receiver:
         told = [{"static_configs": [{"targets": [receiver.url.removeprefix("http://")]}]}]
         rules = [str(ROOT / "prometheus/rules/monitoring.yml")]
         config = {"global": {"evaluation_interval": "1s"}, "rule_files": rules, "alerting": {"alertmanagers": told}}
-        async with prometheus(tmp_path / "p", config) as watcher, asyncio.timeout(20):
-            found = await _labels(watcher.url) | await _labels(receiver.url)
-            while "prometheus_notifications_errors_total" not in found:
-                found |= await _labels(watcher.url)
-    asked = {name: known for name, known in FOREIGN.items() if name not in MADE_BY_SCRAPES and "python" not in name}
+        async with prometheus(tmp_path / "p", config) as watcher:
+            found = await _all_labels(asked.keys(), watcher.url, receiver.url)
     assert {name: found.get(name) for name in asked} == {name: known.labels - TARGET for name, known in asked.items()}
+
+
+async def _all_labels(names: Collection[str], *urls: str) -> dict[str, frozenset[str]]:
+    """Once they are all there, as Prometheus comes to know its Alertmanager; else what there is in the end."""
+    found: dict[str, frozenset[str]] = {}
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(60):
+            while not found.keys() >= set(names):
+                await asyncio.sleep(0.1)
+                for url in urls:
+                    found |= await _labels(url)
+    return found
 
 
 async def _labels(url: str) -> dict[str, frozenset[str]]:

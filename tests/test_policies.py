@@ -43,7 +43,7 @@ async def test_a_socket_takes_no_message_that_unpacks_to_more_than_its_limit(ali
 
 
 async def readers(service: Service, person: Person, expected: int) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         while service.app[EVENTS].open_streams(person.user_id) != expected:  # noqa: ASYNC110
             await asyncio.sleep(0.02)
 

@@ -155,7 +155,7 @@ async def test_an_alert_arrives_with_whole_links_and_without_labels_that_only_ma
         settings = load({**LINKS, "ALERTMANAGER_URL": receiver.url, "ALERT_CHECK_INTERVAL": "0.2"})
         said = yaml.safe_load(config_pages.prometheus(settings))
         said["rule_files"] = [str(ROOT / "prometheus/rules/monitoring.yml")]
-        async with prometheus(tmp_path / "p", said), asyncio.timeout(20):
+        async with prometheus(tmp_path / "p", said), asyncio.timeout(60):
             while not (alerts := await receiver.get("/api/v2/alerts", filter='alertname="Watchdog"')):  # noqa: ASYNC110 - over HTTP
                 await asyncio.sleep(0.2)
     assert alerts[0]["labels"] == {"alertname": "Watchdog", "severity": "info"}

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
@@ -23,10 +24,29 @@ from ytdl.kv import KV
 from ytdl.ratelimit import Kind, Limiter
 from ytdl.sql import Query
 
-# One comes back every 2.4 seconds, longer than any of these tests takes to count.
 FEW = 25
 ALICE, BOB = UUID(int=1), UUID(int=2)
 EVENTS = Query("test.events", "many", "", b"SELECT * FROM audit_events WHERE type = 'excess_rate_limit_exceeded'")
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Redis that takes its time on a busy machine is not given up; what is about that sets its own patience."""
+    monkeypatch.setattr(leases, "PATIENCE_SECONDS", 30.0)
+    monkeypatch.setattr("ytdl.kv.TIMEOUT_SECONDS", 30.0)
+
+
+@pytest.fixture
+def timeless(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long a test takes to count, nothing comes back meanwhile, and no block or refusal ends."""
+    monkeypatch.setattr(gcra, "WINDOW_SECONDS", 100_000)
+    monkeypatch.setattr(leases, "LIFE_SECONDS", 60.0)
+
+
+@pytest.fixture
+def long_window(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What comes back, and when, can be looked at without haste."""
+    monkeypatch.setattr(gcra, "WINDOW_SECONDS", 600)
 
 
 def limits(**each: int) -> dict[str, gcra.Policy]:
@@ -70,24 +90,24 @@ async def process(kv: KV | None, db: DB | None = None, **each: int) -> AsyncIter
 # exact
 
 
-async def test_of_a_thousand_requests_at_once_exactly_the_limit_passes(kv: KV) -> None:
+async def test_of_a_thousand_requests_at_once_exactly_the_limit_passes(kv: KV, timeless: None) -> None:
     async with process(kv, api=FEW) as limiter:
         assert await passed(1000, limiter, who=person(ALICE)) == FEW
         assert await passed(1000, limiter, who=person(BOB)) == FEW
 
 
-async def test_of_a_thousand_requests_to_two_processes_exactly_the_limit_passes(kv: KV) -> None:
+async def test_of_a_thousand_requests_to_two_processes_exactly_the_limit_passes(kv: KV, timeless: None) -> None:
     async with process(kv, api=FEW) as one, process(kv, api=FEW) as other:
         assert await passed(1000, one, other, who=person(ALICE)) == FEW
 
 
-async def test_of_many_callers_from_one_address_exactly_the_addresss_limit_passes(kv: KV) -> None:
+async def test_of_many_callers_from_one_address_exactly_the_addresss_limit_passes(kv: KV, timeless: None) -> None:
     async with process(kv, address=FEW) as one, process(kv, address=FEW) as other:
         tries = [passes((one, other)[n % 2], who=person(UUID(int=n % 40))) for n in range(1000)]
         assert sum(await asyncio.gather(*tries)) == FEW
 
 
-async def test_one_after_the_other_exactly_the_limit_passes(kv: KV) -> None:
+async def test_one_after_the_other_exactly_the_limit_passes(kv: KV, timeless: None) -> None:
     async with process(kv, api=FEW) as limiter:
         assert [await passes(limiter, who=person(ALICE)) for _ in range(FEW + 5)] == [True] * FEW + [False] * 5
 
@@ -111,7 +131,7 @@ async def test_two_processes_in_a_hurry_stay_within_the_bound(kv: KV) -> None:
     assert limit / 2 <= count <= limit + (took + leases.LIFE_SECONDS) * limit / gcra.WINDOW_SECONDS
 
 
-async def test_blocks_that_end_unused_cost_nobody_more_than_half_of_the_limit(kv: KV) -> None:
+async def test_blocks_that_end_unused_cost_nobody_more_than_half_of_the_limit(kv: KV, timeless: None) -> None:
     """Alice stops in ten processes at the moment in which each has leased for what was to come."""
     async with AsyncExitStack() as stack:
         crowd = [await stack.enter_async_context(process(kv, api=600)) for _ in range(10)]
@@ -125,7 +145,7 @@ async def test_blocks_that_end_unused_cost_nobody_more_than_half_of_the_limit(kv
     assert sum(early) + late == 600 - unused
 
 
-async def test_past_half_of_the_limit_no_request_is_lost_to_a_block(kv: KV) -> None:
+async def test_past_half_of_the_limit_no_request_is_lost_to_a_block(kv: KV, timeless: None) -> None:
     async with process(kv, api=600) as one, process(kv, api=600) as other:
         assert await passed(300, one, who=person(ALICE)) == 300
         for limiter in (one, other) * 5:
@@ -133,7 +153,7 @@ async def test_past_half_of_the_limit_no_request_is_lost_to_a_block(kv: KV) -> N
         assert await passed(1000, other, who=person(ALICE)) == 100
 
 
-async def test_a_refused_request_uses_nothing_of_the_other_policies(kv: KV) -> None:
+async def test_a_refused_request_uses_nothing_of_the_other_policies(kv: KV, timeless: None) -> None:
     """Of different kinds, for a refusal of one is not asked about again."""
     kinds: tuple[Kind, ...] = ("general", "create", "login")
     async with process(kv, api=1, address=10) as limiter:
@@ -227,13 +247,14 @@ async def test_somebody_in_a_hurry_asks_redis_hardly_ever(kv: KV) -> None:
         assert await calls(kv) - before < 60
 
 
-async def test_somebody_slow_is_charged_for_what_was_asked_and_no_more(kv: KV) -> None:
+async def test_somebody_slow_is_charged_for_what_was_asked_and_no_more(kv: KV, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gcra, "WINDOW_SECONDS", 100_000)
     async with process(kv, api=1000) as limiter:
-        for _ in range(20):
+        for _ in range(2 * leases.OFTEN):
             assert await passes(limiter, who=person(ALICE))
             await asyncio.sleep(0.08)
         asking = limiter.caller("general", "192.0.2.1", person(BOB))
-        assert (await limiter.state("api", "192.0.2.1", person(ALICE), asking)).remaining >= 980
+        assert (await limiter.state("api", "192.0.2.1", person(ALICE), asking)).remaining == 1000 - 2 * leases.OFTEN
 
 
 @pytest.mark.parametrize("spurt", range(100, 1300, 100))
@@ -254,10 +275,11 @@ def test_what_was_leased_and_not_used_is_at_most_what_was_used(spurt: int) -> No
 async def test_a_block_ends_after_half_a_second(kv: KV) -> None:
     async with process(kv) as limiter:
         caller = limiter.caller("general", "192.0.2.1", person(ALICE))
-        while caller.left == 0:
+        while caller.left < 2:
+            began = time.monotonic()
             await limiter.take(caller)
-        assert caller.spend(time.monotonic())
-        assert not caller.spend(time.monotonic() + leases.LIFE_SECONDS)
+        assert caller.spend(began + 0.49)
+        assert not caller.spend(time.monotonic() + 0.5)
 
 
 async def test_requests_that_wait_go_to_redis_together(kv: KV) -> None:
@@ -268,18 +290,27 @@ async def test_requests_that_wait_go_to_redis_together(kv: KV) -> None:
         assert await calls(kv) - before <= 2
 
 
-async def test_a_refusal_is_repeated_without_asking_redis_until_there_is_more(kv: KV) -> None:
+async def test_a_refusal_is_repeated_without_asking_redis(kv: KV, timeless: None) -> None:
     async with process(kv, api=240) as limiter:
         assert await passed(300, limiter, who=person(ALICE)) == 240
         before = await calls(kv)
         for _ in range(50):
             assert not await passes(limiter, who=person(ALICE))
         assert await calls(kv) - before <= 1
-        await asyncio.sleep(0.26)
-        assert await passes(limiter, who=person(ALICE))
 
 
-async def test_whoever_hangs_up_while_waiting_takes_nobody_along(kv: KV) -> None:
+async def test_a_refusal_is_repeated_no_longer_than_until_there_is_more(
+    kv: KV, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leases, "LIFE_SECONDS", 60.0)
+    async with process(kv, api=240) as limiter:
+        await passed(300, limiter, who=person(ALICE))
+        async with asyncio.timeout(30):
+            while not await passes(limiter, who=person(ALICE)):  # noqa: ASYNC110 - what it waits for is the time
+                await asyncio.sleep(0.02)
+
+
+async def test_whoever_hangs_up_while_waiting_takes_nobody_along(kv: KV, timeless: None) -> None:
     async with process(kv, api=FEW) as limiter:
         tries = [asyncio.create_task(passes(limiter, who=person(ALICE))) for _ in range(100)]
         await asyncio.sleep(0)
@@ -289,7 +320,7 @@ async def test_whoever_hangs_up_while_waiting_takes_nobody_along(kv: KV) -> None
         assert found == {True: FEW, False: 25}
 
 
-async def test_whoever_hung_up_is_not_charged(kv: KV) -> None:
+async def test_whoever_hung_up_is_not_charged(kv: KV, timeless: None) -> None:
     async with process(kv, api=60) as limiter:
         tries = [asyncio.create_task(passes(limiter, who=person(ALICE))) for _ in range(50)]
         await asyncio.sleep(0)
@@ -330,7 +361,7 @@ async def test_the_policies_and_what_is_left_stand_in_structured_fields(kv: KV) 
     assert caller.remaining() == '"api";r=599;t=1, "address";r=2999;t=1'
 
 
-async def test_a_refusal_names_the_policies_and_how_long_to_wait(kv: KV) -> None:
+async def test_a_refusal_names_the_policies_and_how_long_to_wait(kv: KV, long_window: None) -> None:
     async with process(kv, api=6, address=6) as limiter:
         caller = limiter.caller("general", "192.0.2.1", person(ALICE))
         for _ in range(6):
@@ -339,11 +370,12 @@ async def test_a_refusal_names_the_policies_and_how_long_to_wait(kv: KV) -> None
             await limiter.take(caller)
     assert caught.value.extra == {"violated-policies": ["api", "address"]}
     assert caught.value.offence == "limit"
-    assert caught.value.retry_after and 9 < caught.value.retry_after <= 10
-    assert caller.remaining() == '"api";r=0;t=10, "address";r=0;t=10'
+    assert caught.value.retry_after and 90 < caught.value.retry_after <= 100
+    seconds = math.ceil(caught.value.retry_after)
+    assert caller.remaining() == f'"api";r=0;t={seconds}, "address";r=0;t={seconds}'
 
 
-async def test_the_state_is_told_without_using_anything(kv: KV) -> None:
+async def test_the_state_is_told_without_using_anything(kv: KV, long_window: None) -> None:
     async with process(kv, api=600, create=12) as limiter:
         alice = person(ALICE)
         asking = limiter.caller("create", "192.0.2.1", alice)
@@ -352,7 +384,7 @@ async def test_the_state_is_told_without_using_anything(kv: KV) -> None:
         for _ in range(3):
             state = await limiter.state("create", "192.0.2.1", alice, asking)
             assert (state.limit, state.remaining) == (12, 9)
-            assert 14 < state.reset_seconds <= 15
+            assert 140 < state.reset_seconds <= 150
         for name in ("url", "keys", "nonsense"):
             with pytest.raises(errors.NotFound):
                 await limiter.state(name, "192.0.2.1", alice, asking)
@@ -402,7 +434,7 @@ def degraded() -> float | None:
     return metrics.REGISTRY.get_sample_value("ytdl_ratelimit_degraded")
 
 
-async def test_without_redis_exactly_the_limit_passes_in_each_process() -> None:
+async def test_without_redis_exactly_the_limit_passes_in_each_process(timeless: None) -> None:
     nobody = KV("redis://127.0.0.1:1", "x")
     async with process(nobody, api=FEW) as one, process(nobody, api=FEW) as other:
         assert await passed(500, one, who=person(ALICE)) == FEW
@@ -411,7 +443,7 @@ async def test_without_redis_exactly_the_limit_passes_in_each_process() -> None:
     await nobody.close()
 
 
-async def test_what_redis_said_last_counts_without_it_and_after_it(behind: KV, gate: Gate) -> None:
+async def test_what_redis_said_last_counts_without_it_and_after_it(behind: KV, gate: Gate, timeless: None) -> None:
     """Neither its end nor its return, empty, gives anybody the limit anew."""
     async with process(behind, api=FEW) as limiter:
         assert await passed(20, limiter, who=person(ALICE)) == 20
@@ -420,28 +452,32 @@ async def test_what_redis_said_last_counts_without_it_and_after_it(behind: KV, g
         await gate.open()
         await until(lambda: degraded() == 0)
         await behind.client.delete(behind.key("limit", "api", str(ALICE)))
-        # One may have come back meanwhile.
-        assert 2 <= await passed(50, limiter, who=person(ALICE)) <= 3 + 1
+        assert await passed(50, limiter, who=person(ALICE)) == 2
         assert limiter._lender.where == "redis"
 
 
 async def until(holds: Callable[[], bool]) -> None:
-    async with asyncio.timeout(8):
+    async with asyncio.timeout(30):
         while not holds():  # noqa: ASYNC110 - what it waits for is a server
             await asyncio.sleep(0.02)
 
 
-async def test_a_redis_that_says_nothing_is_waited_for_once_and_not_long(behind: KV, gate: Gate) -> None:
+async def test_a_redis_that_says_nothing_is_waited_for_once_and_not_long(
+    behind: KV, gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leases, "PATIENCE_SECONDS", 0.5)
     async with process(behind) as limiter:
         assert await passes(limiter)
         gate.stall()
         began = time.monotonic()
         assert await passed(50, limiter, who=person(ALICE)) == 50
-        assert time.monotonic() - began < 1
+        # Else as long as any call of Redis may take.
+        assert time.monotonic() - began < 15
+        # Longer than until it is tried again, and for as long as that lasts.
         for n in range(40):
-            began = time.monotonic()
-            assert await passes(limiter, who=person(UUID(int=n)))
-            assert time.monotonic() - began < 0.1
+            asking = asyncio.create_task(passes(limiter, who=person(UUID(int=n))))
+            await asyncio.sleep(0)
+            assert asking.done() and asking.result()
             await asyncio.sleep(0.05)
         await gate.open()
         await until(lambda: degraded() == 0)

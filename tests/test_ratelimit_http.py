@@ -16,8 +16,9 @@ from tests.redises import OwnRedis
 from ytdl import apikeys, gcra, leases, metrics
 from ytdl import config as settings
 from ytdl.api.http import Route
-from ytdl.api.keys import AUTH, DB
+from ytdl.api.keys import AUTH
 from ytdl.config import Config
+from ytdl.db import DB
 from ytdl.routes import ROUTES
 from ytdl.sql import Query
 
@@ -48,6 +49,14 @@ async def limited(
 def refusals_hold(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that what a busy machine does late is still within the moment after a refusal."""
     monkeypatch.setattr(leases, "LIFE_SECONDS", 60.0)
+    monkeypatch.setattr(leases, "PATIENCE_SECONDS", 30.0)
+
+
+@pytest.fixture
+def long_window(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten times as long: nothing comes back before a busy machine has counted."""
+    monkeypatch.setattr(gcra, "WINDOW_SECONDS", 600)
+    monkeypatch.setattr(leases, "PATIENCE_SECONDS", 30.0)
 
 
 def fields(response: aiohttp.ClientResponse) -> dict[str, dict[str, int]]:
@@ -103,8 +112,8 @@ async def test_probes_and_metrics_are_not_limited(config: Config) -> None:
                 assert "RateLimit" not in response.headers
 
 
-async def test_of_a_thousand_requests_at_once_exactly_the_limit_is_answered(config: Config) -> None:
-    """One comes back every 12 seconds."""
+async def test_of_a_thousand_requests_at_once_exactly_the_limit_is_answered(config: Config, long_window: None) -> None:
+    """One comes back every two minutes."""
     async with (
         limited(config, api=5) as service,
         service.person("alice") as alice,
@@ -113,7 +122,7 @@ async def test_of_a_thousand_requests_at_once_exactly_the_limit_is_answered(conf
     assert Counter(answer.status for answer in answers) == {200: 5, 429: 995}
 
 
-async def test_a_refusal_says_what_was_exceeded_and_when_to_come_back(config: Config) -> None:
+async def test_a_refusal_says_what_was_exceeded_and_when_to_come_back(config: Config, long_window: None) -> None:
     async with (
         limited(config, api=3) as service,
         service.person("alice") as alice,
@@ -124,8 +133,8 @@ async def test_a_refusal_says_what_was_exceeded_and_when_to_come_back(config: Co
     assert problem["type"] == "https://iana.org/assignments/http-problem-types#quota-exceeded"
     assert (problem["code"], problem["violated-policies"]) == ("rate_limited", ["api"])
     seconds = int(refused.headers["Retry-After"])
-    assert 17 <= seconds <= 20
-    assert fields(refused)["api"] == {"q": 3, "w": 60, "r": 0, "t": seconds}
+    assert 170 <= seconds <= 200
+    assert fields(refused)["api"] == {"q": 3, "w": 600, "r": 0, "t": seconds}
 
 
 async def test_after_retry_after_a_request_passes(config: Config) -> None:
@@ -139,14 +148,14 @@ async def test_after_retry_after_a_request_passes(config: Config) -> None:
         assert (await alice.get("/auth/profile")).status == 200
 
 
-async def test_guessing_of_tokens_is_limited_by_the_address(config: Config) -> None:
+async def test_guessing_of_tokens_is_limited_by_the_address(config: Config, long_window: None) -> None:
     async with limited(config, address=5) as service:
         assert await statuses(service, "GET", "/api/v1/downloads", headers={"Authorization": "Bearer x"}) == {
             401: 5, 429: 3,
         }  # fmt: skip
 
 
-async def test_guessing_of_tickets_is_limited_by_the_address(config: Config) -> None:
+async def test_guessing_of_tickets_is_limited_by_the_address(config: Config, long_window: None) -> None:
     async with limited(config, address=5) as service:
         assert await statuses(service, "GET", "/api/v1/downloads/events?ticket=x") == {401: 5, 429: 3}
 
@@ -193,13 +202,13 @@ async def test_what_was_refused_once_passes_again_when_there_is_more(config: Con
         assert (await alice.get("/auth/profile")).status == 200
 
 
-async def test_looking_for_addresses_is_limited(config: Config) -> None:
+async def test_looking_for_addresses_is_limited(config: Config, long_window: None) -> None:
     async with limited(config, address=5) as service:
         assert await statuses(service, "GET", "/nothing/here") == {404: 5, 429: 3}
 
 
 @pytest.mark.parametrize("path", ["/auth/login", "/security/token"])
-async def test_guessing_of_passwords_is_limited_by_the_address(config: Config, path: str) -> None:
+async def test_guessing_of_passwords_is_limited_by_the_address(config: Config, long_window: None, path: str) -> None:
     async with limited(config, login=5) as service:
         wrong = {"username": "alice", "password": PASSWORD}
         assert await statuses(service, "POST", f"/api/v1{path}", json=wrong) == {401: 5, 429: 3}
@@ -207,7 +216,7 @@ async def test_guessing_of_passwords_is_limited_by_the_address(config: Config, p
             assert response.status == 200, "what is no sign-in goes on"
 
 
-async def test_downloads_are_limited_by_the_user(config: Config) -> None:
+async def test_downloads_are_limited_by_the_user(config: Config, long_window: None) -> None:
     async with (
         limited(config, create=2) as service,
         service.person("alice") as alice,
@@ -228,13 +237,13 @@ async def statuses(service: Service, method: str, path: str, **kwargs: Any) -> C
     return found
 
 
-async def test_the_own_state_is_there_to_see(config: Config) -> None:
+async def test_the_own_state_is_there_to_see(config: Config, long_window: None) -> None:
     async with limited(config, api=12, address=15, create=6, login=6) as service, service.person("alice") as alice:
         await alice.post("/downloads", {"url": "https://www.youtube.com/watch?v=many_000001"})
         response = await alice.get("/security/rate-limit/api")
         state = await response.json()
         assert state["remaining"] == fields(response)["api"]["r"] == 10
-        assert 5 < state.pop("reset_seconds") <= 10
+        assert 50 < state.pop("reset_seconds") <= 100
         assert state == {"policy": "api", "limit": 12, "remaining": 10}
         for name, limit, left in (("create", 6, 5), ("login", 6, 6), ("address", 15, 10)):
             state = await (await alice.get(f"/security/rate-limit/{name}")).json()
@@ -246,15 +255,15 @@ async def test_a_policy_that_counts_nobody_like_you_is_not_there(alice: Person, 
     assert (await alice.get(f"/security/rate-limit/{name}")).status == 404
 
 
-async def test_a_limit_gone_over_is_on_record_once(config: Config) -> None:
+async def test_a_limit_gone_over_is_on_record_once(config: Config, db: DB) -> None:
     async with (
         limited(config, api=3) as service,
         service.person("alice") as alice,
     ):
         for _ in range(30):
             await alice.get("/auth/profile")
-        await asyncio.sleep(0.3)
-        [event] = await service.app[DB].many(EVENTS)
+    # The end of the service waits for what is being written.
+    [event] = await db.many(EVENTS)
     assert (event["user_id"], event["object_id"], str(event["ip"])) == (alice.user_id, "api", "127.0.0.1")
 
 

@@ -41,7 +41,7 @@ def resolve(host, number, *args, **kwargs):
     asked.append(host)
     return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (answers[min(len(asked), len(answers)) - 1], number))]
 socket.getaddrinfo = resolve
-setup = Setup(["generic"], socket_timeout_seconds=1.0, allowed_networks=["127.0.0.2/32"])
+setup = Setup(["generic"], socket_timeout_seconds=20.0, allowed_networks=["127.0.0.2/32"])
 client = Client(setup)
 guard = Guard(setup, Order("1.1", "u", "best", "mp4", "/nonexistent"))
 guard.install()
@@ -101,7 +101,7 @@ async def site() -> AsyncIterator[Site]:
 @pytest.fixture
 async def fetcher(tmp_path: Path) -> AsyncIterator[Fetcher]:
     """For any site, with the site's own address opened and nothing else of loopback."""
-    settings = Settings(tmp_path / "runtime", allowed_extractors=("generic",), socket_timeout_seconds=2.0)
+    settings = Settings(tmp_path / "runtime", allowed_extractors=("generic",), socket_timeout_seconds=20.0)
     fetcher = Fetcher(replace(settings, allowed_networks=("127.0.0.9/32",)))
     await fetcher.start()
     yield fetcher
@@ -185,7 +185,7 @@ LIST = "#EXTM3U\n#EXT-X-TARGETDURATION:3\n#EXTINF:2.0,\n{place}\n#EXT-X-ENDLIST\
 @pytest.fixture
 async def behind(forwarder: tuple[Forwarder, str], tmp_path: Path) -> AsyncIterator[Fetcher]:
     """For any site, by way of the proxy."""
-    settings = Settings(tmp_path / "runtime", allowed_extractors=("generic",), socket_timeout_seconds=2.0)
+    settings = Settings(tmp_path / "runtime", allowed_extractors=("generic",), socket_timeout_seconds=20.0)
     fetcher = Fetcher(replace(settings, proxy=forwarder[1], ffmpeg=find_ffmpeg()))
     await fetcher.start()
     yield fetcher
@@ -218,12 +218,12 @@ heard = []
 def hear():
     while True:
         visitor, _ = door.accept()
-        visitor.settimeout(2)
+        visitor.settimeout(20)
         heard.append(visitor.recv(100))
         visitor.close()
 threading.Thread(target=hear, daemon=True).start()
 kind, host = sys.argv[1:]
-setup = Setup(["generic"], socket_timeout_seconds=1.0, proxy=f"{kind}://127.0.0.1:{door.getsockname()[1]}")
+setup = Setup(["generic"], socket_timeout_seconds=20.0, proxy=f"{kind}://127.0.0.1:{door.getsockname()[1]}")
 client = Client(setup)
 guard = Guard(setup, Order("1.1", "u", "best", "mp4", "/nonexistent"))
 client.judge_proxied(guard.check_host)

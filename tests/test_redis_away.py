@@ -133,7 +133,7 @@ async def test_with_redis_away_for_a_minute_all_is_answered_and_what_runs_goes_o
     own_redis.kill()
     await visitor.come(44)
     before = len(await claims(beside))
-    assert [(await ended(carl, id, 20))["status"] for id in under_way] == ["completed"] * 2
+    assert [(await ended(carl, id, 60))["status"] for id in under_way] == ["completed"] * 2
     await own_redis.start()
     back = time.time()
     youtube.behave()
@@ -141,4 +141,5 @@ async def test_with_redis_away_for_a_minute_all_is_answered_and_what_runs_goes_o
     first = (await claims(beside))[before][1] - back
     print(f"\nslowest answers in s: {visitor.slowest}; first claim {first:.2f} s after Redis came back")
     assert visitor.answers == {"submit": {202}, "look": {200}, "list": {200}, "sign in": {200}}
-    assert before == 2 and first < 5
+    # What the index has lost is found by the regular look too, within 15 seconds.
+    assert before == 2 and first < 10

@@ -173,28 +173,29 @@ async def test_a_killed_process_costs_its_users_a_reconnect(scene: Scene, youtub
     ann = scene.ann
     large, sha256 = await large_file(scene, youtube)
     youtube.misbehave("*", media_throttle=2 * MEGABYTE)
-    job = await begun(scene.pair, ann, youtube.url("big008_0001"), 3 * MEGABYTE)
+    # It takes so long that it has not ended before the kill.
+    job = await begun(scene.pair, ann, youtube.url("big032_0001"), 3 * MEGABYTE)
     events, file = f"/downloads/{job.id}/events", f"/downloads/{large}/file"
     async with under_load(scene) as load:
         followed, go_on = Followed(), asyncio.Event()
         stream = asyncio.create_task(followed.follow(scene, events, await scene.get_from(job.runner, events)))
         transfer = asyncio.create_task(resumed(scene, file, await scene.get_from(job.runner, file), go_on))
-        await soon(lambda: bool(followed.last_id), 5)
+        await soon(lambda: bool(followed.last_id), 20)
         seen = await (await job.at_other.get(f"/downloads/{job.id}")).json()
         os.kill(job.runner.pid, signal.SIGKILL)
         killed = time.time()
         youtube.behave()
         youtube.forget()
         go_on.set()
-        done = await ended(job.at_other, job.id, 20)
-        async with asyncio.timeout(10):
+        done = await ended(job.at_other, job.id, 60)
+        async with asyncio.timeout(30):
             await stream
             received = await transfer
     assert done["status"] == "completed"
     lost, completed = await attempts_at(ann, job)
     assert (lost["status"], completed["status"]) == ("lost", "completed")
-    # Within the lease, a round of the reaper and the start of the attempt.
-    assert datetime.fromisoformat(completed["started_at"]).timestamp() - killed < float(LEASE_SECONDS) * 1.2 + 1
+    # Within the lease, a round of the reaper and the start of the attempt; a reconciliation comes after 15 s.
+    assert datetime.fromisoformat(completed["started_at"]).timestamp() - killed < float(LEASE_SECONDS) * 1.2 + 6
     progress = seen["progress"]
     assert media_bytes(youtube) < progress["total_bytes"] - progress["downloaded_bytes"] + MEGABYTE / 4
     ids = [event.id for event in followed.events if event.type == "progress"]
@@ -207,7 +208,7 @@ async def test_a_killed_process_costs_its_users_a_reconnect(scene: Scene, youtub
 
 async def test_a_rolling_restart_refuses_nobody(scene: Scene, youtube: YouTube, tmp_path: Path, kind: str) -> None:
     youtube.misbehave("*", media_throttle=MEGABYTE // 4)
-    job = await begun(scene.pair, scene.ann, youtube.url("big008_0002"), MEGABYTE // 8)
+    job = await begun(scene.pair, scene.ann, youtube.url("big032_0002"), MEGABYTE // 8)
     other = scene.pair.b if job.runner is scene.pair.a else scene.pair.a
     events, followed = f"/downloads/{job.id}/events", Followed()
     async with AsyncExitStack() as restarts, under_load(scene) as load:
@@ -217,8 +218,8 @@ async def test_a_rolling_restart_refuses_nobody(scene: Scene, youtube: YouTube, 
         await continued(other)
         youtube.behave()
         await terminated(other)
-        done = await ended(job.at_runner, job.id, 20)
-        async with asyncio.timeout(10):
+        done = await ended(job.at_runner, job.id, 60)
+        async with asyncio.timeout(30):
             await stream
         attempts = await (await job.at_runner.get(f"/downloads/{job.id}/logs")).json()
     assert (done["status"], done["attempts"]) == ("completed", 3)
@@ -231,11 +232,11 @@ async def terminated(running: instance.Instance) -> None:
     """Ends a process as an operator does; it takes the drain and little more."""
     process = psutil.Process(running.pid)
     process.terminate()
-    assert await asyncio.to_thread(process.wait, float(DRAIN_SECONDS) + 8) in (0, None)
+    assert await asyncio.to_thread(process.wait, float(DRAIN_SECONDS) + 20) in (0, None)
 
 
 async def continued(running: instance.Instance) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(12):
         while not at_work(running):  # noqa: ASYNC110 - what it waits for is in another process
             await asyncio.sleep(0.02)
 

@@ -50,7 +50,7 @@ def failures(name: str) -> float:
     return value("worker_loop_errors_total", loop=name)
 
 
-async def seen(holds: Callable[[], bool], seconds: float = 5.0) -> None:
+async def seen(holds: Callable[[], bool], seconds: float = 20.0) -> None:
     async with asyncio.timeout(seconds):
         while not holds():  # noqa: ASYNC110 - the gauges have no event
             await asyncio.sleep(0.02)
@@ -79,12 +79,13 @@ async def test_a_collector_that_fails_is_counted_and_keeps_none_of_the_others() 
 
 
 async def test_a_round_in_which_everything_still_hangs_is_none_that_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ytdl.sampler.ROUND_SECONDS", 0.5)
+    monkeypatch.setattr("ytdl.sampler.ROUND_SECONDS", 0.2)
     sampler, before = Sampler({"redis": hanging}, seconds=9), failures("redis")
     await sampler.sample()
+    monkeypatch.setattr("ytdl.sampler.ROUND_SECONDS", 30.0)
     await sampler.sample()
     await sampler.stop()
-    assert (failures("redis"), value("worker_collection_seconds") < 0.5) == (before + 1, True)
+    assert (failures("redis"), value("worker_collection_seconds") < 20) == (before + 1, True)
 
 
 async def test_a_collector_that_hangs_holds_up_one_round_and_is_not_begun_twice(
@@ -94,20 +95,22 @@ async def test_a_collector_that_hangs_holds_up_one_round_and_is_not_begun_twice(
     sampler, before, begun = Sampler({"redis": hanging, "host": nothing}, seconds=9), failures("redis"), time.time()
     await sampler.sample()
     assert value("worker_collection_seconds") >= 0.5
+    monkeypatch.setattr("ytdl.sampler.ROUND_SECONDS", 30.0)
     await sampler.sample()
-    assert value("worker_collection_seconds") < 0.5
+    assert value("worker_collection_seconds") < 20
     await sampler.stop()
     assert (failures("redis"), succeeded("host") >= begun) == (before + 1, True)
     assert not [task for task in asyncio.all_tasks() if task.get_name() == "collect redis"]
 
 
 async def test_gauges_are_refreshed_as_often_as_asked(config: Config) -> None:
+    """Asked for nothing they would be some fifteen seconds later."""
     async with running(dataclasses.replace(config, metrics_collection_interval=0.2)) as service:
         async with service.person("ann"):
             people = {"role": "user", "active": "yes"}
-            await seen(lambda: (value("users_accounts", **people), value("auth_sessions_open")) == (1, 1), 1.5)
+            await seen(lambda: (value("users_accounts", **people), value("auth_sessions_open")) == (1, 1), 10.0)
         first = succeeded("sample")
-        await seen(lambda: succeeded("sample") > first, 1.0)
+        await seen(lambda: succeeded("sample") > first, 10.0)
 
 
 async def test_gauges_are_not_refreshed_in_a_scrape(config: Config) -> None:
@@ -119,8 +122,9 @@ async def test_gauges_are_not_refreshed_in_a_scrape(config: Config) -> None:
 
 
 async def test_without_a_database_everything_else_is_still_told(config: Config) -> None:
+    begun = time.time()
     async with running(dataclasses.replace(config, metrics_collection_interval=0.2)) as service:
-        await seen(lambda: succeeded("contents") > 0)
+        await seen(lambda: succeeded("contents") >= begun)
         await service.app[DB_KEY].close()
         before = {name: failures(name) for name in ("contents", "postgres")}
         await seen(lambda: all(failures(name) > count for name, count in before.items()))
@@ -157,13 +161,15 @@ async def test_a_download_shows_in_all_that_it_is_made_of(sam: Person, youtube: 
     download = await fetched(sam, youtube.url("ordinary"))
     assert value("queue_wait_seconds_count") == waited + 1
     assert [after - n for after, n in zip(stages_counted(), before, strict=True)] == [1, 1, 1, 1]
-    await seen(lambda: value("storage_kept_files") == 1)
-    assert value("storage_kept_bytes") == download["file"]["size_bytes"]
+    kept = 1, download["file"]["size_bytes"]
+    await seen(lambda: (value("storage_kept_files"), value("storage_kept_bytes")) == kept)
     await seen(lambda: value("instance_cpu_seconds_total", part="jobs") > used)
 
 
 async def test_the_instance_and_the_machine_are_told(sampled: Service) -> None:
-    await seen(lambda: value("instance_processes", part="fork_server") == 1)
+    begun = time.time()
+    await seen(lambda: min(succeeded("host"), succeeded("instance")) > begun)
+    assert value("instance_processes", part="fork_server") == 1
     assert value("instance_memory_bytes", part="service") > value("instance_memory_bytes", part="fork_server") > 1e6
     assert value("instance_memory_limit_bytes") <= 512 * 2**20
     assert value("system_memory_total_bytes") > value("system_memory_available_bytes") > 0
@@ -185,13 +191,14 @@ def versions() -> list[str]:
 async def test_another_yt_dlp_takes_the_place_of_the_former_and_the_same_one_is_no_other(sampled: Service) -> None:
     fetcher = sampled.app[WORKER]._fetcher
     assert fetcher._server and fetcher.zygote_pid
-    [own] = versions()
+    own = fetcher._server.tools["yt_dlp"]
+    await seen(lambda: versions() == [own])
     assert time.time() > released(own) > 0
     fetcher._server.tools["yt_dlp"] = "2099.01.02"
     await seen(lambda: versions() == ["2099.01.02"])
     os.kill(fetcher.zygote_pid, signal.SIGKILL)
     told = ["2099.01.02"]
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while told[-1] != own:
             await asyncio.sleep(0.02)
             told += versions()
@@ -221,7 +228,7 @@ async def test_postgres_tells_of_itself(db: DB) -> None:
     assert value("db_server_size_bytes") > 1e6
 
     # PostgreSQL writes down what a session did when that pauses.
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while value("db_server_transactions_total", outcome="committed") == before:
             await asyncio.sleep(0.1)
             await collector.collect()

@@ -36,6 +36,8 @@ VIDEOS = ("ordinary_01", "private_001", "removed_001", "agelimit_01", "geoblock_
 # Each ends the session that asks, or all of them.
 LAST = ("POST /api/v1/auth/logout", "POST /api/v1/auth/change-password")
 OPEN_METRICS = {"Accept": "application/openmetrics-text; version=1.0.0"}
+# When the gauges had their last round; of three the last two ended, and the last began, since the first was seen.
+ROUND = 'ytdl_worker_loop_last_success_timestamp_seconds{loop="sample"} '
 _numbers = itertools.count()
 
 
@@ -63,10 +65,15 @@ class Crowd:
         return Person(UUID(id), tokens["access_token"], tokens["refresh_token"], session)
 
     async def series(self) -> set[str]:
-        """Of the product, by name and labels, once the gauges have had their round."""
-        await asyncio.sleep(0.5)
-        async with self.service.client.get("/metrics") as answer:
-            lines = (await answer.text()).splitlines()
+        """Of the product, by name and labels, once the gauges have had a round that began after this was asked."""
+        lines: list[str] = []
+        ends: set[str] = set()
+        async with asyncio.timeout(60):
+            while len(ends) < 3:
+                await asyncio.sleep(0.05)
+                async with self.service.client.get("/metrics") as answer:
+                    lines = (await answer.text()).splitlines()
+                ends |= {line for line in lines if line.startswith(ROUND)}
         return {line.rpartition(" ")[0] for line in lines if not line.startswith("#")}
 
 
@@ -115,7 +122,7 @@ async def want(person: Person, videos: Sequence[str], **how: str) -> list[Downlo
     for video in videos:
         asked = await person.post("/downloads", {"url": f"https://www.youtube.com/watch?v={video}", **how})
         ids.append((await asked.json())["id"])
-    found = [await ended(person, id, 40) for id in ids]
+    found = [await ended(person, id, 120) for id in ids]
     for id in ids:
         for way in ("logs", "events", "file"):
             (await person.get(f"/downloads/{id}/{way}")).close()

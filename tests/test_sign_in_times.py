@@ -16,7 +16,8 @@ from ytdl.config import Config
 ROUNDS = 300
 # As many rounds as there are orders of three.
 BLOCK = 6
-# A part of the time that a sign-in takes, and deviations of a count from a half: by chance more in one of ten thousand.
+# A part of the time that a sign-in takes, and deviations of it and of a count from a half: by chance more in one of ten
+# thousand.
 PART, DEVIATIONS = 0.05, 4.0
 # Two who have accounts, and a name that nobody has: what tells the two apart is the noise of the machine.
 KNOWN, ALSO_KNOWN, UNKNOWN = "carols", "davids", "nobody"
@@ -53,10 +54,19 @@ def told_apart(one: list[float], other: list[float]) -> str | None:
     and in how many rounds the other took longer. Medians are those of a few rounds each, as other work on the machine
     comes and goes: what is far apart in time is not compared."""
     medians = [(statistics.median(a), statistics.median(b)) for a, b in zip(blocks(one), blocks(other), strict=True)]
-    part = statistics.median((b - a) / a for a, b in medians)
+    parts = [(b - a) / a for a, b in medians]
+    part = statistics.median(parts)
+    far = max(PART, DEVIATIONS * deviation(parts))
     longer = sum(b > a for a, b in zip(one, other, strict=True))
     z = (longer - len(one) / 2) / (math.sqrt(len(one)) / 2)
-    return None if abs(part) < PART and abs(z) < DEVIATIONS else f"medians {part:+.3f} apart, z {z:+.1f}"
+    return None if abs(part) < far and abs(z) < DEVIATIONS else f"medians {part:+.3f} apart, z {z:+.1f}"
+
+
+def deviation(parts: list[float]) -> float:
+    """Of their median, were they spread normally, from their median absolute deviation: outliers count for little."""
+    middle = statistics.median(parts)
+    spread = 1.4826 * statistics.median(abs(part - middle) for part in parts)
+    return math.sqrt(math.pi / 2 / len(parts)) * spread
 
 
 def blocks(times: list[float]) -> list[list[float]]:

@@ -13,6 +13,8 @@ from tests.fakes.youtube import YouTube
 from tests.fetching import Stages, descendants, fail, fetch, order_for, settings_for, until
 from ytdl.fetcher import Failed, Fetcher, FetchFailed, Metadata, Usage
 
+SLOW_SECONDS = 30
+
 
 @pytest.fixture
 async def fetcher(youtube: YouTube, tmp_path: Path) -> AsyncIterator[Fetcher]:
@@ -37,7 +39,7 @@ async def test_no_media_is_asked_for_before_the_job_is_admitted(
 
     before = _media_requests(youtube)
     run = asyncio.create_task(fetcher.run(order_for(youtube, tmp_path), lambda frame: None, admit))
-    await asyncio.wait_for(asked.wait(), 10)
+    await asyncio.wait_for(asked.wait(), SLOW_SECONDS)
     await asyncio.sleep(0.5)
     assert _media_requests(youtube) == before and not run.done()
     admitted.set()
@@ -57,12 +59,19 @@ async def test_a_job_that_is_not_admitted_ends_with_the_reason_and_its_usage(
     assert descendants(fetcher) == []
 
 
-async def test_waiting_for_room_is_not_held_against_the_site(youtube: YouTube, tmp_path: Path) -> None:
-    async def dawdle(video: Metadata) -> None:
-        await asyncio.sleep(3.0)
+async def test_waiting_for_room_is_not_held_against_the_site(
+    youtube: YouTube, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop, waited = asyncio.get_running_loop(), 0.0
+    real = loop.time
+    monkeypatch.setattr(loop, "time", lambda: real() + waited)
 
-    # Extraction may take two seconds here, all together four: without the wait that is plenty.
-    settings = settings_for(youtube, tmp_path, extract_seconds=2.0, stall_seconds=2.0, total_seconds=4.0)
+    async def dawdle(video: Metadata) -> None:
+        """For longer than everything may take, by the clock that it is measured with."""
+        nonlocal waited
+        waited = 120.0
+
+    settings = settings_for(youtube, tmp_path, extract_seconds=40.0, stall_seconds=40.0, total_seconds=60.0)
     fetcher = Fetcher(settings)
     await fetcher.start()
     try:
@@ -108,7 +117,7 @@ async def test_the_process_that_extracts_is_gone_when_the_transfer_begins(
     youtube.misbehave(page_delay=1.0, player_delay=1.0)
     stages = Stages()
     run = asyncio.create_task(fetcher.run(order_for(youtube, tmp_path), stages.see, look))
-    await until(lambda: len(descendants(fetcher)) == 2)
+    await until(lambda: len(descendants(fetcher)) == 2, SLOW_SECONDS)
     await run
     assert counts == [1]
 
@@ -122,7 +131,7 @@ async def test_the_death_of_the_process_that_extracts_is_the_jobs(
 ) -> None:
     youtube.misbehave(player_delay=5.0, page_delay=5.0)
     run = asyncio.create_task(fail(fetcher, order_for(youtube, tmp_path)))
-    await until(lambda: len(descendants(fetcher)) == 2)
+    await until(lambda: len(descendants(fetcher)) == 2, SLOW_SECONDS)
     job = psutil.Process(fetcher.zygote_pid).children()[0]
     os.kill(job.children()[0].pid, number)
     assert (await run).failure.code == code

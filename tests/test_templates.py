@@ -25,7 +25,7 @@ def message(folder: Path, form: str, **links: str) -> str:
         str(AMTOOL), "template", "render", f"--template.glob={TEMPLATES}", f"--template.data={folder}/data.json",
         f'--template.text={{{{ template "ytdl.{form}" . }}}}',
     ]  # fmt: skip
-    return subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
 
 
 @needs_alertmanager

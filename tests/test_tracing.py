@@ -108,7 +108,7 @@ async def test_each_try_of_a_download_is_told(fetching: Service, youtube: YouTub
     async with fetching.person("dora") as dora:
         youtube.misbehave(player_status=429, times=1)
         await ask(dora, youtube, "ordinary", "completed")
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while len([s for s in collector.spans if s.name == "attempt"]) < 2:  # noqa: ASYNC110 - over HTTP
                 await asyncio.sleep(0.1)
     tries = [span for span in collector.spans if span.name == "attempt"]
@@ -131,8 +131,12 @@ async def test_a_download_that_another_life_of_the_service_fetches_is_in_the_sam
 async def test_histograms_name_a_trace_for_who_asks_for_openmetrics(traced: Service) -> None:
     async with traced.person("carl") as carl:
         await carl.get("/auth/profile", headers=SAMPLED)
-    told = await naming(traced, TRACE)
-    assert any(line.startswith("ytdl_http_request_seconds_bucket{") and "/auth/profile" in line for line in told)
+    async with asyncio.timeout(15):
+        while not any(  # noqa: ASYNC110 - it is counted after the answer
+            line.startswith("ytdl_http_request_seconds_bucket{") and "/auth/profile" in line
+            for line in await naming(traced, TRACE)
+        ):
+            await asyncio.sleep(0.05)
 
 
 async def naming(service: Service, trace: str) -> list[str]:
@@ -164,10 +168,11 @@ async def test_a_line_on_a_dashboard_has_traces_beside_it(traced: Service, tmp_p
     asked = [prom(target["expr"]) for target in latency["targets"] if target.get("exemplar")]
     assert len(asked) == len(latency["targets"])
     address = traced.url.removeprefix("http://").rstrip("/")
-    scraped = [{"job_name": "ytdl", "scrape_interval": "200ms", "static_configs": [{"targets": [address]}]}]
+    # No scrape may take longer than that.
+    scraped = [{"job_name": "ytdl", "scrape_interval": "3s", "static_configs": [{"targets": [address]}]}]
     async with traced.person("carl") as carl, prometheus(tmp_path, {"scrape_configs": scraped}) as server:
         await carl.get("/auth/profile", headers=SAMPLED)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(90):
             while not all([await _beside(server, one) for one in asked]):  # noqa: ASYNC110 - over HTTP
                 await asyncio.sleep(0.2)
 
@@ -190,7 +195,7 @@ async def test_lines_of_the_log_name_the_trace(traced: Service, caplog: pytest.L
     caplog.handler.addFilter(Keep())
     async with traced.client.get("/healthz", headers=SAMPLED):
         pass
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         while TRACE not in seen:  # noqa: ASYNC110 - it is written after the answer
             await asyncio.sleep(0.02)
 
@@ -205,23 +210,24 @@ async def test_a_collector_that_refuses_is_counted_and_costs_requests_nothing(
     collector.answer, before = 400, dropped()
     async with traced.client.get("/healthz") as answer:
         assert answer.status == 200
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while dropped() == before:  # noqa: ASYNC110 - another thread counts
             await asyncio.sleep(0.05)
 
 
 async def test_a_silent_collector_keeps_neither_requests_nor_the_end_of_the_service(
-    config: Config, collector: Collector
+    config: Config, collector: Collector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     collector.silent = True
+    monkeypatch.setattr(tracing, "MOST_WAITING", 512)
     async with running(dataclasses.replace(config, otel_exporter_otlp_endpoint=collector.url)) as service:
         before = dropped()
-        for _ in range(tracing.MOST_WAITING + 1200):
+        for _ in range(tracing.MOST_WAITING + 700):
             async with service.client.get("/healthz") as answer:
                 assert answer.status == 200
         assert dropped() > before, "more than may wait"
         ending = time.monotonic()
-    assert time.monotonic() - ending < tracing.STOP_SECONDS + tracing.EXPORT_SECONDS + 2
+    assert time.monotonic() - ending < tracing.STOP_SECONDS + tracing.EXPORT_SECONDS + 10
     assert tracing.tracer is None
 
 

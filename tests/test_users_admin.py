@@ -248,7 +248,7 @@ async def test_only_who_changes_who_rules_waits_for_another_who_does(
 ) -> None:
     async with service.app[DB].transaction() as tx:
         await users.hold_admins(tx)
-        await asyncio.wait_for(changed(root, alice, full_name="A", limits={"file_bytes": 1000}), 5)
+        await asyncio.wait_for(changed(root, alice, full_name="A", limits={"file_bytes": 1000}), 20)
         ruling = asyncio.create_task(changed(root, alice, role="admin"))
         await asyncio.wait({ruling}, timeout=0.3)
         assert not ruling.done()
@@ -297,10 +297,9 @@ async def test_a_removed_account_leaves_nothing_running_and_nothing_of_its_own(
 ) -> None:
     await fetched(ann, youtube.url("ordinary"), quality="144p")
     await made(ann)
-    youtube.misbehave("*", media_throttle=20_000)
+    youtube.misbehave("*", media_throttle=5_000)
     # Four run, two wait.
-    for _ in range(4):
-        await begun(ann)
+    await asyncio.gather(*(begun(ann) for _ in range(4)))
     for n in range(2):
         await ask(ann, f"https://youtu.be/many_80000{n}")
     async with downloading.person("root", role="admin") as root:
@@ -380,13 +379,12 @@ async def test_whatever_refers_to_who_asks_says_so_when_they_are_gone(service: S
 async def test_a_limit_of_concurrent_downloads_holds_and_ends(
     downloading: Service, ann: Person, ben: Person, youtube: YouTube
 ) -> None:
-    youtube.misbehave("*", media_throttle=20_000)
+    youtube.misbehave("*", media_throttle=5_000)
     async with downloading.person("root", role="admin") as root:
         await changed(root, ann, limits={"concurrent_downloads": 1})
         for n in range(3):
             await ask(ann, f"https://youtu.be/many_81000{n}", quality="360p")
-        await begun(ben)
-        await begun(ben)
+        await asyncio.gather(begun(ben), begun(ben))
         assert await running_of(downloading, ann) == 1
         await changed(root, ann, limits={"concurrent_downloads": 2})
         await until_runs(downloading, ann, 2)

@@ -26,8 +26,8 @@ from ytdl.fetcher.watch import SLOWEST_BYTES_PER_SECOND, Watch
 from ytdl.metrics import REGISTRY
 
 STALL_SECONDS = 2.0
-LATE_SECONDS = 4.0
-"""How much later than its deadline an end may be seen while the machine is busy."""
+LATE_SECONDS = 20.0
+"""How much later than its deadline an end may be seen while the machine is busy; sockets wait for a minute."""
 
 
 def count(name: str, **labels: str) -> float:
@@ -86,11 +86,11 @@ def freeze(processes: list[psutil.Process]) -> None:
 
 async def test_a_child_that_is_stopped_while_it_extracts_is_ended(youtube: YouTube, tmp_path: Path) -> None:
     youtube.misbehave("many_007004", player_delay=30)
-    fetcher = Fetcher(settings_for(youtube, tmp_path, socket_timeout_seconds=60.0, extract_seconds=4.0))
+    fetcher = Fetcher(settings_for(youtube, tmp_path, socket_timeout_seconds=60.0, extract_seconds=6.0))
     await fetcher.start()
     try:
         task = asyncio.create_task(fail(fetcher, order_for(youtube, tmp_path, "many_007004")))
-        await until(lambda: any(seen.video == "many_007004" for seen in youtube.requests), 10)
+        await until(lambda: any(seen.video == "many_007004" for seen in youtube.requests), 30)
         freeze(descendants(fetcher))
         assert (await task).failure.code == "upstream_stalled" and descendants(fetcher) == []
     finally:
@@ -103,7 +103,7 @@ async def test_a_child_that_is_stopped_while_it_downloads_is_ended(
     youtube.misbehave("big008_7005", media_throttle=400_000)
     stages = Stages()
     task = asyncio.create_task(impatient.run(order_for(youtube, tmp_path, "big008_7005"), stages.see))
-    await stages.reach(lambda frame: frame.downloaded_bytes > 0, 20)
+    await stages.reach(lambda frame: frame.downloaded_bytes > 0, 30)
     freeze(descendants(impatient))
     with pytest.raises(FetchFailed) as caught:
         await task
@@ -135,14 +135,18 @@ async def test_an_ffmpeg_that_does_not_get_on_is_ended(youtube: YouTube, tmp_pat
     assert count("ytdl_fetcher_deadlines_total", stage="processing") == before + 1
 
 
-async def test_packed_pages_and_files_without_end_are_refused(
-    impatient: Fetcher, youtube: YouTube, tmp_path: Path
-) -> None:
+async def test_packed_pages_and_files_without_end_are_refused(youtube: YouTube, tmp_path: Path) -> None:
     youtube.misbehave("many_007006", player_bomb=256)
     youtube.misbehave("many_007007", media_bomb=True)
     youtube.misbehave("many_007008", media_bomb=True, player_sizeless=True)
     orders = [order_for(youtube, tmp_path / name, name) for name in ("many_007006", "many_007007", "many_007008")]
-    failures = await asyncio.gather(*(fail(impatient, order) for order in orders))
+    # With patience: what is refused is not ended for its silence.
+    fetcher = Fetcher(settings_for(youtube, tmp_path, socket_timeout_seconds=60.0))
+    await fetcher.start()
+    try:
+        failures = await asyncio.gather(*(fail(fetcher, order) for order in orders))
+    finally:
+        await fetcher.stop()
     assert [each.failure.code for each in failures] == ["upstream_error"] * 3
     assert max(each.usage.peak_memory_bytes for each in failures) < 400 * 2**20
     assert max(each.usage.disk_bytes for each in failures) < 10 * 2**20
@@ -213,7 +217,7 @@ async def eve(downloading_config: Config) -> AsyncIterator[Person]:
     short = dataclasses.replace(
         downloading_config,
         download_stall_seconds=STALL_SECONDS,
-        download_timeout_seconds=8.0,
+        download_timeout_seconds=10.0,
         download_max_bytes=9_000_000,
         download_max_attempts=2,
     )
@@ -240,7 +244,7 @@ async def test_in_the_service_too_all_of_them_end_and_are_counted(eve: Person, y
     names = {"reason": "upstream_stalled"}, {"reason": "file_too_large"}, {"reason": "deadline_exceeded"}
     before = [count("ytdl_downloads_failed_total", **each) for each in names]
     ids = [(await ask(eve, youtube.url(video), quality="360p"))["id"] for video in faults]
-    silent, dripping, endless, slow = await asyncio.gather(*(ended(eve, id, 60) for id in ids))
+    silent, dripping, endless, slow = await asyncio.gather(*(ended(eve, id, 120) for id in ids))
     assert (silent["status"], silent["attempts"]) == ("completed", 2)
     assert (dripping["status"], dripping["error"]["code"]) == ("failed", "upstream_stalled")
     assert (endless["status"], endless["error"]["code"]) == ("failed", "file_too_large")

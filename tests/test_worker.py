@@ -13,11 +13,12 @@ from tests.conftest import Person, Service, running
 from tests.fakes.youtube import YouTube
 from tests.fetching import names, write_slow_ffmpeg
 from tests.following import Download, ask, ended, look, until
+from ytdl import queue
 from ytdl.api.keys import DB, EVENTS, WORKER
 from ytdl.config import Config
 from ytdl.sql import Query
 
-SLOW = 100_000
+SLOW = 20_000
 
 
 def children(service: Service) -> list[str]:
@@ -41,10 +42,10 @@ async def in_stage(person: Person, id: str, stage: str) -> Download:
 
 
 async def cancel_takes(person: Person, id: str) -> float:
-    """Seconds from the request to `cancelled`."""
+    """Seconds from the request to `cancelled`; a fork server that did not kill would be waited for longer than 4."""
     begun = time.monotonic()
     assert (await person.post(f"/downloads/{id}/cancel")).status == 202
-    await until(person, id, lambda d: d["status"] == "cancelled", 10)
+    await until(person, id, lambda d: d["status"] == "cancelled")
     return time.monotonic() - begun
 
 
@@ -59,8 +60,9 @@ async def test_cancelling_an_extraction_leaves_nothing(ann: Person, youtube: You
     youtube.misbehave("ordinary", player_delay=20.0)
     id = (await ask(ann, youtube.url("ordinary")))["id"]
     await in_stage(ann, id, "extracting")
-    assert children(downloading)[0].startswith("ytdl ")
-    assert await cancel_takes(ann, id) < 2
+    # It is in this stage from when it is leased, which is before it has a process.
+    await eventually(lambda: any(name.startswith("ytdl ") for name in children(downloading)))
+    assert await cancel_takes(ann, id) < 4
     assert await nothing_is_left(downloading)
 
 
@@ -69,7 +71,7 @@ async def test_cancelling_a_transfer_leaves_nothing(ann: Person, youtube: YouTub
     id = (await ask(ann, youtube.url("ordinary")))["id"]
     await until(ann, id, lambda d: d["progress"]["downloaded_bytes"] > 0)
     assert children(downloading)[0].startswith("ytdl ") and leftovers(downloading)
-    assert await cancel_takes(ann, id) < 2
+    assert await cancel_takes(ann, id) < 4
     assert await nothing_is_left(downloading)
 
 
@@ -89,7 +91,7 @@ async def test_cancelling_the_processing_leaves_nothing(youtube: YouTube, encodi
         id = (await ask(carl, youtube.url("ordinary"), format="mp3"))["id"]
         await in_stage(carl, id, "processing")
         await eventually(lambda: children(encoding_slowly)[1:] == ["sleep"])
-        assert await cancel_takes(carl, id) < 2
+        assert await cancel_takes(carl, id) < 4
     assert await nothing_is_left(encoding_slowly)
 
 
@@ -102,7 +104,7 @@ async def test_deleting_a_running_download_stops_it(ann: Person, youtube: YouTub
     await eventually(lambda: not children(downloading) and not leftovers(downloading))
 
 
-async def eventually(holds: Callable[[], bool], seconds: float = 5.0) -> None:
+async def eventually(holds: Callable[[], bool], seconds: float = 15.0) -> None:
     deadline = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < deadline
@@ -120,12 +122,14 @@ TRANSIENT = {
 
 @pytest.mark.parametrize("fault", TRANSIENT)
 async def test_a_passing_fault_is_said_and_tried_again(
-    ann: Person, youtube: YouTube, downloading: Service, fault: str
+    ann: Person, youtube: YouTube, downloading: Service, fault: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # Until it is hurried, however slow this test is.
+    monkeypatch.setattr(queue, "backoff", lambda *_: 600.0)
     fields, code = TRANSIENT[fault]
     youtube.misbehave("ordinary", **fields)
     id = (await ask(ann, youtube.url("ordinary"), quality="360p"))["id"]
-    waiting = await until(ann, id, lambda d: d["error"] is not None, 30)
+    waiting = await until(ann, id, lambda d: d["error"] is not None, 60)
     assert (waiting["status"], waiting["error"]["code"], waiting["error"]["retryable"]) == (
         "queued",
         code,
@@ -175,14 +179,15 @@ async def test_a_lost_lease_stops_the_attempt_and_another_completes(
         "test.lose",
         "exec",
         "",
-        b"UPDATE jobs SET lease_until = now() - interval '1 s' WHERE state = 'running'",
+        b"UPDATE jobs SET lease_until = now() - interval '1 s' WHERE state = 'running' AND crashes = 0",
     )
-    await downloading.app[DB].exec(lose)
-    await downloading.app[WORKER]._attempts.reap()
+    # A beat that comes in between renews it.
+    while await downloading.app[DB].exec(lose):
+        await downloading.app[WORKER]._attempts.reap()
     # This process takes the job again itself; the attempt that lost it must not go on beside the new one.
     await eventually(lambda: len(now := children(downloading)) == 1 and old not in now, 20)
     youtube.behave()
-    done = await ended(ann, id)
+    done = await ended(ann, id, 60)
     assert (done["status"], done["attempts"]) == ("completed", 2)
     rows = await (await ann.get(f"/downloads/{id}/logs")).json()
     assert [r["status"] for r in rows] == ["lost", "completed"]
@@ -205,12 +210,19 @@ async def test_one_user_does_not_take_all_places(downloading_config: Config, you
             await ask(carl, youtube.url(f"many_{n:06}"))
         late = await ask(dora, youtube.url("many_000009"))
         await until(dora, late["id"], lambda d: d["status"] == "downloading")
-        items = (await (await carl.get("/downloads")).json())["items"]
-        assert sorted(d["status"] for d in items) == ["downloading", "downloading", "queued", "queued"]
+        async with asyncio.timeout(20):
+            while (found := await statuses(carl)).count("downloading") < 2:  # noqa: ASYNC110 - it is asked over HTTP
+                await asyncio.sleep(0.05)
+        assert found == ["downloading", "downloading", "queued", "queued"]
+
+
+async def statuses(person: Person) -> list[str]:
+    items = (await (await person.get("/downloads")).json())["items"]
+    return sorted(d["status"] for d in items)
 
 
 async def test_draining_hands_running_jobs_back_without_blame(downloading_config: Config, youtube: YouTube) -> None:
-    youtube.misbehave("ordinary", media_throttle=SLOW)
+    youtube.misbehave("ordinary", media_throttle=2 * SLOW)
     async with running(downloading_config) as service, service.person("carl") as carl:
         id = (await ask(carl, youtube.url("ordinary"), quality="720p"))["id"]
         seen = await until(carl, id, lambda d: d["progress"]["downloaded_bytes"] > 60_000)

@@ -1,5 +1,6 @@
 """Which fault explains what, when a run has shown nothing, and that each kind of fault gets its turn."""
 
+import asyncio
 import random
 from collections import Counter
 from dataclasses import replace
@@ -131,7 +132,12 @@ async def test_a_fault_that_does_not_come_to_its_point_is_counted_apart(monkeypa
     monkeypatch.setitem(nemesis.KINDS, "FLUSHALL", gone)
     monkeypatch.setitem(nemesis.KINDS, "slice a link", nobody)
     one = Nemesis(Nowhere(), [], seed=1)  # type: ignore[arg-type]
-    await one.rage(0.5, 60, {"FLUSHALL": 1, "slice a link": 1})
+    raging = asyncio.create_task(one.rage(60, 60, {"FLUSHALL": 1, "slice a link": 1}))
+    async with asyncio.timeout(30):
+        while not one.tried or not all(one.tried.values()):  # noqa: ASYNC110 - the dice say when
+            await asyncio.sleep(0.01)
+    raging.cancel()
+    await asyncio.gather(raging, return_exceptions=True)
     assert one.counts() == {"FLUSHALL": 0, "slice a link": 0}
     assert one.failed == {"FLUSHALL: ConnectionRefusedError": one.tried["FLUSHALL"]}
     assert one.tried["FLUSHALL"] > 0 and one.tried["slice a link"] > 0

@@ -79,7 +79,7 @@ class Chat:
     def of(self, kind: str) -> list[Got]:
         return [got for got in self.got if got.kind == kind]
 
-    async def until(self, kind: str, words: str = "", *, count: int = 1, seconds: float = 15.0) -> Got:
+    async def until(self, kind: str, words: str = "", *, count: int = 1, seconds: float = 30.0) -> Got:
         """The latest message of a kind with these words, once there are so many; `TimeoutError` if none comes."""
         async with asyncio.timeout(seconds):
             while len(found := [got for got in self.of(kind) if words in got.text]) < count:
@@ -87,7 +87,7 @@ class Chat:
                 await self._news.wait()
         return found[-1]
 
-    async def until_asked(self, kind: str, *, count: int = 1, seconds: float = 15.0) -> None:
+    async def until_asked(self, kind: str, *, count: int = 1, seconds: float = 30.0) -> None:
         """Whatever was answered."""
         async with asyncio.timeout(seconds):
             while self.asked.count(kind) < count:

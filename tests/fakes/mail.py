@@ -60,7 +60,7 @@ class Post:
         self._server.close()
         await self._server.wait_closed()
 
-    async def until(self, words: str = "", *, count: int = 1, seconds: float = 15.0) -> Mail:
+    async def until(self, words: str = "", *, count: int = 1, seconds: float = 30.0) -> Mail:
         """The latest mail with these words in its subject or text, once there are so many."""
         async with asyncio.timeout(seconds):
             while len(found := [m for m in self.got if words in m.subject + m.text + m.html]) < count:

@@ -31,7 +31,7 @@ class Collector:
     silent: bool = False
     spans: list[Span] = field(default_factory=list)
 
-    async def until(self, *names: str, seconds: float = 15.0) -> list[Span]:
+    async def until(self, *names: str, seconds: float = 30.0) -> list[Span]:
         """All spans, once there is one of each name."""
         async with asyncio.timeout(seconds):
             while not set(names) <= {span.name for span in self.spans}:  # noqa: ASYNC110 - they come over HTTP

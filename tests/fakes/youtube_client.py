@@ -61,7 +61,7 @@ def talk(url: str, method: str = "GET", body: dict[str, Any] | None = None) -> t
     """Status and JSON of the control endpoint's answer."""
     request = urllib.request.Request(url, json.dumps(body).encode() if body else None, method=method)
     try:
-        with urllib.request.urlopen(request, timeout=5) as answer:
+        with urllib.request.urlopen(request, timeout=30) as answer:
             return answer.status, json.loads(answer.read() or b"null")
     except urllib.error.HTTPError as error:
         with error:

@@ -12,7 +12,10 @@ from ytdl import users
 from ytdl.config import Config
 
 # Always the same requests: what chance finds is for `make fuzz`, whose seed can be asked again.
-BRIEFLY = ("--max-examples=4", "--seed=1", "--generation-deterministic", "--no-shrink")
+# That making them takes long says something of the machine only.
+BRIEFLY = (
+    "--max-examples=4", "--seed=1", "--generation-deterministic", "--no-shrink", "--suppress-health-check=too_slow"
+)  # fmt: skip
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """How many jobs the index would give: as many as a claim then takes."""
 
-import asyncio
 from uuid import uuid4
 
 import pytest
@@ -8,7 +7,7 @@ import pytest
 from tests.queueing import ANN, BEN, announced, sql, submit
 from ytdl.db import DB
 from ytdl.kv import KV
-from ytdl.queue import Queue
+from ytdl.queue import Queue, due_ms
 
 
 @pytest.mark.parametrize("wanted", [1, 3, 5, 50])
@@ -29,12 +28,15 @@ async def test_of_users_who_have_their_share_nothing_is_ready(db: DB, kv: KV) ->
     assert await jobs.index.ready(10) == 0
 
 
-async def test_what_has_become_due_is_ready(jobs: Queue, db: DB) -> None:
+async def test_what_has_become_due_is_ready(jobs: Queue, db: DB, kv: KV) -> None:
     row = await submit(jobs, db)
-    ((at,),) = await sql(db, "UPDATE jobs SET run_at = now() + interval '1 second' RETURNING run_at")
+    ((at,),) = await sql(db, "UPDATE jobs SET run_at = now() + interval '1 hour' RETURNING run_at")
     await jobs.announce(row | {"run_at": at})
     assert await jobs.index.ready(10) == 0
-    await asyncio.sleep(1.1)
+    delayed = kv.key("queue", "delayed")
+    assert await kv.client.zscore(delayed, row["id"]) == due_ms(at)
+    # As if it were an hour later.
+    await kv.client.zincrby(delayed, -3_600_000, row["id"])
     assert await jobs.index.ready(10) == 1
 
 
