@@ -38,11 +38,16 @@ def knock(url: str) -> socket.socket:
     return connection
 
 
-async def test_a_connection_that_waits_to_be_accepted_is_served(runner: serving.Runner) -> None:
+@pytest.mark.parametrize("rounds", range(5))
+async def test_a_connection_that_was_just_made_is_served(runner: serving.Runner, rounds: int) -> None:
+    """It waits to be accepted, is accepted and not yet taken up, or is taken up, as it is so many rounds later."""
     url = await serving.listen(runner, "127.0.0.1", 0)
     with knock(url) as connection:
+        for _ in range(rounds):
+            await asyncio.sleep(0)
         await runner.stop_listening()
-        answer = await asyncio.get_running_loop().sock_recv(connection, 1000)
+        async with asyncio.timeout(20):
+            answer = await asyncio.get_running_loop().sock_recv(connection, 1000)
     assert answer.startswith(b"HTTP/1.1 204")
 
 

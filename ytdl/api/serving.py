@@ -143,13 +143,22 @@ class Runner(web.AppRunner):
         so that a proxy tries elsewhere, and those that were made before are still served, for LAST_REQUESTS_SECONDS
         at most."""
         for site in list(self.sites):
-            # aiohttp keeps the sockets to itself. A duplicate still yields the connections that wait to be accepted,
-            # which the kernel would reset.
-            listening = [each.dup() for each in cast("asyncio.Server", site._server).sockets]
-            await site.stop()
-            for each in listening:
-                await self._accept_last(each)
+            for listening in await self._close(site):
+                await self._accept_last(listening)
         await self._until_nobody_is_connected()
+
+    async def _close(self, site: web.BaseSite) -> list[socket.socket]:
+        """The sockets of a site that accepts nobody any more. aiohttp keeps its own to itself; a duplicate still yields
+        the connections that wait to be accepted, which the kernel would reset."""
+        sockets = cast("asyncio.Server", site._server).sockets
+        listening = [each.dup() for each in sockets]
+        for each in sockets:
+            asyncio.get_running_loop().remove_reader(each.fileno())
+        # Whom the loop has accepted in this round it takes up in the next, and would drop without a word if the server
+        # were closed by then.
+        await asyncio.sleep(0)
+        await site.stop()
+        return listening
 
     async def _until_nobody_is_connected(self) -> None:
         """Or for LAST_REQUESTS_SECONDS. Whom the loop has just accepted counts after its next round."""
