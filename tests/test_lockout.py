@@ -288,7 +288,7 @@ async def test_a_try_in_which_no_password_was_looked_at_is_given_back(strict: Se
 async def test_a_full_waiting_room_turns_away_before_anything_is_written(strict: Service) -> None:
     auth, own = strict.app[AUTH], strict.app[AUTH].hasher
     auth.hasher, free = Hasher(cost=4, threads=1, waiting=0), threading.Event()
-    busy = asyncio.create_task(auth.hasher._run(free.wait))
+    busy = asyncio.create_task(auth.hasher._run(lambda: free.wait(30)))
     await asyncio.sleep(0)
     assert (await attempt(strict, "nobody"))[0] == 503
     free.set()

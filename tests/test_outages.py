@@ -112,17 +112,20 @@ async def while_leasing(monkeypatch: pytest.MonkeyPatch, act: Any) -> None:
 
 
 async def test_a_cancel_that_crosses_the_lease_is_not_lost(
-    ann: Person, youtube: YouTube, monkeypatch: pytest.MonkeyPatch
+    downloading_config: Config, youtube: YouTube, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    youtube.misbehave("ordinary", media_throttle=20_000)
+    """No beat tells of it in time, and the download would take minutes."""
+    youtube.misbehave("*", media_throttle=20_000)
+    config = dataclasses.replace(downloading_config, download_lease_seconds=600.0)
+    async with running(config) as service, service.person("carl") as carl:
 
-    async def cancel() -> None:
-        newest = (await (await ann.get("/downloads")).json())["items"][0]
-        assert (await ann.post(f"/downloads/{newest['id']}/cancel")).status == 202
+        async def cancel() -> None:
+            newest = (await (await carl.get("/downloads")).json())["items"][0]
+            assert (await carl.post(f"/downloads/{newest['id']}/cancel")).status == 202
 
-    await while_leasing(monkeypatch, cancel)
-    id = (await ask(ann, youtube.url("ordinary")))["id"]
-    assert (await ended(ann, id))["status"] == "cancelled"
+        await while_leasing(monkeypatch, cancel)
+        id = (await ask(carl, youtube.url("big008_0001"), quality="360p"))["id"]
+        assert (await ended(carl, id))["status"] == "cancelled"
 
 
 async def test_draining_waits_for_the_lease_that_is_being_taken(

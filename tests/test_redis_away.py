@@ -14,6 +14,7 @@ from tests.conftest import PASSWORD, Person, Service, running
 from tests.fakes.youtube import YouTube
 from tests.following import ask, ended, until
 from tests.redises import OwnRedis
+from ytdl import worker
 from ytdl.api.keys import WORKER
 from ytdl.config import Config
 from ytdl.loops import settle
@@ -23,8 +24,11 @@ ROUND_SECONDS = 2.0
 
 
 @pytest.fixture
-async def beside(downloading_config: Config, own_redis: OwnRedis) -> AsyncIterator[Service]:
-    """A service whose Redis may be killed."""
+async def beside(
+    downloading_config: Config, own_redis: OwnRedis, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Service]:
+    """A service whose Redis may be killed, and which does not look by itself for what the index has lost."""
+    monkeypatch.setattr(worker, "RECONCILE_SECONDS", 600.0)
     config = dataclasses.replace(downloading_config, redis_url=own_redis.url, download_lease_seconds=3.0)
     async with running(config) as service:
         yield service
@@ -141,5 +145,5 @@ async def test_with_redis_away_for_a_minute_all_is_answered_and_what_runs_goes_o
     first = (await claims(beside))[before][1] - back
     print(f"\nslowest answers in s: {visitor.slowest}; first claim {first:.2f} s after Redis came back")
     assert visitor.answers == {"submit": {202}, "look": {200}, "list": {200}, "sign in": {200}}
-    # What the index has lost is found by the regular look too, within 15 seconds.
-    assert before == 2 and first < 10
+    # The regular look would find what the index has lost minutes later.
+    assert before == 2 and first < 30

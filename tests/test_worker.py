@@ -182,8 +182,9 @@ async def test_a_lost_lease_stops_the_attempt_and_another_completes(
         b"UPDATE jobs SET lease_until = now() - interval '1 s' WHERE state = 'running' AND crashes = 0",
     )
     # A beat that comes in between renews it.
-    while await downloading.app[DB].exec(lose):
-        await downloading.app[WORKER]._attempts.reap()
+    async with asyncio.timeout(20):
+        while await downloading.app[DB].exec(lose):
+            await downloading.app[WORKER]._attempts.reap()
     # This process takes the job again itself; the attempt that lost it must not go on beside the new one.
     await eventually(lambda: len(now := children(downloading)) == 1 and old not in now, 20)
     youtube.behave()
