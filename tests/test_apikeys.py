@@ -64,8 +64,8 @@ def lookups() -> float:
 
 
 async def rest(stream: AsyncIterator[Told]) -> list[Told]:
-    """What a stream that is about to end still says."""
-    async with asyncio.timeout(30):
+    """What a stream that is about to end still says. Without the word of it a heartbeat would end it after 15 s."""
+    async with asyncio.timeout(10):
         return [event async for event in stream]
 
 

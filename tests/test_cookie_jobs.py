@@ -14,7 +14,7 @@ import pytest_asyncio
 
 from tests.cookiefiles import SID, cookies_of, line, lock, signed_in
 from tests.fakes.youtube import YouTube
-from tests.fetching import descendants, is_alive, order_for, settings_for, until
+from tests.fetching import descendants, is_alive, order_for, settings_for
 from ytdl import netscape
 from ytdl.child.frames import Fault, pack
 from ytdl.fetcher import Account, Cookie, Fetcher, FetchFailed, Locked, Settings
@@ -211,7 +211,7 @@ async def test_a_job_is_cancelled_while_it_waits_for_cookies(fetcher: Fetcher, s
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await asyncio.wait_for(task, 30)
-    await until(lambda: not any(map(is_alive, descendants(fetcher))), 30)
+    assert not any(map(is_alive, descendants(fetcher)))
 
 
 async def test_the_operators_cookies_and_the_users_are_never_mixed(youtube: YouTube, tmp_path: Path) -> None:

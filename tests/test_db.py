@@ -327,7 +327,7 @@ async def test_requests_wait_a_bounded_time_for_a_server_that_is_away_and_soon_w
     """It is away longer, too, than the pool tries to reconnect by itself."""
     await behind.value(ECHO, a="x")
     await gate.shut()
-    for _ in range(2):
+    for _ in range(4):
         begun = time.monotonic()
         assert all(await asyncio.gather(*(failing(behind) for _ in range(30))))
         assert time.monotonic() - begun < 9
@@ -335,7 +335,7 @@ async def test_requests_wait_a_bounded_time_for_a_server_that_is_away_and_soon_w
     begun = time.monotonic()
     while await failing(behind):
         pass
-    assert time.monotonic() - begun < 8
+    assert time.monotonic() - begun < 6
 
 
 # a newer version beside this one
@@ -379,7 +379,8 @@ async def test_a_transaction_in_which_a_column_was_added_is_to_be_tried_again(db
                 outcomes.append((await tx.one(every))["b"])
         except errors.Unavailable as e:
             outcomes.append(e.retry_after)
-    assert outcomes[-1] == 2 and set(outcomes) == {1, 2}, "each connection once at most"
+    assert outcomes[-1] == 2 and set(outcomes) == {1, 2}
+    assert outcomes.count(1) <= db.stats()["size"], "each connection once at most"
 
 
 # migrations

@@ -64,6 +64,7 @@ def patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """Waiting in vain takes longer than a machine stands still."""
     monkeypatch.setattr(runs, "EXIT_GRACE_SECONDS", 30.0)
     monkeypatch.setattr(runs, "KILL_SECONDS", 30.0)
+    monkeypatch.setattr(runs, "ORPHAN_SECONDS", 30.0)
 
 
 async def test_cancelling_during_the_extraction_leaves_no_process(

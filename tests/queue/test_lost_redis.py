@@ -143,7 +143,8 @@ async def test_a_redis_that_comes_back_empty_is_filled_within_two_seconds(
     own_redis.kill()
     ids.append(await announced(alone, db))
     await own_redis.start()
-    assert await claimed_when_up(alone, seconds=2.0) == ids
+    async with asyncio.timeout(10):
+        assert await claimed_when_up(alone, seconds=2.0) == ids
 
 
 async def test_a_redis_that_comes_back_with_an_older_file_suggests_and_is_corrected(
