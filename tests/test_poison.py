@@ -25,7 +25,7 @@ async def jobs(url: str) -> dict[str, tuple[str, int]]:
 
 
 async def until(url: str, holds: Callable[[dict[str, tuple[str, int]]], bool]) -> None:
-    async with asyncio.timeout(90):
+    async with asyncio.timeout(300):
         while not holds(await jobs(url)):  # noqa: ASYNC110 - what it waits for is another process
             await asyncio.sleep(0.05)
 
